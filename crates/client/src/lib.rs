@@ -1,0 +1,4 @@
+//! placeholder
+mod error;
+pub mod transport;
+pub use error::Error;

@@ -1,0 +1,184 @@
+//! The transport seam: batches go in, record sets come out.
+//!
+//! Everything above this trait (producer, consumer, admin) is the same for every transport. A
+//! transport says what it can do in its [`Capabilities`]; what a user asks for by name and the
+//! transport cannot do is refused when the client is built, never silently weakened.
+
+use crate::Error;
+use ottla_record_batch::{EncodedBatch, RecordSet};
+use ottla_types::{BoxFuture, Offset, TopicPartition};
+use std::time::Duration;
+
+/// Carries encoded batches to partition leaders and record sets back.
+///
+/// A call is for any number of partitions, on any number of brokers, and answers each partition on
+/// its own: one that fails does not fail the others. Every call ends within the deadline that it is
+/// given. All methods are safe to cancel in the sense that the transport stays usable; a produce
+/// that is dropped may have been written.
+pub trait Transport: Send + Sync + 'static {
+    /// The name that configs and the conformance table use, such as `rskafka`.
+    fn name(&self) -> &'static str;
+
+    /// What this transport can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Writes one batch to each partition, with retries of transient errors within
+    /// `options.timeout`. The answers stand in the order of `batches`.
+    ///
+    /// A caller that needs order within a partition has one call in flight for it.
+    fn produce(
+        &self,
+        options: ProduceOptions,
+        batches: Vec<(TopicPartition, EncodedBatch)>,
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Produced, Error>)>>;
+
+    /// Reads from each position. Resolves when at least one partition has records or an error, or
+    /// when `limits.max_wait` has passed (then with what it knows, possibly with nothing).
+    ///
+    /// Partitions that have nothing to say are left out of the answer. Dropping the call, or asking
+    /// again without a partition, loses nothing: the position is the caller's.
+    fn fetch(
+        &self,
+        limits: FetchLimits,
+        positions: Vec<(TopicPartition, Offset)>,
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>>;
+
+    /// Looks offsets up. The answers stand in the order of `wanted`.
+    fn list_offsets(
+        &self,
+        timeout: Duration,
+        wanted: Vec<(TopicPartition, OffsetSpec)>,
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Offset, Error>)>>;
+
+    /// Stops background work and closes connections.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What a transport can do. A producer or consumer takes its defaults from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Idempotent produce: sequences make resends harmless (KIP-98).
+    pub idempotence: bool,
+    /// Transactions (KIP-98).
+    pub transactions: bool,
+    /// Aborted records and control batches are filtered out.
+    pub read_committed: bool,
+    /// `acks` other than `all`.
+    pub acks: bool,
+    /// Codecs that can be written and read.
+    pub codecs: &'static [Compression],
+    /// Incremental fetch sessions (KIP-227).
+    pub fetch_sessions: bool,
+    /// Header order, repeated header names and null header values are kept.
+    pub header_fidelity: bool,
+}
+
+impl Capabilities {
+    /// A transport that can do nothing but write and read plain batches with `acks=all`.
+    pub const fn minimal() -> Self {
+        Self {
+            idempotence: false,
+            transactions: false,
+            read_committed: false,
+            acks: false,
+            codecs: &[Compression::None],
+            fetch_sessions: false,
+            header_fidelity: false,
+        }
+    }
+}
+
+/// `compression.type`.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Compression {
+    /// As it is.
+    #[default]
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// Snappy, in the framing of xerial's library.
+    Snappy,
+    /// LZ4 frame.
+    Lz4,
+    /// Zstandard (RFC 8878).
+    Zstd,
+}
+
+/// `acks`: who must have a batch before it counts as written.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Acks {
+    /// Nobody; the broker does not answer.
+    None,
+    /// The leader.
+    Leader,
+    /// All in-sync replicas.
+    #[default]
+    All,
+}
+
+/// How a [`Transport::produce`] call is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProduceOptions {
+    /// Who must have the batch.
+    pub acks: Acks,
+    /// The codec that the batch is sent with.
+    pub compression: Compression,
+    /// The time limit of the whole call, retries included.
+    pub timeout: Duration,
+}
+
+/// How much a [`Transport::fetch`] call may bring, and how long it may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchLimits {
+    /// `fetch.max.wait.ms`: how long a broker waits for records.
+    pub max_wait: Duration,
+    /// `fetch.min.bytes`.
+    pub min_bytes: u32,
+    /// `max.partition.fetch.bytes`; a single larger batch is returned all the same.
+    pub max_partition_bytes: u32,
+    /// `fetch.max.bytes`: the bound on the answer of one broker.
+    pub max_bytes: u32,
+}
+
+/// A batch that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    /// The first record's offset; `None` where the broker does not tell it.
+    pub base_offset: Option<Offset>,
+    /// The time of the append, in milliseconds, if the topic uses `LogAppendTime`.
+    pub log_append_time_ms: Option<i64>,
+}
+
+/// What a fetch brought for one partition.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The records, lazily decoded; may start below the position that was asked (skip those).
+    pub records: RecordSet,
+    /// Where to read on: above every record in `records` and every batch that holds none.
+    pub next_offset: Offset,
+    /// The first offset that is not yet replicated.
+    pub high_watermark: Offset,
+    /// The first offset of an open transaction, if the transport knows it.
+    pub last_stable_offset: Option<Offset>,
+    /// The first offset that is still there, if the transport knows it.
+    pub log_start_offset: Option<Offset>,
+}
+
+/// Which offset [`Transport::list_offsets`] looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OffsetSpec {
+    /// The first record that is still there.
+    Earliest,
+    /// The next record to be written.
+    Latest,
+    /// The first record at or after this time (ms since the epoch); the end if there is none.
+    Timestamp(i64),
+}

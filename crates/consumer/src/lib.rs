@@ -1,0 +1,4 @@
+//! placeholder
+mod handler;
+pub use handler::*;
+pub use ottla_types::ConsumedRecord;

@@ -1,0 +1,7 @@
+//! placeholder
+/// Placeholder.
+#[derive(Debug, Clone)]
+pub struct EncodedBatch;
+/// Placeholder.
+#[derive(Debug, Clone)]
+pub struct RecordSet;

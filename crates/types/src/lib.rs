@@ -1,0 +1,38 @@
+//! The vocabulary that every ottla crate shares, and the ports between them.
+//!
+//! This crate is pure: no runtime, no sockets, no clock and no randomness of its own, so it builds
+//! for `wasm32-unknown-unknown` too. It owns
+//!
+//! - what a record is ([`Record`], [`ConsumedRecord`], [`Headers`], [`TopicPartition`]),
+//! - what the group coordinator is asked and answers ([`coordinator`]),
+//! - Kafka's error codes ([`ErrorCode`]),
+//! - the names of the headers and topics that ottla writes ([`names`]),
+//! - the ports: [`Publish`] (records go out) and [`Clock`] (what time it is).
+//!
+//! ```
+//! use ottla_types::{Headers, Record};
+//!
+//! let record = Record::new("orders").key("order-1").value(r#"{"id":1}"#).header("source", "web");
+//! assert_eq!(record.headers, Headers::new().with("source", "web"));
+//! ```
+
+mod clock;
+mod config;
+pub mod coordinator;
+mod envelope;
+mod error_code;
+mod headers;
+pub mod names;
+mod publish;
+mod record;
+mod topic;
+
+pub use bytes::Bytes;
+pub use clock::{Clock, ManualClock};
+pub use config::{ConfigError, duration_ms};
+pub use envelope::{Envelope, EnvelopeError};
+pub use error_code::ErrorCode;
+pub use headers::{Header, Headers};
+pub use publish::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind};
+pub use record::{ConsumedRecord, Record, RecordMetadata, TimestampType};
+pub use topic::{Offset, TopicPartition, validate_group_id, validate_topic_name};

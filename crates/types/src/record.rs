@@ -1,0 +1,155 @@
+//! Records on their way out ([`Record`]) and as they were read ([`ConsumedRecord`]).
+
+use crate::{Headers, Offset, TopicPartition};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A record to be written. Null and empty keys and values are different things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The topic to write to.
+    pub topic: Arc<str>,
+    /// The partition, if the caller chooses it; otherwise the partitioner does.
+    pub partition: Option<i32>,
+    /// The key; `None` is null.
+    pub key: Option<Bytes>,
+    /// The value; `None` is null, a tombstone in a compacted topic.
+    pub value: Option<Bytes>,
+    /// The headers, in order.
+    pub headers: Headers,
+    /// Milliseconds since the Unix epoch; `None` lets the producer take the time of the call.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// An empty record for `topic`: null key, null value, no headers.
+    pub fn new(topic: impl Into<Arc<str>>) -> Self {
+        Self {
+            topic: topic.into(),
+            partition: None,
+            key: None,
+            value: None,
+            headers: Headers::new(),
+            timestamp_ms: None,
+        }
+    }
+
+    /// Sets the key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets the value.
+    #[must_use]
+    pub fn value(mut self, value: impl Into<Bytes>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push(key, Some(value.into()));
+        self
+    }
+
+    /// Chooses the partition.
+    #[must_use]
+    pub fn partition(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// Sets the timestamp, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
+
+    /// The bytes of key, value and headers together: what the record weighs in a buffer.
+    pub fn size(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len)
+            + self.value.as_ref().map_or(0, Bytes::len)
+            + self.headers.size()
+    }
+}
+
+/// Where a record was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordMetadata {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset; `None` when the broker does not tell it (`acks=none`, or a duplicate of a batch
+    /// that it already had).
+    pub offset: Option<Offset>,
+    /// The record's timestamp in milliseconds: the broker's if the topic uses `LogAppendTime`.
+    pub timestamp_ms: i64,
+}
+
+/// Who set a record's timestamp (`message.timestamp.type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TimestampType {
+    /// The producer.
+    #[default]
+    CreateTime,
+    /// The broker, when it appended the record.
+    LogAppendTime,
+}
+
+/// A record as it was read from a partition. Cloning shares key, value and headers' bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumedRecord {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset within the partition.
+    pub offset: Offset,
+    /// The epoch of the leader that wrote the batch, if the transport knows it (KIP-320).
+    pub leader_epoch: Option<i32>,
+    /// Milliseconds since the Unix epoch; -1 where the producer set none.
+    pub timestamp_ms: i64,
+    /// Who set the timestamp.
+    pub timestamp_type: TimestampType,
+    /// The key; `None` is null.
+    pub key: Option<Bytes>,
+    /// The value; `None` is null.
+    pub value: Option<Bytes>,
+    /// The headers, in order.
+    pub headers: Headers,
+}
+
+impl ConsumedRecord {
+    /// The partition that the record came from.
+    pub fn topic_partition(&self) -> TopicPartition {
+        TopicPartition {
+            topic: self.topic.clone(),
+            partition: self.partition,
+        }
+    }
+
+    /// The bytes of key, value and headers together.
+    pub fn size(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len)
+            + self.value.as_ref().map_or(0, Bytes::len)
+            + self.headers.size()
+    }
+
+    /// The same key, value and headers as a new record for `topic`; the timestamp and partition are
+    /// left for the producer to set.
+    pub fn to_record(&self, topic: impl Into<Arc<str>>) -> Record {
+        Record {
+            topic: topic.into(),
+            partition: None,
+            key: self.key.clone(),
+            value: self.value.clone(),
+            headers: self.headers.clone(),
+            timestamp_ms: None,
+        }
+    }
+}
