@@ -1,4 +1,4 @@
 //! placeholder
 mod error;
 pub mod transport;
-pub use error::Error;
+pub use error::{Error, ErrorKind};
