@@ -1,0 +1,141 @@
+//! [`BatchBuilder`]: records are encoded as they are added, into the buffer that is sent.
+
+use crate::encoded::EncodedBatch;
+use crate::error::AppendError;
+use crate::header::{self, BATCH_OVERHEAD, Header};
+use crate::record::{self, Content};
+use bytes::BytesMut;
+use ottla_types::Headers;
+
+/// The buffer starts with this much room at most; it grows up to the batch's limit.
+const INITIAL_CAPACITY: usize = 4 * 1024;
+
+/// An upper bound on the bytes that a record takes in a batch; [`BATCH_OVERHEAD`] comes on top once
+/// a batch. A batch of `BATCH_OVERHEAD + record_size(..)` bytes holds the record.
+pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>, headers: &Headers) -> usize {
+    let content = Content {
+        key,
+        value,
+        headers,
+    };
+    record::sizes(content.encoded_len(), i64::MIN, i64::from(i32::MAX)).0
+}
+
+/// Collects the records of one batch.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    buf: BytesMut,
+    max_bytes: usize,
+    count: i32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+}
+
+impl BatchBuilder {
+    /// An empty batch that takes `max_bytes` bytes at most, the overhead included; never more than
+    /// `i32::MAX`.
+    pub fn new(max_bytes: usize) -> Self {
+        let max_bytes = max_bytes.min(i32::MAX as usize);
+        let capacity = max_bytes.clamp(BATCH_OVERHEAD, INITIAL_CAPACITY);
+        let mut buf = BytesMut::with_capacity(capacity);
+        header::reserve(&mut buf);
+        Self {
+            buf,
+            max_bytes,
+            count: 0,
+            base_timestamp: -1,
+            max_timestamp: -1,
+        }
+    }
+
+    /// Adds a record and gives its place in the batch, from 0. `timestamp_ms` is in milliseconds
+    /// since the Unix epoch, -1 for none.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] if the record fits a new batch of this size but not this one (or its
+    /// time is too far from the first record's to be expressed in one batch),
+    /// [`AppendError::TooLarge`] if it fits none, [`AppendError::Overflow`] if the format cannot
+    /// express it. The batch is unchanged.
+    pub fn try_append(
+        &mut self,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &Headers,
+    ) -> Result<u32, AppendError> {
+        let content = Content {
+            key,
+            value,
+            headers,
+        };
+        let content_len = content.encoded_len();
+        if content_len > i32::MAX as usize {
+            return Err(AppendError::Overflow);
+        }
+        let (alone, _) = record::sizes(content_len, 0, 0);
+        if BATCH_OVERHEAD + alone > self.max_bytes {
+            return Err(AppendError::TooLarge);
+        }
+        let timestamp_delta = if self.count == 0 {
+            0
+        } else {
+            timestamp_ms
+                .checked_sub(self.base_timestamp)
+                .ok_or(AppendError::Full)?
+        };
+        let (size, body_len) = record::sizes(content_len, timestamp_delta, i64::from(self.count));
+        if self.buf.len() + size > self.max_bytes || self.count == i32::MAX {
+            return Err(AppendError::Full);
+        }
+        if self.count == 0 {
+            self.base_timestamp = timestamp_ms;
+            self.max_timestamp = timestamp_ms;
+        }
+        self.max_timestamp = self.max_timestamp.max(timestamp_ms);
+        self.buf.reserve(size);
+        let index = self.count;
+        record::put(
+            &mut self.buf,
+            content,
+            timestamp_delta,
+            i64::from(index),
+            body_len,
+        );
+        self.count += 1;
+        Ok(index as u32)
+    }
+
+    /// How many records were added.
+    pub fn len(&self) -> u32 {
+        self.count as u32
+    }
+
+    /// Whether no record was added.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The bytes of the batch as it stands, the overhead included.
+    pub fn size(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// The most bytes that the batch may take, the overhead included.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    /// Writes the header and the checksum. A batch without records is legal to read, but brokers
+    /// refuse to write it.
+    pub fn finish(mut self) -> EncodedBatch {
+        let header = Header::plain(
+            0,
+            (self.count - 1).max(0),
+            self.base_timestamp,
+            self.max_timestamp,
+            self.count,
+        );
+        let records_crc = header.write(&mut self.buf);
+        EncodedBatch::new(self.buf.freeze(), header, records_crc)
+    }
+}

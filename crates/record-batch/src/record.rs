@@ -1,0 +1,205 @@
+//! One record: its encoding, and the view that reads it from shared bytes.
+
+use crate::error::{DecodeError, Problem};
+use crate::header::Header;
+use crate::varint::{Reader, put_varlong, varlong_len};
+use bytes::{BufMut, Bytes, BytesMut};
+use ottla_types::{ConsumedRecord, Header as RecordHeader, Headers, TimestampType};
+use std::sync::Arc;
+
+/// The content of a record to be encoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Content<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) headers: &'a Headers,
+}
+
+impl Content<'_> {
+    /// The bytes of key, value and headers with their lengths; the deltas are not in it.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|h| field_len(Some(&h.key)) + field_len(h.value.as_deref()))
+            .sum();
+        field_len(self.key)
+            + field_len(self.value)
+            + varlong_len(self.headers.len() as i64)
+            + headers
+    }
+}
+
+/// The bytes of a whole record, its length prefix included, and of what the prefix counts.
+pub(crate) fn sizes(content_len: usize, timestamp_delta: i64, offset_delta: i64) -> (usize, usize) {
+    let body = 1 + varlong_len(timestamp_delta) + varlong_len(offset_delta) + content_len;
+    (varlong_len(body as i64) + body, body)
+}
+
+fn field_len(field: Option<&[u8]>) -> usize {
+    match field {
+        None => 1,
+        Some(bytes) => varlong_len(bytes.len() as i64) + bytes.len(),
+    }
+}
+
+fn put_field(buf: &mut BytesMut, field: Option<&[u8]>) {
+    match field {
+        None => put_varlong(buf, -1),
+        Some(bytes) => {
+            put_varlong(buf, bytes.len() as i64);
+            buf.put_slice(bytes);
+        }
+    }
+}
+
+/// Writes a record whose body takes `body_len` bytes, as [`sizes`] says.
+pub(crate) fn put(
+    buf: &mut BytesMut,
+    content: Content<'_>,
+    timestamp_delta: i64,
+    offset_delta: i64,
+    body_len: usize,
+) {
+    put_varlong(buf, body_len as i64);
+    buf.put_u8(0);
+    put_varlong(buf, timestamp_delta);
+    put_varlong(buf, offset_delta);
+    put_field(buf, content.key);
+    put_field(buf, content.value);
+    put_varlong(buf, content.headers.len() as i64);
+    for header in content.headers {
+        put_field(buf, Some(&header.key));
+        put_field(buf, header.value.as_deref());
+    }
+}
+
+/// A record in a batch. Key and value share the bytes of the record set; headers are read when they
+/// are asked for.
+#[derive(Debug, Clone)]
+pub struct RecordView {
+    /// The offset within the partition.
+    pub offset: i64,
+    /// Milliseconds since the Unix epoch: the record's own, or the batch's if the topic uses
+    /// `LogAppendTime`; -1 where the producer set none.
+    pub timestamp_ms: i64,
+    /// Who set the timestamp.
+    pub timestamp_type: TimestampType,
+    /// The epoch of the leader that wrote the batch, if the batch names one.
+    pub leader_epoch: Option<i32>,
+    /// The key; `None` is null.
+    pub key: Option<Bytes>,
+    /// The value; `None` is null.
+    pub value: Option<Bytes>,
+    headers: Bytes,
+}
+
+impl RecordView {
+    /// Reads the record that `body` holds and nothing else.
+    pub(crate) fn decode(body: &Bytes, batch: &Header) -> Result<Self, DecodeError> {
+        let error = |problem| DecodeError::malformed(batch.base_offset, problem);
+        let fields = || error(Problem::RecordFields);
+        let mut reader = Reader(body);
+        reader.u8().ok_or_else(fields)?;
+        let timestamp_delta = reader.varlong().ok_or_else(fields)?;
+        let offset_delta = reader.varint().ok_or_else(fields)?;
+        if !(0..=batch.last_offset_delta).contains(&offset_delta) {
+            return Err(error(Problem::RecordOffset));
+        }
+        // The sum with the last delta was checked with the header.
+        let offset = batch.base_offset + i64::from(offset_delta);
+        let field_error = || DecodeError::malformed(offset, Problem::FieldLength);
+        let key = take_field(body, &mut reader).ok_or_else(field_error)?;
+        let value = take_field(body, &mut reader).ok_or_else(field_error)?;
+        let (timestamp_ms, timestamp_type) = match batch.timestamp_type() {
+            // A sum that overflows wraps, as it does in the Java client: a strange time must not
+            // stop the partition.
+            TimestampType::CreateTime => (
+                batch.base_timestamp.wrapping_add(timestamp_delta),
+                TimestampType::CreateTime,
+            ),
+            TimestampType::LogAppendTime => (batch.max_timestamp, TimestampType::LogAppendTime),
+        };
+        Ok(Self {
+            offset,
+            timestamp_ms,
+            timestamp_type,
+            leader_epoch: batch.leader_epoch(),
+            key,
+            value,
+            headers: body.slice_ref(reader.0),
+        })
+    }
+
+    /// Reads the headers, in their order. Keys that are no UTF-8 are kept as they are.
+    ///
+    /// # Errors
+    /// [`DecodeError::Malformed`] with the record's offset. The other fields and the records after
+    /// this one are not affected.
+    pub fn headers(&self) -> Result<Headers, DecodeError> {
+        let error = |problem| DecodeError::malformed(self.offset, problem);
+        let mut reader = Reader(&self.headers);
+        // A header takes two bytes at least.
+        let count = reader
+            .varint()
+            .and_then(|count| usize::try_from(count).ok())
+            .filter(|count| *count <= reader.len() / 2)
+            .ok_or_else(|| error(Problem::HeaderCount))?;
+        let mut headers = Headers::new();
+        for _ in 0..count {
+            let key = take_field(&self.headers, &mut reader)
+                .flatten()
+                .ok_or_else(|| error(Problem::Header))?;
+            let value =
+                take_field(&self.headers, &mut reader).ok_or_else(|| error(Problem::Header))?;
+            headers.push_raw(RecordHeader { key, value });
+        }
+        if reader.len() > 0 {
+            return Err(error(Problem::TrailingBytes));
+        }
+        Ok(headers)
+    }
+
+    /// The bytes of key, value and encoded headers: what the record weighs in a buffer.
+    pub fn size(&self) -> usize {
+        self.key.as_ref().map_or(0, Bytes::len)
+            + self.value.as_ref().map_or(0, Bytes::len)
+            + self.headers.len()
+    }
+
+    /// The record as the consumer hands it on. Key, value and headers still share the record set's
+    /// bytes, which stay in memory for as long as the record does.
+    ///
+    /// # Errors
+    /// As [`headers`](Self::headers).
+    pub fn into_consumed(
+        self,
+        topic: Arc<str>,
+        partition: i32,
+    ) -> Result<ConsumedRecord, DecodeError> {
+        let headers = self.headers()?;
+        Ok(ConsumedRecord {
+            topic,
+            partition,
+            offset: self.offset,
+            leader_epoch: self.leader_epoch,
+            timestamp_ms: self.timestamp_ms,
+            timestamp_type: self.timestamp_type,
+            key: self.key,
+            value: self.value,
+            headers,
+        })
+    }
+}
+
+/// A length and as many bytes of `shared`; -1 is null. The outer `None` is a length that is below
+/// -1, overflows, or is above what is left.
+fn take_field(shared: &Bytes, reader: &mut Reader<'_>) -> Option<Option<Bytes>> {
+    match reader.varint()? {
+        -1 => Some(None),
+        length => {
+            let bytes = reader.take(usize::try_from(length).ok()?)?;
+            Some(Some(shared.slice_ref(bytes)))
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Zigzag varints: 7 bits a byte, the lowest first, the high bit says that more follow.
+
+use bytes::{BufMut, BytesMut};
+
+/// Bytes left to read; every read is checked against them.
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A varint of at most 5 bytes; `None` if it is cut off or does not fit 32 bits.
+    pub(crate) fn varint(&mut self) -> Option<i32> {
+        let raw = u32::try_from(self.raw(5)?).ok()?;
+        Some(((raw >> 1) as i32) ^ -((raw & 1) as i32))
+    }
+
+    /// A varint of at most 10 bytes; `None` if it is cut off or does not fit 64 bits.
+    pub(crate) fn varlong(&mut self) -> Option<i64> {
+        let raw = self.raw(10)?;
+        Some(((raw >> 1) as i64) ^ -((raw & 1) as i64))
+    }
+
+    fn raw(&mut self, max_bytes: u32) -> Option<u64> {
+        let mut value = 0u64;
+        for i in 0..max_bytes {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            let shift = 7 * i;
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// How many bytes [`put_varlong`] writes.
+pub(crate) fn varlong_len(value: i64) -> usize {
+    let bits = 64 - zigzag(value).leading_zeros() as usize;
+    bits.div_ceil(7).max(1)
+}
+
+/// Writes a varint; a 32-bit value has the same encoding in the short and the long form.
+pub(crate) fn put_varlong(buf: &mut BytesMut, value: i64) {
+    let mut raw = zigzag(value);
+    while raw >= 0x80 {
+        buf.put_u8((raw as u8) | 0x80);
+        raw >>= 7;
+    }
+    buf.put_u8(raw as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(value: i64) -> BytesMut {
+        let mut buf = BytesMut::new();
+        put_varlong(&mut buf, value);
+        buf
+    }
+
+    #[test]
+    fn known_values_have_the_bytes_of_the_specification() {
+        // From protobuf's description of zigzag: 0, -1, 1, -2 map to 0, 1, 2, 3; 150 << 1 = 300.
+        for (value, bytes) in [
+            (0, &[0x00][..]),
+            (-1, &[0x01]),
+            (1, &[0x02]),
+            (-2, &[0x03]),
+            (63, &[0x7e]),
+            (64, &[0x80, 0x01]),
+            (150, &[0xac, 0x02]),
+        ] {
+            assert_eq!(&encoded(value)[..], bytes, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_both_ranges_are_read_as_written() {
+        for value in [
+            0,
+            1,
+            -1,
+            i64::from(i32::MAX),
+            i64::from(i32::MIN),
+            i64::MAX,
+            i64::MIN,
+        ] {
+            let bytes = encoded(value);
+            assert_eq!(bytes.len(), varlong_len(value));
+            assert_eq!(Reader(&bytes).varlong(), Some(value));
+            assert_eq!(Reader(&bytes).varint(), i32::try_from(value).ok());
+        }
+    }
+
+    #[test]
+    fn endless_and_overflowing_varints_are_refused() {
+        assert_eq!(Reader(&[0xff; 32]).varint(), None);
+        assert_eq!(Reader(&[0xff; 32]).varlong(), None);
+        assert_eq!(Reader(&[0x80, 0x80]).varlong(), None);
+        // 10 bytes whose last one carries bits 64 and above.
+        let mut ten = [0xff; 10];
+        ten[9] = 0x02;
+        assert_eq!(Reader(&ten).varlong(), None);
+        // 5 bytes that need 35 bits.
+        assert_eq!(Reader(&[0xff, 0xff, 0xff, 0xff, 0x7f]).varint(), None);
+    }
+}
