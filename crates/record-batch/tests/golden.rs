@@ -1,5 +1,7 @@
 //! Batches written out by hand from the format's description, and the edges of the format.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use bytes::{BufMut, Bytes, BytesMut};
 use ottla_record_batch::{
     AppendError, BATCH_OVERHEAD, BatchBuilder, BatchView, Codec, DecodeError, Problem, RecordSet,

@@ -1,5 +1,7 @@
 //! What holds for all batches: round trips, and no panic whatever the bytes are.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use bytes::Bytes;
 use ottla_record_batch::{
     AppendError, BATCH_OVERHEAD, BatchBuilder, RecordSet, RecordSetBuilder, record_size,
