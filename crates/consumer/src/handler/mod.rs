@@ -3,11 +3,20 @@
 //! `ottla-reliability` plugs in here: a retry or a deduplication is a `Handler` around a `Handler`.
 //! The runner knows nothing of them; it only acts on the [`Outcome`].
 
+mod batch;
 mod context;
+mod dispatch;
 mod error;
+mod guard;
+mod typed;
 
+pub use batch::{BatchFn, BatchHandler, BatchOutcome, BoxBatchHandler, batch_fn};
 pub use context::{Context, LeaseLost, PartitionLease};
+pub use dispatch::Dispatcher;
 pub use error::{Failure, HandlerError};
+pub(crate) use guard::guard;
+pub use guard::{CLASS_PANIC, CLASS_TIMEOUT, Guard};
+pub use typed::{CLASS_UNDECODABLE, JsonBatch, JsonHandler, Undecodable, json_batch, json_handler};
 
 use ottla_types::{BoxFuture, ConsumedRecord};
 use std::future::Future;

@@ -1,0 +1,217 @@
+//! [`App`]: handlers are registered, started together, restarted when they fail and stopped
+//! gracefully.
+//!
+//! An `App` owns the registrations; [`RunningApp`] owns the tasks, one a member of a group.
+
+mod registration;
+mod running;
+mod signal;
+mod status;
+mod supervisor;
+
+pub use registration::Registration;
+pub(crate) use registration::Work;
+pub use running::{RunningApp, ShutdownReport};
+pub use signal::shutdown_signal;
+pub(crate) use status::MemberBoard;
+pub use status::{
+    AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
+};
+
+use crate::handler::{BatchHandler, Handler};
+use crate::{ConsumerConfig, Error, ErrorKind};
+use ottla_client::Client;
+use ottla_types::{ConfigError, Publish};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Handlers and the groups and topics that they consume.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use ottla_client::{Client, ClientConfig};
+/// use ottla_consumer::{App, ConsumerConfig, Outcome, handler_fn};
+///
+/// let client = Client::connect(ClientConfig::new("127.0.0.1:9092")).await?;
+/// let mut app = App::new(&client, ConsumerConfig::default());
+/// app.topic("orders").instances(2).listen("order-pay-sms", handler_fn(|_context, record| async move {
+///     println!("{:?}", record.value);
+///     Outcome::Done
+/// }));
+/// app.run().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct App {
+    client: Client,
+    defaults: ConsumerConfig,
+    outputs: Option<Arc<dyn Publish>>,
+    registrations: Vec<Registration>,
+}
+
+/// How long [`App::run`] gives the handlers once a signal came.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// The first wait between two looks for a missing topic; doubled for each further one.
+const TOPIC_POLL: Duration = Duration::from_millis(100);
+
+impl App {
+    /// An app without handlers. `defaults` is for every registration that brings no configuration of
+    /// its own; its `group.id` is not used.
+    pub fn new(client: &Client, defaults: ConsumerConfig) -> Self {
+        Self {
+            client: client.clone(),
+            defaults,
+            outputs: None,
+            registrations: Vec::new(),
+        }
+    }
+
+    /// Where [`Context::publish`](crate::Context::publish) sends records.
+    #[must_use]
+    pub fn outputs(mut self, outputs: Arc<dyn Publish>) -> Self {
+        self.outputs = Some(outputs);
+        self
+    }
+
+    /// Starts a registration for `topic`.
+    pub fn topic(&mut self, topic: impl Into<String>) -> TopicRoute<'_> {
+        TopicRoute {
+            app: self,
+            topic: topic.into(),
+            instances: 1,
+        }
+    }
+
+    /// Adds a registration. It is checked by [`start`](Self::start).
+    pub fn register(&mut self, registration: Registration) -> &mut Self {
+        self.registrations.push(registration);
+        self
+    }
+
+    /// Checks every registration, waits for the topics to exist and starts the members.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a refused value or a group that is registered twice;
+    /// [`ErrorKind::UnknownTopic`] when a topic does not exist within `start.timeout.ms`;
+    /// [`ErrorKind::Client`] when the cluster cannot be asked within that time. Nothing runs then.
+    ///
+    /// Cancellation: dropping the future starts nothing.
+    pub async fn start(self) -> Result<RunningApp, Error> {
+        let mut groups = BTreeSet::new();
+        let mut resolved = Vec::with_capacity(self.registrations.len());
+        for registration in &self.registrations {
+            if !groups.insert(registration.group()) {
+                let twice = ConfigError::new("group.id", registration.group(), "each group once");
+                return Err(twice.into());
+            }
+            resolved.push(registration.resolve(&self.defaults)?);
+        }
+        for (registration, config) in self.registrations.iter().zip(&resolved) {
+            let deadline = Instant::now() + config.start_timeout;
+            for topic in registration.topics() {
+                wait_for_topic(&self.client, topic, deadline)
+                    .await
+                    .map_err(|e| e.with_group(registration.group()))?;
+            }
+        }
+        let members = self.registrations.into_iter().zip(resolved).collect();
+        Ok(RunningApp::start(self.client, self.outputs, members))
+    }
+
+    /// Starts, waits for SIGINT or SIGTERM, and stops gracefully within 30 s.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start), and the fatal error of a member that ended the app.
+    pub async fn run(self) -> Result<ShutdownReport, Error> {
+        self.start()
+            .await?
+            .shutdown_on_signals(SIGNAL_DEADLINE)
+            .await
+    }
+}
+
+/// Resolves once `topic` exists.
+async fn wait_for_topic(client: &Client, topic: &str, deadline: Instant) -> Result<(), Error> {
+    let mut wait = TOPIC_POLL;
+    let mut asked: Option<Error> = None;
+    loop {
+        match tokio::time::timeout_at(deadline, client.refresh_topic(topic)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(e)) if !e.is_retriable() => return Err(Error::from(e).with_topic(topic)),
+            Ok(Err(e)) => asked = Some(Error::from(e).with_topic(topic)),
+            Err(_) => {}
+        }
+        let next = Instant::now() + wait;
+        if next >= deadline {
+            let late = || Error::new(ErrorKind::TimedOut).with_topic(topic);
+            return Err(asked.unwrap_or_else(late));
+        }
+        tokio::time::sleep_until(next).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App")
+            .field("registrations", &self.registrations)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A topic that is about to get a handler; see [`App::topic`].
+#[derive(Debug)]
+#[must_use = "a route does nothing until `listen` gives it a handler"]
+pub struct TopicRoute<'a> {
+    app: &'a mut App,
+    topic: String,
+    instances: usize,
+}
+
+impl<'a> TopicRoute<'a> {
+    /// How many members of the group this process runs.
+    pub fn instances(mut self, instances: usize) -> Self {
+        self.instances = instances;
+        self
+    }
+
+    /// Collects up to `max_records` of a partition, or what comes within `max_wait` of the first.
+    pub fn batch(self, max_records: usize, max_wait: Duration) -> BatchRoute<'a> {
+        BatchRoute {
+            route: self,
+            max_records,
+            max_wait,
+        }
+    }
+
+    /// Registers `handler` as the business logic of `group`.
+    pub fn listen(self, group: impl Into<String>, handler: impl Handler) -> &'a mut App {
+        let registration = Registration::new(group, [self.topic], handler);
+        self.app.register(registration.instances(self.instances))
+    }
+}
+
+/// A topic that is about to get a batch handler; see [`TopicRoute::batch`].
+#[derive(Debug)]
+#[must_use = "a route does nothing until `listen_batch` gives it a handler"]
+pub struct BatchRoute<'a> {
+    route: TopicRoute<'a>,
+    max_records: usize,
+    max_wait: Duration,
+}
+
+impl<'a> BatchRoute<'a> {
+    /// Registers `handler` as the business logic of `group`.
+    pub fn listen_batch(self, group: impl Into<String>, handler: impl BatchHandler) -> &'a mut App {
+        let Self {
+            route,
+            max_records,
+            max_wait,
+        } = self;
+        let registration =
+            Registration::batch(group, [route.topic], max_records, max_wait, handler);
+        route.app.register(registration.instances(route.instances))
+    }
+}

@@ -1,0 +1,163 @@
+//! [`Registration`]: which handler gets which topics in which group, and how many members read them.
+
+use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
+use crate::{AutoOffsetReset, ConsumerConfig, Error};
+use ottla_types::{ConfigError, validate_topic_name};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most members that one registration may start.
+const INSTANCES_MAX: usize = 1024;
+/// The most records that a batch handler may ask for.
+const BATCH_RECORDS_MAX: usize = 1_000_000;
+
+/// How records reach the handler.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    /// One at a time.
+    Each(BoxHandler),
+    /// Up to so many records, or what came within the time.
+    Batch {
+        handler: BoxBatchHandler,
+        max_records: usize,
+        max_wait: Duration,
+    },
+}
+
+/// One group's subscription: topics, handler, number of members.
+///
+/// A group stands for one business logic: it may be registered once in an [`App`](crate::App), and
+/// all its topics go to the one handler (a retry policy adds its retry topics here).
+#[derive(Debug, Clone)]
+#[must_use = "a registration does nothing until it is given to an App"]
+pub struct Registration {
+    pub(crate) group: String,
+    pub(crate) topics: BTreeSet<String>,
+    pub(crate) work: Work,
+    pub(crate) instances: usize,
+    config: Option<ConsumerConfig>,
+    max_processing_time: Option<Duration>,
+    auto_offset_reset: Option<AutoOffsetReset>,
+}
+
+impl Registration {
+    /// `handler` gets the records of `topics` in the group `group`, one at a time for a partition.
+    pub fn new<T: Into<String>>(
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+        handler: impl Handler,
+    ) -> Self {
+        Self::with_work(group, topics, Work::Each(BoxHandler::new(handler)))
+    }
+
+    /// `handler` gets the records of a partition together: up to `max_records` of them, or those that
+    /// came within `max_wait` of the first.
+    pub fn batch<T: Into<String>>(
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+        max_records: usize,
+        max_wait: Duration,
+        handler: impl BatchHandler,
+    ) -> Self {
+        let work = Work::Batch {
+            handler: BoxBatchHandler::new(handler),
+            max_records,
+            max_wait,
+        };
+        Self::with_work(group, topics, work)
+    }
+
+    fn with_work<T: Into<String>>(
+        group: impl Into<String>,
+        topics: impl IntoIterator<Item = T>,
+        work: Work,
+    ) -> Self {
+        Self {
+            group: group.into(),
+            topics: topics.into_iter().map(Into::into).collect(),
+            work,
+            instances: 1,
+            config: None,
+            max_processing_time: None,
+            auto_offset_reset: None,
+        }
+    }
+
+    /// How many members of the group this process runs (1 by default, at most 1024). Members beyond
+    /// the number of partitions stand by.
+    pub fn instances(mut self, instances: usize) -> Self {
+        self.instances = instances;
+        self
+    }
+
+    /// Takes this configuration instead of the app's; its `group.id` is set by the registration.
+    pub fn config(mut self, config: ConsumerConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Overrides `max.processing.time.ms`: the time limit of one call of the handler, or of one batch.
+    /// A middleware that limits the inner handler needs a larger limit here.
+    pub fn max_processing_time(mut self, limit: Duration) -> Self {
+        self.max_processing_time = Some(limit);
+        self
+    }
+
+    /// Overrides `auto.offset.reset`.
+    pub fn auto_offset_reset(mut self, reset: AutoOffsetReset) -> Self {
+        self.auto_offset_reset = Some(reset);
+        self
+    }
+
+    /// The group.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// The topics, in the order of their names.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(String::as_str)
+    }
+
+    /// The configuration in force, if everything about the registration is allowed.
+    pub(crate) fn resolve(&self, defaults: &ConsumerConfig) -> Result<ConsumerConfig, Error> {
+        let refused = |e: ConfigError| Error::from(e).with_group(&self.group);
+        let mut config = self.config.as_ref().unwrap_or(defaults).clone();
+        config.group_id.clone_from(&self.group);
+        if let Some(limit) = self.max_processing_time {
+            config.max_processing_time = limit;
+        }
+        if let Some(reset) = self.auto_offset_reset {
+            config.auto_offset_reset = reset;
+        }
+        config.validate().map_err(refused)?;
+        self.validate().map_err(refused)?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.topics.is_empty() {
+            return Err(ConfigError::new("topics", "", "one topic or more"));
+        }
+        self.topics
+            .iter()
+            .try_for_each(|t| validate_topic_name(t))?;
+        if !(1..=INSTANCES_MAX).contains(&self.instances) {
+            let expected = format!("1 to {INSTANCES_MAX}");
+            return Err(ConfigError::new("instances", self.instances, expected));
+        }
+        match &self.work {
+            Work::Batch { max_records, .. } if !(1..=BATCH_RECORDS_MAX).contains(max_records) => {
+                let expected = format!("1 to {BATCH_RECORDS_MAX}");
+                Err(ConfigError::new("batch records", max_records, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The topics as names that are shared from here on.
+    pub(crate) fn shared_topics(&self) -> Vec<Arc<str>> {
+        self.topics.iter().map(|t| Arc::from(t.as_str())).collect()
+    }
+}

@@ -1,0 +1,175 @@
+//! [`RunningApp`]: the owner of the members' tasks.
+
+use super::registration::Registration;
+use super::status::{AppStatus, MemberBoard, RegistrationStatus};
+use super::supervisor::{self, Ended};
+use crate::member::{MemberReport, MemberSpec, Stop};
+use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
+use ottla_client::Client;
+use ottla_types::{Offset, Publish, TopicPartition};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// What the supervisors tell the app: how many members run, and the first fatal error.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Health {
+    pub(super) running: usize,
+    pub(super) fatal: Option<Arc<Error>>,
+}
+
+/// A started app. Dropping it drops the members at once: nothing is committed any more and the
+/// coordinator notices by the session timeout; use [`shutdown`](Self::shutdown).
+#[derive(Debug)]
+pub struct RunningApp {
+    groups: Vec<Group>,
+    tasks: JoinSet<Ended>,
+    stop: watch::Sender<Stop>,
+    health: watch::Receiver<Health>,
+}
+
+#[derive(Debug)]
+struct Group {
+    name: String,
+    topics: Vec<String>,
+    boards: Vec<Arc<MemberBoard>>,
+}
+
+/// What a shutdown left behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "a shutdown says whether everything handled was committed"]
+pub struct ShutdownReport {
+    /// Nothing was cut off and everything handled is committed.
+    pub clean: bool,
+    /// Group and partition of the handler calls that were dropped at the deadline; their records are
+    /// handled again by the next owner.
+    pub in_flight: Vec<(String, TopicPartition)>,
+    /// Group, partition and offset of what was handled and could not be committed; these records are
+    /// handled again too.
+    pub uncommitted: Vec<(String, TopicPartition, Offset)>,
+    /// Members that did not end by the deadline, or had failed before.
+    pub failed_members: Vec<Arc<str>>,
+}
+
+impl RunningApp {
+    pub(super) fn start(
+        client: Client,
+        outputs: Option<Arc<dyn Publish>>,
+        registrations: Vec<(Registration, ConsumerConfig)>,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(Stop::Run);
+        let total = registrations.iter().map(|(r, _)| r.instances).sum();
+        let (health_sender, health) = watch::channel(Health {
+            running: total,
+            fatal: None,
+        });
+        let mut tasks = JoinSet::new();
+        let mut groups = Vec::with_capacity(registrations.len());
+        for (registration, config) in registrations {
+            let mut boards = Vec::with_capacity(registration.instances);
+            for instance in 0..registration.instances {
+                let spec = MemberSpec::new(&client, &registration, &config, instance, &outputs);
+                boards.push(spec.board.clone());
+                let task = supervisor::supervise(spec, stopped.clone(), health_sender.clone());
+                tasks.spawn(task);
+            }
+            groups.push(Group {
+                topics: registration.topics().map(str::to_owned).collect(),
+                name: registration.group,
+                boards,
+            });
+        }
+        Self {
+            groups,
+            tasks,
+            stop,
+            health,
+        }
+    }
+
+    /// What every member is doing now.
+    pub fn status(&self) -> AppStatus {
+        let status = |group: &Group| RegistrationStatus {
+            group: group.name.clone(),
+            topics: group.topics.clone(),
+            members: group.boards.iter().map(|b| b.snapshot()).collect(),
+        };
+        AppStatus {
+            registrations: self.groups.iter().map(status).collect(),
+        }
+    }
+
+    /// Waits until a member fails for good. Members whose failure may pass are restarted and do not
+    /// end the wait; nor does a failing handler.
+    ///
+    /// # Errors
+    /// Always: the first fatal error; the other members go on until [`shutdown`](Self::shutdown).
+    pub async fn wait(&self) -> Result<(), Arc<Error>> {
+        let mut health = self.health.clone();
+        let failed = health
+            .wait_for(|h| h.fatal.is_some() || h.running == 0)
+            .await;
+        match failed.ok().and_then(|h| h.fatal.clone()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops gracefully: no more records are fetched or begun, calls in progress may go on until the
+    /// deadline, what is handled is committed, the groups are left.
+    ///
+    /// Resolves by the deadline plus a second at most.
+    pub async fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
+        let by = Instant::now() + deadline;
+        self.stop.send_replace(Stop::By(by));
+        let mut report = ShutdownReport::default();
+        let mut unheard: Vec<_> = self.groups.iter().flat_map(|g| &g.boards).collect();
+        let give_up = by + Duration::from_secs(1);
+        while let Ok(Some(ended)) = tokio::time::timeout_at(give_up, self.tasks.join_next()).await {
+            // A supervisor catches its member's panics, so an error here is its own; the member then
+            // stays among the unheard.
+            let Ok(ended) = ended else { continue };
+            if let Some(member) = ended.report {
+                unheard.retain(|board| *board.name() != ended.name);
+                report.add(&ended.group, member);
+            }
+        }
+        report.failed_members = unheard.into_iter().map(|b| b.name().clone()).collect();
+        report.clean = report.in_flight.is_empty()
+            && report.uncommitted.is_empty()
+            && report.failed_members.is_empty();
+        self.tasks.shutdown().await;
+        report
+    }
+
+    /// Waits for SIGINT or SIGTERM, then shuts down within `deadline`.
+    ///
+    /// # Errors
+    /// When a member fails for good, after the shutdown of the others; when the signals cannot be
+    /// waited for.
+    pub async fn shutdown_on_signals(self, deadline: Duration) -> Result<ShutdownReport, Error> {
+        let ended = tokio::select! {
+            signal = shutdown_signal() => {
+                signal.map_err(|e| Error::new(ErrorKind::Config).with_source(e))
+            }
+            fatal = self.wait() => {
+                fatal.map_err(|e| Error::new(e.kind()).with_source(e))
+            }
+        };
+        let report = self.shutdown(deadline).await;
+        ended.map(|()| report)
+    }
+}
+
+impl ShutdownReport {
+    fn add(&mut self, group: &str, member: MemberReport) {
+        let in_flight = member.in_flight.into_iter();
+        self.in_flight
+            .extend(in_flight.map(|p| (group.to_owned(), p)));
+        let uncommitted = member.uncommitted.into_iter();
+        self.uncommitted
+            .extend(uncommitted.map(|(p, o)| (group.to_owned(), p, o)));
+    }
+}

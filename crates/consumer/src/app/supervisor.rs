@@ -1,0 +1,67 @@
+//! Runs one member for ever: a member whose failure may pass is started again.
+
+use super::running::Health;
+use super::status::MemberState;
+use crate::member::{self, MemberReport, MemberSpec, Stop};
+use crate::{Error, ErrorKind};
+use futures_util::FutureExt;
+use ottla_client::Backoff;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const RESTART_BACKOFF: Duration = Duration::from_millis(200);
+const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How a member's supervisor ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) name: Arc<str>,
+    pub(super) group: Arc<str>,
+    /// `None` when the member failed for good.
+    pub(super) report: Option<MemberReport>,
+}
+
+pub(super) async fn supervise(
+    spec: MemberSpec,
+    mut stop: watch::Receiver<Stop>,
+    health: watch::Sender<Health>,
+) -> Ended {
+    let mut backoff = Backoff::new(RESTART_BACKOFF, RESTART_BACKOFF_MAX);
+    let report = loop {
+        // The member's state is dropped with it, so a panic leaves nothing half done behind.
+        let run = AssertUnwindSafe(member::run(spec.clone(), stop.clone())).catch_unwind();
+        let error = match run.await {
+            Ok(Ok(report)) => break Some(report),
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::MemberFailed),
+        }
+        .with_group(&*spec.group);
+        if !error.is_retriable() {
+            tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed for good");
+            spec.board.member_failed(MemberState::Failed, &error);
+            let error = Arc::new(error);
+            health.send_modify(|h| h.fatal = h.fatal.take().or(Some(error)));
+            break None;
+        }
+        let wait = backoff.next_delay();
+        tracing::warn!(group = %spec.group, member = %spec.name, %error, ?wait, "restarting member");
+        metrics::counter!("ottla_consumer_member_restarts_total", "group" => spec.group.to_string())
+            .increment(1);
+        spec.board.member_failed(MemberState::Restarting, &error);
+        let stopping = stop.wait_for(|s| *s != Stop::Run);
+        if tokio::time::timeout(wait, stopping).await.is_ok() {
+            break Some(MemberReport::default());
+        }
+    };
+    if report.is_some() {
+        spec.board.set_state(MemberState::Stopped);
+    }
+    health.send_modify(|h| h.running -= 1);
+    Ended {
+        name: spec.name.clone(),
+        group: spec.group.clone(),
+        report,
+    }
+}

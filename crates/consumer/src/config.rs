@@ -1,0 +1,359 @@
+//! [`ConsumerConfig`]: Kafka's property names where Kafka has the property, checked once.
+
+use ottla_types::{ConfigError, duration_ms, validate_group_id};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Where a partition starts when the group has no usable committed offset for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoOffsetReset {
+    /// With the first record that is still there.
+    Earliest,
+    /// With the next record to be written. The offset found is committed at once, so that records
+    /// written before the first commit are not missed after a reconnect.
+    #[default]
+    Latest,
+    /// Not at all: the partition stops and its error says so.
+    Error,
+}
+
+/// How the group's leader spreads partitions over the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assignor {
+    /// Consecutive partitions of each topic to each member; a rebalance stops every member.
+    Range,
+    /// Balanced and sticky; a rebalance stops only the partitions that move (KIP-429).
+    CooperativeSticky,
+}
+
+/// What to do where records of a partition cannot be read: a corrupt batch, a codec that this build
+/// lacks, a gap that the transport cannot cross.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnreadable {
+    /// The partition stops and its error says so; other partitions go on. Nothing is lost.
+    #[default]
+    Stop,
+    /// The unreadable records are skipped, logged and counted.
+    Skip,
+}
+
+/// How a consumer group's member behaves. Serde names are Kafka's property names; durations are
+/// whole milliseconds.
+///
+/// There is no auto commit: an offset is committed when everything below it is handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConsumerConfig {
+    /// `group.id`. An [`App`](crate::App) sets it from each registration.
+    #[serde(rename = "group.id")]
+    pub group_id: String,
+    /// `group.instance.id` (KIP-345). With several instances, `-0`, `-1` ... are appended.
+    #[serde(rename = "group.instance.id")]
+    pub group_instance_id: Option<String>,
+    /// `enable.auto.commit`: only `false` is accepted.
+    #[serde(rename = "enable.auto.commit")]
+    pub enable_auto_commit: bool,
+    /// `session.timeout.ms` (45 s): the coordinator removes a member that it has not heard from.
+    #[serde(rename = "session.timeout.ms", with = "duration_ms")]
+    pub session_timeout: Duration,
+    /// `heartbeat.interval.ms` (3 s): at most a third of the session timeout.
+    #[serde(rename = "heartbeat.interval.ms", with = "duration_ms")]
+    pub heartbeat_interval: Duration,
+    /// `max.poll.interval.ms` (5 min): how long a rebalance waits for a member.
+    #[serde(rename = "max.poll.interval.ms", with = "duration_ms")]
+    pub max_poll_interval: Duration,
+    /// `partition.assignment.strategy` (cooperative-sticky), the preferred one first.
+    #[serde(rename = "partition.assignment.strategy")]
+    pub assignors: Vec<Assignor>,
+    /// `auto.offset.reset` (latest).
+    #[serde(rename = "auto.offset.reset")]
+    pub auto_offset_reset: AutoOffsetReset,
+    /// `fetch.max.wait.ms` (500 ms): how long a broker waits for records.
+    #[serde(rename = "fetch.max.wait.ms", with = "duration_ms")]
+    pub fetch_max_wait: Duration,
+    /// `fetch.min.bytes` (1).
+    #[serde(rename = "fetch.min.bytes")]
+    pub fetch_min_bytes: u32,
+    /// `fetch.max.bytes` (50 MiB): the bound on one answer of one broker.
+    #[serde(rename = "fetch.max.bytes")]
+    pub fetch_max_bytes: u32,
+    /// `max.partition.fetch.bytes` (1 MiB); a single larger batch is read all the same.
+    #[serde(rename = "max.partition.fetch.bytes")]
+    pub max_partition_fetch_bytes: u32,
+    /// `max.buffered.bytes` (64 MiB): records read and not yet handled, a member. Fetching pauses
+    /// for partitions that reached their share; one more answer may come on top of it.
+    #[serde(rename = "max.buffered.bytes")]
+    pub max_buffered_bytes: usize,
+    /// `commit.interval.ms` (1 s): how often handled offsets are committed.
+    #[serde(rename = "commit.interval.ms", with = "duration_ms")]
+    pub commit_interval: Duration,
+    /// `max.processing.time.ms` (2 min): a handler's call is dropped after it and counts as failed
+    /// with the class `timeout`.
+    #[serde(rename = "max.processing.time.ms", with = "duration_ms")]
+    pub max_processing_time: Duration,
+    /// `revoke.timeout.ms` (30 s): how long a call in progress may go on when its partition is to be
+    /// given up; then it is dropped. Below `max.poll.interval.ms`.
+    #[serde(rename = "revoke.timeout.ms", with = "duration_ms")]
+    pub revoke_timeout: Duration,
+    /// `handler.backoff.ms` (200 ms): the first wait before a failed record is tried again in place.
+    #[serde(rename = "handler.backoff.ms", with = "duration_ms")]
+    pub handler_backoff: Duration,
+    /// `handler.backoff.max.ms` (30 s): what that wait grows to.
+    #[serde(rename = "handler.backoff.max.ms", with = "duration_ms")]
+    pub handler_backoff_max: Duration,
+    /// `unreadable.records` (stop).
+    #[serde(rename = "unreadable.records")]
+    pub on_unreadable: OnUnreadable,
+    /// `start.timeout.ms` (30 s): how long the start waits for the topics to exist.
+    #[serde(rename = "start.timeout.ms", with = "duration_ms")]
+    pub start_timeout: Duration,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self {
+            group_id: String::new(),
+            group_instance_id: None,
+            enable_auto_commit: false,
+            session_timeout: Duration::from_secs(45),
+            heartbeat_interval: Duration::from_secs(3),
+            max_poll_interval: Duration::from_secs(300),
+            assignors: vec![Assignor::CooperativeSticky],
+            auto_offset_reset: AutoOffsetReset::Latest,
+            fetch_max_wait: Duration::from_millis(500),
+            fetch_min_bytes: 1,
+            fetch_max_bytes: 50 << 20,
+            max_partition_fetch_bytes: 1 << 20,
+            max_buffered_bytes: 64 << 20,
+            commit_interval: Duration::from_secs(1),
+            max_processing_time: Duration::from_secs(120),
+            revoke_timeout: Duration::from_secs(30),
+            handler_backoff: Duration::from_millis(200),
+            handler_backoff_max: Duration::from_secs(30),
+            on_unreadable: OnUnreadable::Stop,
+            start_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ConsumerConfig {
+    /// The defaults for `group_id`.
+    pub fn new(group_id: impl Into<String>) -> Self {
+        Self {
+            group_id: group_id.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Checks every value and how they fit together.
+    ///
+    /// # Errors
+    /// Names the first key that is wrong, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        validate_group_id(&self.group_id)?;
+        if let Some(id) = &self.group_instance_id {
+            validate_group_id(id).map_err(|e| ConfigError {
+                key: "group.instance.id",
+                ..e
+            })?;
+        }
+        if self.enable_auto_commit {
+            return Err(ConfigError::new(
+                "enable.auto.commit",
+                true,
+                "false: offsets are committed when records are handled",
+            ));
+        }
+        if self.assignors.is_empty() {
+            return Err(ConfigError::new(
+                "partition.assignment.strategy",
+                "",
+                "one or more of range, cooperative-sticky",
+            ));
+        }
+        self.validate_group_times()?;
+        self.validate_handler_times()?;
+        self.validate_fetch()
+    }
+
+    fn validate_group_times(&self) -> Result<(), ConfigError> {
+        let day = Duration::from_secs(86_400);
+        between_ms(
+            "session.timeout.ms",
+            self.session_timeout,
+            Duration::from_millis(100),
+            day,
+        )?;
+        between_ms(
+            "heartbeat.interval.ms",
+            self.heartbeat_interval,
+            Duration::from_millis(10),
+            self.session_timeout / 3,
+        )?;
+        between_ms(
+            "max.poll.interval.ms",
+            self.max_poll_interval,
+            Duration::from_millis(100),
+            day,
+        )?;
+        between_ms(
+            "revoke.timeout.ms",
+            self.revoke_timeout,
+            Duration::ZERO,
+            self.max_poll_interval,
+        )?;
+        between_ms(
+            "commit.interval.ms",
+            self.commit_interval,
+            Duration::from_millis(1),
+            day,
+        )
+    }
+
+    fn validate_handler_times(&self) -> Result<(), ConfigError> {
+        let week = Duration::from_secs(7 * 86_400);
+        let least = Duration::from_millis(1);
+        between_ms(
+            "max.processing.time.ms",
+            self.max_processing_time,
+            least,
+            week,
+        )?;
+        between_ms(
+            "handler.backoff.max.ms",
+            self.handler_backoff_max,
+            least,
+            week,
+        )?;
+        between_ms(
+            "handler.backoff.ms",
+            self.handler_backoff,
+            least,
+            self.handler_backoff_max,
+        )?;
+        between_ms("start.timeout.ms", self.start_timeout, least, week)
+    }
+
+    fn validate_fetch(&self) -> Result<(), ConfigError> {
+        let most = i32::MAX as u64;
+        between(
+            "max.partition.fetch.bytes",
+            u64::from(self.max_partition_fetch_bytes),
+            1024,
+            most,
+        )?;
+        between(
+            "fetch.max.bytes",
+            u64::from(self.fetch_max_bytes),
+            u64::from(self.max_partition_fetch_bytes),
+            most,
+        )?;
+        between(
+            "fetch.min.bytes",
+            u64::from(self.fetch_min_bytes),
+            1,
+            u64::from(self.fetch_max_bytes),
+        )?;
+        between(
+            "max.buffered.bytes",
+            self.max_buffered_bytes as u64,
+            u64::from(self.max_partition_fetch_bytes),
+            u64::MAX,
+        )?;
+        between_ms(
+            "fetch.max.wait.ms",
+            self.fetch_max_wait,
+            Duration::from_millis(1),
+            Duration::from_secs(60),
+        )
+    }
+}
+
+fn between(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError::new(key, value, format!("{min} to {max}")))
+    }
+}
+
+fn between_ms(
+    key: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        let expected = format!("{} to {}", min.as_millis(), max.as_millis());
+        Err(ConfigError::new(key, value.as_millis(), expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_key(change: impl FnOnce(&mut ConsumerConfig)) -> &'static str {
+        let mut config = ConsumerConfig::new("g");
+        change(&mut config);
+        config.validate().unwrap_err().key
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        ConsumerConfig::new("g").validate().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_names_the_key_the_value_and_the_range() {
+        let mut config = ConsumerConfig::new("g");
+        config.heartbeat_interval = Duration::from_secs(16);
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "config `heartbeat.interval.ms` = `16000` is not allowed: expected 10 to 15000"
+        );
+        assert_eq!(refused_key(|c| c.group_id.clear()), "group.id");
+        assert_eq!(
+            refused_key(|c| c.enable_auto_commit = true),
+            "enable.auto.commit"
+        );
+        assert_eq!(
+            refused_key(|c| c.assignors.clear()),
+            "partition.assignment.strategy"
+        );
+        assert_eq!(refused_key(|c| c.fetch_max_bytes = 1), "fetch.max.bytes");
+        assert_eq!(
+            refused_key(|c| c.max_buffered_bytes = 1),
+            "max.buffered.bytes"
+        );
+        assert_eq!(
+            refused_key(|c| c.revoke_timeout = Duration::from_secs(301)),
+            "revoke.timeout.ms"
+        );
+        assert_eq!(
+            refused_key(|c| c.group_instance_id = Some(String::new())),
+            "group.instance.id"
+        );
+    }
+
+    #[test]
+    fn property_names_are_kafkas_and_unknown_ones_are_refused() {
+        let json = r#"{"group.id":"g","session.timeout.ms":6000,"heartbeat.interval.ms":2000,
+            "auto.offset.reset":"earliest","partition.assignment.strategy":["range"]}"#;
+        let config: ConsumerConfig = serde_json::from_str(json).unwrap();
+        assert_eq!(config.session_timeout, Duration::from_secs(6));
+        assert_eq!(config.auto_offset_reset, AutoOffsetReset::Earliest);
+        assert_eq!(config.assignors, [Assignor::Range]);
+        config.validate().unwrap();
+
+        let unknown = serde_json::from_str::<ConsumerConfig>(r#"{"session.timeout":1}"#);
+        assert!(unknown.unwrap_err().to_string().contains("session.timeout"));
+        let value = serde_json::from_str::<ConsumerConfig>(r#"{"auto.offset.reset":"first"}"#);
+        assert!(value.unwrap_err().to_string().contains("earliest"));
+    }
+}

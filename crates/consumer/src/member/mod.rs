@@ -1,0 +1,77 @@
+//! One member of a group.
+
+use crate::app::{MemberBoard, Registration, Work};
+use crate::{ConsumerConfig, Error};
+use ottla_client::Client;
+use ottla_types::{Offset, Publish, TopicPartition};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Whether a member goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It goes on.
+    Run,
+    /// It ends gracefully, at the latest by then.
+    By(Instant),
+}
+
+/// What a member left behind when it was stopped.
+#[derive(Debug, Default)]
+pub(crate) struct MemberReport {
+    /// Calls that were dropped at the deadline.
+    pub(crate) in_flight: Vec<TopicPartition>,
+    /// Handled and not committed.
+    pub(crate) uncommitted: Vec<(TopicPartition, Offset)>,
+}
+
+/// What a member is made of.
+#[derive(Clone)]
+pub(crate) struct MemberSpec {
+    pub(crate) client: Client,
+    pub(crate) config: Arc<ConsumerConfig>,
+    pub(crate) group: Arc<str>,
+    pub(crate) topics: Vec<Arc<str>>,
+    pub(crate) work: Work,
+    pub(crate) outputs: Option<Arc<dyn Publish>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) board: Arc<MemberBoard>,
+}
+
+impl MemberSpec {
+    pub(crate) fn new(
+        client: &Client,
+        registration: &Registration,
+        config: &ConsumerConfig,
+        instance: usize,
+        outputs: &Option<Arc<dyn Publish>>,
+    ) -> Self {
+        let mut config = config.clone();
+        if registration.instances > 1
+            && let Some(id) = &mut config.group_instance_id
+        {
+            *id = format!("{id}-{instance}");
+        }
+        let random = fastrand::u128(..);
+        let name: Arc<str> = format!("{}-{instance}-{random:032x}", registration.group).into();
+        Self {
+            client: client.clone(),
+            config: Arc::new(config),
+            group: registration.group.as_str().into(),
+            topics: registration.shared_topics(),
+            work: registration.work.clone(),
+            outputs: outputs.clone(),
+            board: Arc::new(MemberBoard::new(name.clone())),
+            name,
+        }
+    }
+}
+
+/// Runs a member until it is stopped or fails.
+pub(crate) async fn run(
+    _spec: MemberSpec,
+    _stop: watch::Receiver<Stop>,
+) -> Result<MemberReport, Error> {
+    Ok(MemberReport::default())
+}
