@@ -1,6 +1,6 @@
 //! The outbox port: rows that were written with a business transaction and wait to be published.
 
-use crate::StoreError;
+use crate::{Lease, StoreError};
 use ottla_types::{BoxFuture, Record};
 
 /// A row's place in its outbox: ids grow in the order in which rows *commit* for each key.
@@ -18,16 +18,24 @@ pub struct OutboxRow {
     pub enqueued_at_ms: i64,
 }
 
-/// The right to publish from an outbox (shard) until a time. The token grows with every new owner,
-/// so a store refuses the late writes of an owner that has lost its lease (fencing).
+/// How a row left the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Settled {
+    /// It was published and acknowledged.
+    Sent,
+    /// It was set aside with an error.
+    Parked,
+}
+
+/// A row that left the queue and is still kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// Who holds it.
-    pub owner: String,
-    /// The fencing token.
-    pub token: u64,
-    /// When it ends unless renewed, in milliseconds since the epoch.
-    pub until_ms: i64,
+pub struct SettledRow {
+    /// The row.
+    pub row: OutboxRow,
+    /// When it was marked, in milliseconds since the epoch.
+    pub settled_at_ms: i64,
+    /// Why it was parked; `None` when it was sent.
+    pub error: Option<String>,
 }
 
 /// How many rows there are in each state.
@@ -60,6 +68,10 @@ pub trait OutboxStore: Send + Sync + 'static {
     fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// At most `limit` pending rows with ids above `after`, in commit order.
+    ///
+    /// `after` pages through one sweep over the table. It is no cursor to keep: in a database where
+    /// transactions overlap, a row with a lower id may become visible later, so each sweep starts
+    /// from `None` again.
     fn pending(
         &self,
         after: Option<OutboxId>,
@@ -84,10 +96,24 @@ pub trait OutboxStore: Send + Sync + 'static {
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Resolves when a row was committed since the last call, as far as the store can tell; a store
-    /// that cannot tell never resolves, and the relay polls.
+    /// Resolves when a row was committed since it last resolved, as far as the store can tell; a
+    /// store that cannot tell never resolves, and the relay polls. One caller at a time: the holder
+    /// of the lease. Dropping the future loses no change.
     fn changed(&self) -> BoxFuture<'_, ()>;
 
     /// How many rows there are in each state.
     fn counts(&self) -> BoxFuture<'_, Result<OutboxCounts, StoreError>>;
+
+    /// At most `limit` rows that were sent or parked and are still kept, with ids above `after`, by
+    /// id.
+    fn settled(
+        &self,
+        settled: Settled,
+        after: Option<OutboxId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<SettledRow>, StoreError>>;
+
+    /// Removes at most `limit` sent rows that were marked before `before_ms`, oldest ids first, and
+    /// says how many. Pending and parked rows are never removed.
+    fn purge_sent(&self, before_ms: i64, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
