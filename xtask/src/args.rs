@@ -1,0 +1,240 @@
+//! The command line: every command, its flags and the usage text.
+
+use lexopt::prelude::*;
+use std::ffi::OsString;
+
+pub(crate) const USAGE: &str = "\
+Usage: cargo xtask <command>
+
+Commands:
+  demo [ARGS]   the order flow on an in-process cluster and an embedded database;
+                --help shows its arguments (--bootstrap H:P puts it on a real cluster)
+  test          everything that needs no service: fmt, clippy, docs, tests, tidy
+  e2e           scenarios on a real broker
+      --broker kafka|redpanda|mock|external   default: redpanda where Docker answers, else kafka
+      --bootstrap H:P                         the cluster of --broker external
+      --nodes 1|3                             only scenarios of that cluster size
+      --scenario NAME                         one scenario
+      --suite ci|full                         default: full
+      --transport rskafka                     default: rskafka
+      --provision                             install what is missing (Debian packages, Kafka)
+  no-c          no C code in any build
+      --quick                                 the musl build, the graph and wasm32 only
+  tidy          the rules of ARCHITECTURE.md
+  --help        this text";
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Help,
+    Test,
+    Tidy,
+    NoC { quick: bool },
+    Demo { passed_on: Vec<OsString> },
+    E2e(E2eOptions),
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct E2eOptions {
+    /// `None`: redpanda where a Docker engine answers, else kafka.
+    pub(crate) broker: Option<Broker>,
+    pub(crate) bootstrap: Option<String>,
+    pub(crate) nodes: Option<Nodes>,
+    pub(crate) scenario: Option<String>,
+    pub(crate) suite: Option<Suite>,
+    pub(crate) transport: Option<Transport>,
+    pub(crate) provision: bool,
+}
+
+/// One flag value out of a fixed list.
+trait Choice: Sized + Copy + 'static {
+    const ALL: &'static [(&'static str, Self)];
+}
+
+macro_rules! choice {
+    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name { $($variant),+ }
+
+        impl Choice for $name {
+            const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
+        }
+
+        impl $name {
+            pub(crate) fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+choice!(Broker { Kafka = "kafka", Redpanda = "redpanda", Mock = "mock", External = "external" });
+choice!(Nodes { One = "1", Three = "3" });
+choice!(Suite { Ci = "ci", Full = "full" });
+choice!(Transport { Rskafka = "rskafka" });
+
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let name = match next(&mut parser)? {
+        None => return Err("which command?".to_owned()),
+        Some(Short('h') | Long("help")) => return Ok(Command::Help),
+        Some(Value(name)) => name,
+        Some(other) => return Err(other.unexpected().to_string()),
+    };
+    match name.to_str() {
+        Some("help") => Ok(Command::Help),
+        Some("test") => no_flags(parser, Command::Test),
+        Some("tidy") => no_flags(parser, Command::Tidy),
+        Some("no-c") => parse_no_c(parser),
+        Some("demo") => {
+            let rest = parser.raw_args().map_err(|error| error.to_string())?;
+            Ok(Command::Demo {
+                passed_on: rest.collect(),
+            })
+        }
+        Some("e2e") => parse_e2e(parser),
+        _ => Err(format!("unknown command {name:?}")),
+    }
+}
+
+fn no_flags(mut parser: lexopt::Parser, command: Command) -> Result<Command, String> {
+    match next(&mut parser)? {
+        None => Ok(command),
+        Some(Short('h') | Long("help")) => Ok(Command::Help),
+        Some(other) => Err(other.unexpected().to_string()),
+    }
+}
+
+fn parse_no_c(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut quick = false;
+    while let Some(arg) = next(&mut parser)? {
+        match arg {
+            Long("quick") => quick = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(Command::NoC { quick })
+}
+
+fn parse_e2e(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut options = E2eOptions::default();
+    while let Some(arg) = next(&mut parser)? {
+        match arg {
+            Long("broker") => options.broker = Some(choose(&mut parser, "--broker")?),
+            Long("bootstrap") => options.bootstrap = Some(text(&mut parser, "--bootstrap")?),
+            Long("nodes") => options.nodes = Some(choose(&mut parser, "--nodes")?),
+            Long("scenario") => options.scenario = Some(text(&mut parser, "--scenario")?),
+            Long("suite") => options.suite = Some(choose(&mut parser, "--suite")?),
+            Long("transport") => options.transport = Some(choose(&mut parser, "--transport")?),
+            Long("provision") => options.provision = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    match (options.broker, &options.bootstrap) {
+        (Some(Broker::External), None) => {
+            Err("--broker external needs --bootstrap host:port".to_owned())
+        }
+        (None, Some(_)) => {
+            options.broker = Some(Broker::External);
+            Ok(Command::E2e(options))
+        }
+        (Some(broker), Some(_)) if broker != Broker::External => Err(format!(
+            "--bootstrap names a cluster of yours: it goes with --broker external, not {}",
+            broker.as_str()
+        )),
+        _ => Ok(Command::E2e(options)),
+    }
+}
+
+fn next(parser: &mut lexopt::Parser) -> Result<Option<lexopt::Arg<'_>>, String> {
+    parser.next().map_err(|error| error.to_string())
+}
+
+fn text(parser: &mut lexopt::Parser, flag: &str) -> Result<String, String> {
+    let value = parser.value().map_err(|error| error.to_string())?;
+    match value.into_string() {
+        Ok(text) if !text.is_empty() => Ok(text),
+        Ok(_) => Err(format!("{flag} is empty")),
+        Err(other) => Err(format!("{flag}: {other:?} is no text")),
+    }
+}
+
+fn choose<T: Choice>(parser: &mut lexopt::Parser, flag: &str) -> Result<T, String> {
+    let value = text(parser, flag)?;
+    let found = T::ALL.iter().find(|(name, _)| *name == value);
+    found.map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<&str> = T::ALL.iter().map(|(name, _)| *name).collect();
+        format!("{flag} {value}: it is one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(words: &[&str]) -> Result<Command, String> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn unknown_commands_and_flags_are_refused() {
+        for words in [
+            &["frobnicate"][..],
+            &["test", "--fast"],
+            &["no-c", "x"],
+            &["--quick"],
+            &[],
+        ] {
+            assert!(of(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_choice_names_the_right_ones() {
+        let error = of(&["e2e", "--nodes", "2"]).unwrap_err();
+        assert_eq!(error, "--nodes 2: it is one of 1, 3");
+    }
+
+    #[test]
+    fn e2e_flags_are_read() {
+        let parsed = of(&[
+            "e2e",
+            "--broker",
+            "kafka",
+            "--nodes=3",
+            "--suite",
+            "ci",
+            "--provision",
+            "--scenario",
+            "broker-smoke",
+        ]);
+        let expected = E2eOptions {
+            broker: Some(Broker::Kafka),
+            nodes: Some(Nodes::Three),
+            suite: Some(Suite::Ci),
+            scenario: Some("broker-smoke".to_owned()),
+            provision: true,
+            ..E2eOptions::default()
+        };
+        assert_eq!(parsed, Ok(Command::E2e(expected)));
+    }
+
+    #[test]
+    fn bootstrap_belongs_to_an_external_broker() {
+        assert!(of(&["e2e", "--broker", "external"]).is_err());
+        assert!(of(&["e2e", "--broker", "kafka", "--bootstrap", "h:1"]).is_err());
+        let Ok(Command::E2e(options)) = of(&["e2e", "--bootstrap", "h:1"]) else {
+            panic!()
+        };
+        assert_eq!(options.broker, Some(Broker::External));
+    }
+
+    #[test]
+    fn the_demo_takes_its_own_arguments() {
+        let Ok(Command::Demo { passed_on }) = of(&["demo", "--orders", "5"]) else {
+            panic!()
+        };
+        assert_eq!(passed_on, ["--orders", "5"]);
+    }
+}
