@@ -1,66 +1,156 @@
-//! The handle that everything above is built from.
+//! The handle that everything above is built from: a cluster, a transport and the coordinator
+//! calls.
 
+use crate::cluster::Cluster;
 use crate::transport::Transport;
-use crate::{ClientConfig, Error, ErrorKind, GroupClient, NewTopic, TopicMetadata};
+use crate::{
+    ClientConfig, Error, ErrorKind, GroupClient, NewTopic, TopicMetadata, TransportKind, admin,
+};
+use std::fmt;
 use std::sync::Arc;
 
-/// A connection to a cluster. Cloning is cheap; all clones share connections and metadata.
+/// A client of one cluster. Cloning is cheap; all clones share connections and metadata.
+///
+/// Connections are made when they are needed and again when they were lost; every call ends within
+/// `request.timeout.ms`, its retries included. All methods are safe to cancel: the client stays
+/// usable.
+///
+/// ```no_run
+/// use ottla_client::{Client, ClientConfig, NewTopic};
+///
+/// # async fn example() -> Result<(), ottla_client::Error> {
+/// let client = Client::connect(ClientConfig::new("localhost:9092")).await?;
+/// client.ensure_topics(vec![NewTopic::new("orders", 3)]).await?;
+/// assert_eq!(client.topic("orders").await?.partitions.len(), 3);
+/// client.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    config: ClientConfig,
+    cluster: Arc<Cluster>,
     transport: Arc<dyn Transport>,
 }
 
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("bootstrap", &self.inner.config.bootstrap)
+            .field("bootstrap", &self.config().bootstrap)
+            .field("transport", &self.inner.transport.name())
             .finish_non_exhaustive()
     }
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc, clippy::unused_async)]
 impl Client {
+    /// Finds the cluster through the bootstrap addresses. Ends within
+    /// `socket.connection.setup.timeout.ms`, however many addresses there are, once for finding the
+    /// cluster and once for the transport.
+    ///
+    /// # Errors
+    /// `Config` for a value that is not allowed; `Connect` when no address leads to a broker (a
+    /// name that does not resolve, a port that refuses or stays silent): the cause says for each
+    /// address why; `Protocol` when what answers is no broker.
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         config.validate()?;
-        let transport: Option<Arc<dyn Transport>> = None;
-        let transport = transport.ok_or_else(|| Error::new(ErrorKind::Unsupported, "connect"))?;
-        Ok(Self {
-            inner: Arc::new(Inner { config, transport }),
-        })
+        let cluster = Arc::new(Cluster::connect(config).await?);
+        let transport = connect_transport(&cluster.config).await?;
+        let inner = Arc::new(Inner { cluster, transport });
+        Ok(Self { inner })
     }
+
+    /// The settings.
     pub fn config(&self) -> &ClientConfig {
-        &self.inner.config
+        &self.inner.cluster.config
     }
+
+    /// What carries batches to the leaders and record sets back.
     pub fn transport(&self) -> &Arc<dyn Transport> {
         &self.inner.transport
     }
-    pub async fn topic(&self, _name: &str) -> Result<Arc<TopicMetadata>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "Metadata"))
+
+    /// A topic's description, from the cache while it is younger than `metadata.max.age.ms`.
+    ///
+    /// # Errors
+    /// `UnknownTopic` when the cluster, asked once, does not know the topic: it is never created
+    /// by asking; else as [`refresh_topic`](Self::refresh_topic).
+    pub async fn topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
+        self.inner.cluster.topic(name).await
     }
-    pub async fn refresh_topic(&self, _name: &str) -> Result<Arc<TopicMetadata>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "Metadata"))
+
+    /// A topic's description as the cluster gives it now. Callers at the same time share requests.
+    ///
+    /// # Errors
+    /// `UnknownTopic`; `Config` for an illegal name; `Authorization`; `Broker` while the topic is
+    /// being created (retriable); a connection error when no broker answered in time.
+    pub async fn refresh_topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
+        self.inner.cluster.refresh_topic(name).await
     }
+
+    /// Every topic that this client may see, ordered by name, internal ones included.
+    ///
+    /// # Errors
+    /// A connection error when no broker answered in time.
     pub async fn list_topics(&self) -> Result<Vec<Arc<TopicMetadata>>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "Metadata"))
+        self.inner.cluster.list_topics().await
     }
+
+    /// Creates topics. The answers stand in the order of `topics`.
+    ///
+    /// # Errors
+    /// When the controller could not be asked; with [`Fate::MaybeWritten`](ottla_types::Fate) the
+    /// topics may have been created. A topic that exists is an error of that topic alone, with code
+    /// `TOPIC_ALREADY_EXISTS`.
     pub async fn create_topics(
         &self,
-        _topics: Vec<NewTopic>,
+        topics: Vec<NewTopic>,
     ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "CreateTopics"))
+        let cluster = &*self.inner.cluster;
+        admin::create_topics(cluster, &topics, cluster.request_deadline()).await
     }
-    pub async fn ensure_topics(&self, _topics: Vec<NewTopic>) -> Result<(), Error> {
-        Err(Error::new(ErrorKind::Unsupported, "CreateTopics"))
+
+    /// Creates the topics that do not exist, and waits until every partition of all of them has a
+    /// leader. A topic that exists stays as it is, whatever its number of partitions.
+    ///
+    /// # Errors
+    /// The first topic's error that does not pass by itself; `TimedOut` when a leader is missing
+    /// for longer than `request.timeout.ms`.
+    pub async fn ensure_topics(&self, topics: Vec<NewTopic>) -> Result<(), Error> {
+        let cluster = &*self.inner.cluster;
+        admin::ensure_topics(cluster, &topics, cluster.request_deadline()).await
     }
+
+    /// Deletes topics. The answers stand in the order of `names`.
+    ///
+    /// # Errors
+    /// As [`create_topics`](Self::create_topics).
+    pub async fn delete_topics(
+        &self,
+        names: Vec<String>,
+    ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
+        let cluster = &*self.inner.cluster;
+        admin::delete_topics(cluster, names, cluster.request_deadline()).await
+    }
+
+    /// The coordinator calls of a member of this group. Costs nothing until the first call; an
+    /// illegal id is refused there.
     pub fn group(&self, group_id: impl Into<Arc<str>>) -> GroupClient {
-        GroupClient::stub(group_id.into())
+        GroupClient::new(self.inner.cluster.clone(), group_id.into())
     }
+
+    /// Closes all connections and waits for their tasks. Calls that are under way, and later ones,
+    /// fail with kind `Closed`.
     pub async fn close(&self) {
         self.inner.transport.close().await;
+        self.inner.cluster.close().await;
+    }
+}
+
+async fn connect_transport(config: &ClientConfig) -> Result<Arc<dyn Transport>, Error> {
+    match config.transport {
+        TransportKind::Rskafka => Err(Error::new(ErrorKind::Unsupported, "connect")),
     }
 }

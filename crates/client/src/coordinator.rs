@@ -1,45 +1,341 @@
-//! The calls to a group's coordinator.
+//! The calls to a group's coordinator (the classic protocol), mapped to plain structs.
+//!
+//! Owns what it knows of the coordinator's place. What must hold: a JoinGroup or SyncGroup, which
+//! the broker holds back until every member came, has a connection of its own; a heartbeat never
+//! waits behind it. A partition that the answer leaves out is never taken for committed.
 
-use crate::Error;
-use crate::ErrorKind;
+use crate::broker::{Broker, Purpose};
+use crate::cluster::Cluster;
+use crate::connection::Api;
+use crate::{Error, ErrorKind, convert};
+use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use ottla_types::ErrorCode;
 use ottla_types::coordinator::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
     OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
     SyncGroupResponse,
 };
-use std::sync::Arc;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// One group's coordinator calls. Cloning is cheap.
-#[derive(Clone, Debug)]
+/// What a JoinGroup may take above the rebalance timeout, as in the Java client.
+const REBALANCE_SLACK: Duration = Duration::from_secs(5);
+
+/// The coordinator calls of one group member. Cloning is cheap.
+///
+/// The coordinator is found on the first call and remembered. An `Err` is a failure of the
+/// connection or of finding the coordinator: the coordinator is forgotten and found again on the
+/// next call. What the coordinator itself answers, errors included, stays in the answer; its codes
+/// 15 and 16 (coordinator not available, not coordinator) make the client forget it too. No call
+/// is repeated here: when and how to go on is the group protocol's decision.
+///
+/// Each call ends within `request.timeout.ms`, finding the coordinator included, except
+/// [`join`](Self::join) and [`sync`](Self::sync). Dropping a call does not withdraw a request that
+/// was sent; a dropped join or sync closes its connection.
+#[derive(Clone)]
 pub struct GroupClient {
-    group_id: Arc<str>,
+    inner: Arc<Group>,
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc, clippy::unused_async)]
+struct Group {
+    id: Arc<str>,
+    cluster: Arc<Cluster>,
+    coordinator: Mutex<Option<Arc<Broker>>>,
+    /// Held while the coordinator is looked for.
+    finding: tokio::sync::Mutex<()>,
+    /// From the last join.
+    rebalance_timeout_ms: AtomicU64,
+    session_timeout_ms: AtomicU64,
+}
+
+impl fmt::Debug for GroupClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupClient")
+            .field("group_id", &self.inner.id)
+            .finish_non_exhaustive()
+    }
+}
+
 impl GroupClient {
-    pub(crate) fn stub(group_id: Arc<str>) -> Self {
-        Self { group_id }
+    pub(crate) fn new(cluster: Arc<Cluster>, id: Arc<str>) -> Self {
+        Self {
+            inner: Arc::new(Group {
+                id,
+                cluster,
+                coordinator: Mutex::default(),
+                finding: tokio::sync::Mutex::default(),
+                rebalance_timeout_ms: AtomicU64::new(0),
+                session_timeout_ms: AtomicU64::new(0),
+            }),
+        }
     }
+
+    /// The group's id, `group.id`.
     pub fn group_id(&self) -> &Arc<str> {
-        &self.group_id
+        &self.inner.id
     }
-    pub async fn join(&self, _request: JoinGroupRequest) -> Result<JoinGroupResponse, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "JoinGroup"))
+
+    /// Joins the group (JoinGroup v1 to v9). The coordinator answers when every member has joined,
+    /// so the call may take the rebalance timeout and five seconds more.
+    ///
+    /// # Errors
+    /// When no coordinator was found or its connection failed; of kind `Unsupported` when the
+    /// broker's version cannot carry a static member's instance id (below v5).
+    pub async fn join(&self, request: JoinGroupRequest) -> Result<JoinGroupResponse, Error> {
+        let group = &*self.inner;
+        let at_least_0 = |ms: i32| u64::try_from(ms).unwrap_or(0);
+        let rebalance_ms = at_least_0(request.rebalance_timeout_ms);
+        group
+            .rebalance_timeout_ms
+            .store(rebalance_ms, Ordering::Relaxed);
+        let session_ms = at_least_0(request.session_timeout_ms);
+        group
+            .session_timeout_ms
+            .store(session_ms, Ordering::Relaxed);
+        let build = |version| convert::join_request(&group.id, request, version);
+        let (coordinator, answer, _) = group.call_alone(build).await?;
+        let answer = convert::join_answer(answer);
+        group.note(&coordinator, answer.error);
+        Ok(answer)
     }
-    pub async fn sync(&self, _request: SyncGroupRequest) -> Result<SyncGroupResponse, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "SyncGroup"))
+
+    /// Gives or gets the assignment (SyncGroup v0 to v5). The coordinator answers when the leader
+    /// has given it, so the call may take as long as a [`join`](Self::join).
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub async fn sync(&self, request: SyncGroupRequest) -> Result<SyncGroupResponse, Error> {
+        let group = &*self.inner;
+        let build = |_| convert::sync_request(&group.id, request);
+        let (coordinator, answer, _) = group.call_alone(build).await?;
+        let answer = convert::sync_answer(answer);
+        group.note(&coordinator, answer.error);
+        Ok(answer)
     }
-    pub async fn heartbeat(&self, _request: HeartbeatRequest) -> Result<ErrorCode, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "Heartbeat"))
+
+    /// Says that the member is alive (Heartbeat v0 to v4). Ends within a third of the session
+    /// timeout of the last join, so that a dead connection leaves time for another heartbeat.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub async fn heartbeat(&self, request: HeartbeatRequest) -> Result<ErrorCode, Error> {
+        let group = &*self.inner;
+        let session_ms = group.session_timeout_ms.load(Ordering::Relaxed);
+        let limit = match session_ms {
+            0 => group.cluster.config.request_timeout,
+            ms => Duration::from_millis(ms / 3).min(group.cluster.config.request_timeout),
+        };
+        let build = |_| convert::heartbeat_request(&group.id, request);
+        let (coordinator, answer, _) = group.call(limit, build).await?;
+        let code = ErrorCode(answer.error_code);
+        group.note(&coordinator, code);
+        Ok(code)
     }
-    pub async fn leave(&self, _request: LeaveGroupRequest) -> Result<ErrorCode, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "LeaveGroup"))
+
+    /// Leaves the group (LeaveGroup v0 to v5).
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub async fn leave(&self, request: LeaveGroupRequest) -> Result<ErrorCode, Error> {
+        let group = &*self.inner;
+        let build = |version| convert::leave_request(&group.id, request, version);
+        let (coordinator, answer, _) = group
+            .call(group.cluster.config.request_timeout, build)
+            .await?;
+        let code = convert::leave_answer(&answer);
+        group.note(&coordinator, code);
+        Ok(code)
     }
-    pub async fn commit(&self, _: OffsetCommitRequest) -> Result<OffsetCommitResponse, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "OffsetCommit"))
+
+    /// Commits offsets (OffsetCommit v2 to v9). The answers stand in the order of the request.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join); of kind `Protocol` when the answer leaves a partition out.
+    pub async fn commit(
+        &self,
+        request: OffsetCommitRequest,
+    ) -> Result<OffsetCommitResponse, Error> {
+        let group = &*self.inner;
+        if request.offsets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<_> = request
+            .offsets
+            .iter()
+            .map(|o| o.partition.clone())
+            .collect();
+        let build = |_| convert::commit_request(&group.id, request);
+        let (coordinator, answer, _) = group
+            .call(group.cluster.config.request_timeout, build)
+            .await?;
+        let codes = convert::commit_answer(answer, wanted)
+            .map_err(|error| error.with_broker(&*coordinator.name))?;
+        for (_, code) in &codes {
+            group.note(&coordinator, *code);
+        }
+        Ok(codes)
     }
-    pub async fn fetch_offsets(&self, _: OffsetFetchRequest) -> Result<OffsetFetchResponse, Error> {
-        Err(Error::new(ErrorKind::Unsupported, "OffsetFetch"))
+
+    /// Asks for committed offsets (OffsetFetch v1 to v9).
+    ///
+    /// # Errors
+    /// As [`join`](Self::join); of kind `Protocol` when the answer leaves a partition out; of kind
+    /// `Unsupported` when `require_stable` is asked of a broker below v7.
+    pub async fn fetch_offsets(
+        &self,
+        request: OffsetFetchRequest,
+    ) -> Result<OffsetFetchResponse, Error> {
+        let group = &*self.inner;
+        if request.partitions.is_empty() {
+            let (error, offsets) = (ErrorCode::NONE, Vec::new());
+            return Ok(OffsetFetchResponse { error, offsets });
+        }
+        let build = |version| convert::fetch_request(&group.id, &request, version);
+        let (coordinator, answer, version) = group
+            .call(group.cluster.config.request_timeout, build)
+            .await?;
+        let answer = convert::fetch_answer(answer, version, &group.id, &request.partitions)
+            .map_err(|error| error.with_broker(&*coordinator.name))?;
+        group.note(&coordinator, answer.error);
+        for offset in &answer.offsets {
+            group.note(&coordinator, offset.error);
+        }
+        Ok(answer)
+    }
+}
+
+type Answered<A> = (Arc<Broker>, <A as Api>::Answer, i16);
+
+impl Group {
+    /// A call that the coordinator answers at once.
+    async fn call<A: Api>(
+        &self,
+        limit: Duration,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<Answered<A>, Error> {
+        let deadline = Instant::now() + limit;
+        let coordinator = self.coordinator(deadline).await?;
+        let connector = &self.cluster.connector;
+        let call = coordinator.call(connector, Purpose::Coordination, deadline, build);
+        match call.await {
+            Ok((answer, version)) => Ok((coordinator, answer, version)),
+            Err(error) => Err(self.failed(&coordinator, error)),
+        }
+    }
+
+    /// A call that the coordinator may hold back for the rebalance timeout.
+    async fn call_alone<A: Api>(&self, build: impl FnOnce(i16) -> A) -> Result<Answered<A>, Error> {
+        let coordinator = self.coordinator(self.cluster.request_deadline()).await?;
+        let rebalance = Duration::from_millis(self.rebalance_timeout_ms.load(Ordering::Relaxed));
+        let limit = (rebalance + REBALANCE_SLACK).max(self.cluster.config.request_timeout);
+        let call = coordinator.call_alone(&self.cluster.connector, Instant::now() + limit, build);
+        match call.await {
+            Ok((answer, version)) => Ok((coordinator, answer, version)),
+            Err(error) => Err(self.failed(&coordinator, error)),
+        }
+    }
+
+    fn known(&self) -> Option<Arc<Broker>> {
+        self.coordinator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn failed(&self, coordinator: &Arc<Broker>, error: Error) -> Error {
+        self.forget(coordinator);
+        error
+    }
+
+    /// Forgets the coordinator if it said that it is none.
+    fn note(&self, coordinator: &Arc<Broker>, code: ErrorCode) {
+        if matches!(
+            code,
+            ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::NOT_COORDINATOR
+        ) {
+            self.forget(coordinator);
+        }
+    }
+
+    fn forget(&self, coordinator: &Arc<Broker>) {
+        let mut known = self
+            .coordinator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, coordinator))
+        {
+            tracing::debug!(
+                group = &*self.id,
+                broker = &*coordinator.name,
+                "forgetting the coordinator"
+            );
+            *known = None;
+        }
+    }
+
+    async fn coordinator(&self, deadline: Instant) -> Result<Arc<Broker>, Error> {
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        ottla_types::validate_group_id(&self.id)?;
+        let find = async {
+            let _finding = self.finding.lock().await;
+            match self.known() {
+                Some(known) => Ok(known),
+                None => self.find(deadline).await,
+            }
+        };
+        let timed_out = |_| Error::new(ErrorKind::TimedOut, FindCoordinatorRequest::NAME);
+        let found = timeout_at(deadline, find).await.map_err(timed_out)??;
+        let mut known = self
+            .coordinator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Asks any broker for the coordinator. Right after a cluster has started there is none yet
+    /// (the offsets topic is being created), so codes 14 and 15 are asked again.
+    async fn find(&self, deadline: Instant) -> Result<Arc<Broker>, Error> {
+        let mut backoff = self.cluster.backoff();
+        loop {
+            let build = |version| convert::find_request(&self.id, version);
+            let (answer, version) = self.cluster.ask_any(deadline, build).await?;
+            let error = match self.read_found(&answer, version) {
+                Ok(broker) => {
+                    tracing::debug!(
+                        group = &*self.id,
+                        broker = &*broker.name,
+                        "found the coordinator"
+                    );
+                    return Ok(broker);
+                }
+                Err(error) => error,
+            };
+            let delay = backoff.next_delay();
+            if !error.is_retriable() || Instant::now() + delay >= deadline {
+                return Err(error);
+            }
+            sleep(delay).await;
+        }
+    }
+
+    fn read_found(
+        &self,
+        answer: &FindCoordinatorResponse,
+        version: i16,
+    ) -> Result<Arc<Broker>, Error> {
+        let found = convert::found_coordinator(answer, version, &self.id)?;
+        found
+            .error
+            .into_result()
+            .map_err(|code| Error::from_code(code, FindCoordinatorRequest::NAME))?;
+        Ok(self.cluster.broker_at(found.id, found.host, found.port))
     }
 }

@@ -2,8 +2,12 @@
 
 mod admin;
 mod backoff;
+mod broker;
 mod client;
+mod cluster;
 mod config;
+mod connection;
+mod convert;
 mod coordinator;
 mod error;
 mod metadata;

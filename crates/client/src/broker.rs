@@ -1,0 +1,155 @@
+//! One broker of the cluster and the connections to it, kept apart by purpose.
+//!
+//! A broker answers a connection's requests one after another. A request that it holds back (a
+//! JoinGroup until all members came, a CreateTopics until the topic is everywhere) would hold back
+//! everything behind it, so heartbeats never share a connection with either.
+
+use crate::connection::{Api, Connection, Connector};
+use crate::{Error, ErrorKind};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::time::{Instant, timeout_at};
+
+/// Connections without a caller that are kept for the next JoinGroup or SyncGroup.
+const IDLE_MAX: usize = 4;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Metadata and administration.
+    Control,
+    /// Heartbeats, commits and offset fetches.
+    Coordination,
+}
+
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub id: i32,
+    /// `host:port`.
+    pub address: String,
+    /// How errors name it.
+    pub name: Arc<str>,
+    control: Slot,
+    coordination: Slot,
+    idle: Mutex<Vec<Connection>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Held while connecting, so that callers share one attempt's connection.
+    connection: tokio::sync::Mutex<Option<Connection>>,
+}
+
+impl Broker {
+    pub(crate) fn new(id: i32, address: String) -> Self {
+        Self {
+            name: format!("{id} ({address})").into(),
+            id,
+            address,
+            control: Slot::default(),
+            coordination: Slot::default(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends the request that `build` makes over the connection for `purpose`, connecting first if
+    /// need be.
+    pub(crate) async fn call<A: Api>(
+        &self,
+        connector: &Connector,
+        purpose: Purpose,
+        deadline: Instant,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
+        let connection = self
+            .connection(connector, purpose, A::NAME, deadline)
+            .await?;
+        connection.call(deadline, build).await
+    }
+
+    /// The same over a connection that nobody else uses meanwhile, for requests that the broker may
+    /// hold back. If the call is dropped, the connection is closed.
+    pub(crate) async fn call_alone<A: Api>(
+        &self,
+        connector: &Connector,
+        deadline: Instant,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
+        let connection = match self.take_idle() {
+            Some(connection) => connection,
+            None => {
+                connector
+                    .connect(self.name.clone(), &self.address, deadline)
+                    .await?
+            }
+        };
+        let guard = ClosedOnDrop(Some(connection.clone()));
+        let answer = connection.call(deadline, build).await?;
+        if let Some(connection) = guard.release() {
+            self.put_idle(connection);
+        }
+        Ok(answer)
+    }
+
+    /// Whether a connection for metadata is open.
+    pub(crate) fn is_connected(&self) -> bool {
+        let slot = self.control.connection.try_lock();
+        slot.is_ok_and(|slot| slot.as_ref().is_some_and(|c| !c.is_closed()))
+    }
+
+    async fn connection(
+        &self,
+        connector: &Connector,
+        purpose: Purpose,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<Connection, Error> {
+        let slot = match purpose {
+            Purpose::Control => &self.control,
+            Purpose::Coordination => &self.coordination,
+        };
+        let timed_out = |_| Error::new(ErrorKind::TimedOut, operation).with_broker(&*self.name);
+        let mut slot = timeout_at(deadline, slot.connection.lock())
+            .await
+            .map_err(timed_out)?;
+        match &*slot {
+            Some(connection) if !connection.is_closed() => return Ok(connection.clone()),
+            Some(_) => metrics::counter!("ottla_client_reconnects_total").increment(1),
+            None => {}
+        }
+        let connection = connector
+            .connect(self.name.clone(), &self.address, deadline)
+            .await?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| !connection.is_closed());
+        idle.pop()
+    }
+
+    fn put_idle(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX {
+            idle.push(connection);
+        }
+    }
+}
+
+/// A connection that ends with the call that it was taken for, unless it is released.
+struct ClosedOnDrop(Option<Connection>);
+
+impl ClosedOnDrop {
+    fn release(mut self) -> Option<Connection> {
+        self.0.take()
+    }
+}
+
+impl Drop for ClosedOnDrop {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.close();
+        }
+    }
+}

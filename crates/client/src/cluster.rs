@@ -1,0 +1,417 @@
+//! What is known of the cluster: its brokers, its controller and its topics.
+//!
+//! Owns the connector and, through the brokers, every connection. What must hold: a refresh of a
+//! topic asks the cluster after it was called, yet callers at the same time share one request;
+//! nothing waits beyond the deadline that it was given.
+
+use crate::broker::{Broker, Purpose};
+use crate::connection::{Api, Connector, Tasks};
+use crate::metadata::read_topics;
+use crate::{Backoff, ClientConfig, Error, ErrorKind, TopicMetadata};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use ottla_types::ErrorCode;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+/// How long bootstrap waits for an address before it tries the next one beside it.
+const BOOTSTRAP_STAGGER: Duration = Duration::from_millis(300);
+/// How long an unknown topic is remembered for the callers that wait for the same answer.
+const UNKNOWN_TOPIC_AGE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub config: ClientConfig,
+    pub connector: Connector,
+    state: Mutex<State>,
+    /// Held while topics are asked for.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    brokers: BTreeMap<i32, Arc<Broker>>,
+    controller: Option<i32>,
+    topics: HashMap<Arc<str>, CachedTopic>,
+    /// Topics that the next refresh asks for.
+    wanted: BTreeSet<Arc<str>>,
+    /// Refreshes that were begun so far.
+    round: u64,
+}
+
+#[derive(Debug)]
+struct CachedTopic {
+    round: u64,
+    at: Instant,
+    found: Result<Arc<TopicMetadata>, ErrorCode>,
+}
+
+/// Why no address of `bootstrap.servers` helped.
+#[derive(Debug)]
+struct BootstrapFailures(Vec<(String, Error)>);
+
+impl fmt::Display for BootstrapFailures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (address, error)) in self.0.iter().enumerate() {
+            let separator = if n == 0 { "" } else { "; " };
+            write!(f, "{separator}{address}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BootstrapFailures {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let (_, error) = self.0.first()?;
+        Some(error)
+    }
+}
+
+impl Cluster {
+    /// Finds the cluster through any of the bootstrap addresses, within the connect timeout.
+    pub(crate) async fn connect(config: ClientConfig) -> Result<Self, Error> {
+        let connector = Connector {
+            client_id: config.client_id.clone(),
+            connect_timeout: config.connect_timeout,
+            response_bytes_max: config.max_response_bytes,
+            tasks: Tasks::default(),
+        };
+        let deadline = Instant::now() + config.connect_timeout;
+        let cluster = Self {
+            config,
+            connector,
+            state: Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
+        };
+        cluster.bootstrap(deadline).await?;
+        Ok(cluster)
+    }
+
+    /// Ends all connections and their tasks.
+    pub(crate) async fn close(&self) {
+        self.connector.tasks.close().await;
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(self.config.retry_backoff, self.config.retry_backoff_max)
+    }
+
+    pub(crate) fn request_deadline(&self) -> Instant {
+        Instant::now() + self.config.request_timeout
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_open(&self, operation: &'static str) -> Result<(), Error> {
+        if self.connector.tasks.is_closed() {
+            return Err(Error::new(ErrorKind::Closed, operation));
+        }
+        Ok(())
+    }
+
+    /// The broker that administration goes to, if there is one.
+    pub(crate) fn controller(&self) -> Option<Arc<Broker>> {
+        let state = self.state();
+        state.brokers.get(&state.controller?).cloned()
+    }
+
+    /// The broker with this id at this address; a new one if it was not known there.
+    pub(crate) fn broker_at(&self, id: i32, host: &str, port: i32) -> Arc<Broker> {
+        known_or_new(&mut self.state().brokers, id, host, port)
+    }
+
+    /// The topic from the cache, or else from the cluster.
+    pub(crate) async fn topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
+        let cached = match self.state().topics.get(name) {
+            Some(cached) if cached.at.elapsed() < self.config.metadata_max_age => {
+                cached.found.clone().ok()
+            }
+            _ => None,
+        };
+        match cached {
+            Some(topic) => Ok(topic),
+            None => self.refresh_topic(name).await,
+        }
+    }
+
+    /// The topic as the cluster describes it now.
+    pub(crate) async fn refresh_topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
+        ottla_types::validate_topic_name(name)?;
+        let deadline = self.request_deadline();
+        let found = match timeout_at(deadline, self.refresh_shared(name, deadline)).await {
+            Ok(found) => found?,
+            Err(_) => {
+                return Err(Error::new(ErrorKind::TimedOut, MetadataRequest::NAME).with_topic(name));
+            }
+        };
+        found.map_err(|code| Error::from_code(code, MetadataRequest::NAME).with_topic(name))
+    }
+
+    /// Takes the answer of a refresh that began after this call, by whichever caller.
+    async fn refresh_shared(
+        &self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<Result<Arc<TopicMetadata>, ErrorCode>, Error> {
+        let called_in = {
+            let mut state = self.state();
+            state.wanted.insert(name.into());
+            state.round
+        };
+        let _refreshing = self.refreshing.lock().await;
+        let (wanted, round) = {
+            let mut state = self.state();
+            if let Some(cached) = state.topics.get(name)
+                && cached.round > called_in
+            {
+                return Ok(cached.found.clone());
+            }
+            state.round += 1;
+            let mut wanted = std::mem::take(&mut state.wanted);
+            wanted.insert(name.into());
+            (wanted, state.round)
+        };
+        let answer = self.ask_about(Some(&wanted), deadline).await?;
+        self.keep_topics(&wanted, round, answer)?;
+        let state = self.state();
+        let cached = state.topics.get(name).map(|cached| cached.found.clone());
+        Ok(cached.unwrap_or(Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)))
+    }
+
+    fn keep_topics(
+        &self,
+        wanted: &BTreeSet<Arc<str>>,
+        round: u64,
+        answer: MetadataResponse,
+    ) -> Result<(), Error> {
+        let read = read_topics(answer.topics).map_err(protocol_error)?;
+        let at = Instant::now();
+        let mut state = self.state();
+        state.topics.retain(|_, cached| match cached.found {
+            Ok(_) => cached.at.elapsed() < self.config.metadata_max_age,
+            Err(_) => cached.at.elapsed() < UNKNOWN_TOPIC_AGE,
+        });
+        for name in wanted {
+            let found = Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            state
+                .topics
+                .insert(name.clone(), CachedTopic { round, at, found });
+        }
+        for (name, found) in read {
+            if let Some(cached) = state.topics.get_mut(&name) {
+                *cached = CachedTopic { round, at, found };
+            }
+        }
+        Ok(())
+    }
+
+    /// Every topic that can be described now.
+    pub(crate) async fn list_topics(&self) -> Result<Vec<Arc<TopicMetadata>>, Error> {
+        let answer = self.ask_about(None, self.request_deadline()).await?;
+        let read = read_topics(answer.topics).map_err(protocol_error)?;
+        let mut topics: Vec<_> = read
+            .into_iter()
+            .filter_map(|(_, found)| found.ok())
+            .collect();
+        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// Asks for the brokers and the controller again.
+    pub(crate) async fn refresh_brokers(&self, deadline: Instant) -> Result<(), Error> {
+        self.ask_about(Some(&BTreeSet::new()), deadline)
+            .await
+            .map(drop)
+    }
+
+    async fn ask_about(
+        &self,
+        topics: Option<&BTreeSet<Arc<str>>>,
+        deadline: Instant,
+    ) -> Result<MetadataResponse, Error> {
+        let (answer, _) = self.ask_any(deadline, |_| metadata_request(topics)).await?;
+        self.keep_brokers(&answer);
+        Ok(answer)
+    }
+
+    fn keep_brokers(&self, answer: &MetadataResponse) {
+        if answer.brokers.is_empty() {
+            // A broker that has just started may not know even itself yet.
+            return;
+        }
+        let mut state = self.state();
+        let mut known = std::mem::take(&mut state.brokers);
+        for broker in &answer.brokers {
+            let id = broker.node_id.0;
+            let broker = known_or_new(&mut known, id, &broker.host, broker.port);
+            state.brokers.insert(id, broker);
+        }
+        state.controller = (answer.controller_id.0 >= 0).then_some(answer.controller_id.0);
+    }
+
+    /// Sends a request to any broker that answers: first to those with a connection. When no known
+    /// broker answers, the bootstrap addresses are tried again (KIP-899), until the deadline.
+    pub(crate) async fn ask_any<A: Api>(
+        &self,
+        deadline: Instant,
+        build: impl Fn(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
+        let mut backoff = self.backoff();
+        loop {
+            self.check_open(A::NAME)?;
+            let mut last = None;
+            for broker in self.candidates() {
+                // Half of what is left, so that a broker that is silent leaves time for another.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let limit = Instant::now() + left / 2;
+                let answer = broker.call(&self.connector, Purpose::Control, limit, &build);
+                match answer.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if may_pass_elsewhere(&error) => {
+                        tracing::debug!(
+                            broker = &*broker.name,
+                            error = &error as &dyn std::error::Error,
+                            "asking another broker"
+                        );
+                        last = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Err(error) = self.bootstrap(deadline).await {
+                last = Some(error);
+            }
+            let delay = backoff.next_delay();
+            if Instant::now() + delay >= deadline {
+                return Err(last.unwrap_or_else(|| Error::new(ErrorKind::TimedOut, A::NAME)));
+            }
+            sleep(delay).await;
+        }
+    }
+
+    /// The brokers in random order, those with a connection first.
+    fn candidates(&self) -> Vec<Arc<Broker>> {
+        let mut brokers: Vec<_> = self.state().brokers.values().cloned().collect();
+        fastrand::shuffle(&mut brokers);
+        brokers.sort_by_key(|broker| !broker.is_connected());
+        brokers
+    }
+
+    /// Tries the bootstrap addresses, each next one when the one before has failed or is slow, and
+    /// learns the brokers from the first that answers.
+    async fn bootstrap(&self, deadline: Instant) -> Result<(), Error> {
+        let deadline = deadline.min(Instant::now() + self.config.connect_timeout);
+        let mut addresses = self.config.bootstrap.iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut failures = Vec::new();
+        loop {
+            if let Some(address) = addresses.next() {
+                attempts.push(async move { (address, self.ask_address(address, deadline).await) });
+            } else if attempts.is_empty() {
+                return Err(bootstrap_error(failures));
+            }
+            let stagger = Instant::now() + BOOTSTRAP_STAGGER;
+            while !attempts.is_empty() {
+                tokio::select! {
+                    Some((address, result)) = attempts.next() => match result {
+                        Ok(answer) => {
+                            self.keep_brokers(&answer);
+                            return Ok(());
+                        }
+                        Err(error) => {
+                            failures.push((address.clone(), error));
+                            break;
+                        }
+                    },
+                    () = sleep_until(stagger), if addresses.len() > 0 => break,
+                }
+            }
+        }
+    }
+
+    async fn ask_address(
+        &self,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<MetadataResponse, Error> {
+        let connection = self
+            .connector
+            .connect(address.into(), address, deadline)
+            .await?;
+        let none = BTreeSet::new();
+        let (answer, _) = connection
+            .call(deadline, |_| metadata_request(Some(&none)))
+            .await?;
+        if answer.brokers.is_empty() {
+            return Err(
+                Error::from_code(ErrorCode::BROKER_NOT_AVAILABLE, MetadataRequest::NAME)
+                    .with_broker(&**connection.broker()),
+            );
+        }
+        Ok(answer)
+    }
+}
+
+fn known_or_new(
+    known: &mut BTreeMap<i32, Arc<Broker>>,
+    id: i32,
+    host: &str,
+    port: i32,
+) -> Arc<Broker> {
+    let bare_v6 = host.contains(':') && !host.starts_with('[');
+    let address = if bare_v6 {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    match known.get(&id) {
+        Some(broker) if broker.address == address => broker.clone(),
+        _ => {
+            let broker = Arc::new(Broker::new(id, address));
+            known.insert(id, broker.clone());
+            broker
+        }
+    }
+}
+
+fn metadata_request(topics: Option<&BTreeSet<Arc<str>>>) -> MetadataRequest {
+    let topics = topics.map(|names| {
+        let topic = |name: &Arc<str>| {
+            let name = TopicName(StrBytes::from_string(name.as_ref().to_owned()));
+            MetadataRequestTopic::default().with_name(Some(name))
+        };
+        names.iter().map(topic).collect()
+    });
+    MetadataRequest::default()
+        .with_topics(topics)
+        .with_allow_auto_topic_creation(false)
+}
+
+fn protocol_error(cause: crate::metadata::BadTopic) -> Error {
+    Error::new(ErrorKind::Protocol, MetadataRequest::NAME).with_source(cause)
+}
+
+/// Whether another broker may answer where this one did not.
+fn may_pass_elsewhere(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Connect | ErrorKind::ConnectionLost | ErrorKind::TimedOut | ErrorKind::Protocol
+    )
+}
+
+/// A single address keeps its error's kind; several failures are one `Connect`.
+fn bootstrap_error(mut failures: Vec<(String, Error)>) -> Error {
+    if failures.len() == 1
+        && let Some((_, error)) = failures.pop()
+    {
+        return error;
+    }
+    Error::new(ErrorKind::Connect, "bootstrap").with_source(BootstrapFailures(failures))
+}

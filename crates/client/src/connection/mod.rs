@@ -1,0 +1,382 @@
+//! One connection to one broker: frames, correlation ids, versions and deadlines.
+//!
+//! Every socket of this crate's own requests is made by the [`Connector`], which owns their tasks
+//! too. A [`Connection`] is a cheap handle; when the last one is dropped the socket closes.
+
+mod api;
+mod driver;
+mod frame;
+mod layout;
+mod tasks;
+
+pub(crate) use api::Api;
+pub(crate) use tasks::Tasks;
+
+use crate::{Error, ErrorKind};
+use bytes::{BufMut, Bytes, BytesMut};
+use driver::{Closed, Driver, IN_FLIGHT_MAX, Outgoing};
+use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use ottla_types::ErrorCode;
+use socket2::{SockRef, TcpKeepalive};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
+
+/// A dead peer of an idle connection is noticed after about a minute; one that owes an answer, at
+/// the request's deadline.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Makes connections, all with the same settings, and owns their tasks.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub client_id: String,
+    pub connect_timeout: Duration,
+    pub response_bytes_max: usize,
+    pub tasks: Tasks,
+}
+
+/// Why no connection could be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectCause {
+    #[error("the host name could not be resolved")]
+    Resolve(#[source] io::Error),
+    #[error("the host name resolves to no address")]
+    NoAddress,
+    #[error("connecting to {0} failed")]
+    Tcp(SocketAddr, #[source] io::Error),
+    #[error("no connection within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    #[error("the broker did not answer the first request; does the port expect TLS or SASL?")]
+    NoAnswer(#[source] Error),
+}
+
+impl Connector {
+    /// Connects to `address` (`host:port`) and agrees on versions. `broker` names it in errors.
+    ///
+    /// Ends at `deadline` or after the connect timeout, whichever is earlier.
+    pub(crate) async fn connect(
+        &self,
+        broker: Arc<str>,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Connection, Error> {
+        let start = Instant::now();
+        let deadline = deadline.min(start + self.connect_timeout);
+        let span = tracing::debug_span!("connect", broker = &*broker);
+        let attempt = self.connect_until(broker.clone(), address, deadline);
+        let result = match timeout_at(deadline, attempt.instrument(span)).await {
+            Ok(result) => result,
+            Err(_) => Err(connect_error(ConnectCause::TimedOut(deadline - start))),
+        };
+        let outcome = if result.is_ok() { "ok" } else { "error" };
+        metrics::counter!("ottla_client_connects_total", "outcome" => outcome).increment(1);
+        result.map_err(|error| match error.broker() {
+            None => error.with_broker(&*broker),
+            Some(_) => error,
+        })
+    }
+
+    async fn connect_until(
+        &self,
+        broker: Arc<str>,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Connection, Error> {
+        let stream = connect_tcp(address, deadline)
+            .await
+            .map_err(connect_error)?;
+        let closed = Closed {
+            connection: self.tasks.child_token(),
+            client: self.tasks.token(),
+        };
+        let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+        let driver = Driver::new(
+            stream.into_split(),
+            broker.clone(),
+            receiver,
+            closed.clone(),
+            self.response_bytes_max,
+        );
+        let mut connection = Handle {
+            broker,
+            client_id: StrBytes::from_string(self.client_id.clone()),
+            queue: sender,
+            closed,
+            versions: HashMap::new(),
+        };
+        if !self.tasks.spawn(driver.run()) {
+            return Err(Error::new(ErrorKind::Closed, "connect"));
+        }
+        connection.versions =
+            connection
+                .agree(deadline)
+                .await
+                .map_err(|error| match error.kind() {
+                    ErrorKind::ConnectionLost | ErrorKind::TimedOut => {
+                        connect_error(ConnectCause::NoAnswer(error))
+                    }
+                    _ => error,
+                })?;
+        tracing::debug!(broker = &*connection.broker, "connected");
+        Ok(Connection(Arc::new(connection)))
+    }
+}
+
+fn connect_error(cause: ConnectCause) -> Error {
+    Error::new(ErrorKind::Connect, "connect").with_source(cause)
+}
+
+/// Tries every address that the name resolves to, each with its share of the time left.
+async fn connect_tcp(address: &str, deadline: Instant) -> Result<TcpStream, ConnectCause> {
+    let resolved = lookup_host(address).await.map_err(ConnectCause::Resolve)?;
+    let resolved: Vec<_> = resolved.collect();
+    let mut cause = ConnectCause::NoAddress;
+    for (tried, &address) in resolved.iter().enumerate() {
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let share = left / u32::try_from(resolved.len() - tried).unwrap_or(u32::MAX);
+        match timeout_at(now + share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => match set_options(&stream) {
+                Ok(()) => return Ok(stream),
+                Err(error) => cause = ConnectCause::Tcp(address, error),
+            },
+            Ok(Err(error)) => cause = ConnectCause::Tcp(address, error),
+            Err(_) => cause = ConnectCause::Tcp(address, io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(cause)
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// A handle to a connection whose versions are agreed on. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    broker: Arc<str>,
+    client_id: StrBytes,
+    queue: mpsc::Sender<Outgoing>,
+    closed: Closed,
+    /// The broker's lowest and highest version for each API key.
+    versions: HashMap<i16, (i16, i16)>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.closed.connection.cancel();
+    }
+}
+
+impl Connection {
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.closed.connection.is_cancelled()
+    }
+
+    /// Ends the connection; requests that wait on it fail.
+    pub(crate) fn close(&self) {
+        self.0.closed.connection.cancel();
+    }
+
+    /// The broker, as errors name it.
+    pub(crate) fn broker(&self) -> &Arc<str> {
+        &self.0.broker
+    }
+
+    /// Sends the request that `build` makes for the version agreed on, and waits for its answer.
+    ///
+    /// A request without an answer at `deadline` fails, and the connection with it. Dropping the
+    /// future does not withdraw a request that was sent.
+    pub(crate) async fn call<A: Api>(
+        &self,
+        deadline: Instant,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
+        let start = Instant::now();
+        let span = tracing::trace_span!("request", api = A::NAME, broker = &*self.0.broker);
+        let result = async {
+            let version = self.0.version::<A>()?;
+            let answer = self.0.exchange(&build(version), version, deadline).await?;
+            Ok((answer, version))
+        };
+        let result = result.instrument(span).await;
+        metrics::counter!("ottla_client_requests_total", "api" => A::NAME).increment(1);
+        metrics::histogram!("ottla_client_request_seconds", "api" => A::NAME)
+            .record(start.elapsed().as_secs_f64());
+        if let Err(error) = &result {
+            let kind = format!("{:?}", Error::kind(error));
+            metrics::counter!("ottla_client_request_errors_total", "api" => A::NAME, "kind" => kind)
+                .increment(1);
+        }
+        result
+    }
+}
+
+/// The broker and this client have no version of an API in common.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this client speaks versions {} to {} of key {key}, the broker {broker}",
+    ours.0, ours.1
+)]
+struct NoCommonVersion {
+    key: i16,
+    ours: (i16, i16),
+    broker: String,
+}
+
+impl Handle {
+    fn error(&self, kind: ErrorKind, api: &'static str) -> Error {
+        Error::new(kind, api).with_broker(&*self.broker)
+    }
+
+    /// The highest version that both sides speak.
+    fn version<A: Api>(&self) -> Result<i16, Error> {
+        let ours = (*A::VERSIONS.start(), *A::VERSIONS.end());
+        let theirs = self.versions.get(&A::KEY).copied();
+        if let Some((min, max)) = theirs {
+            let version = max.min(ours.1);
+            if version >= min.max(ours.0) {
+                return Ok(version);
+            }
+        }
+        let broker = match theirs {
+            Some((min, max)) => format!("{min} to {max}"),
+            None => "none".to_owned(),
+        };
+        let cause = NoCommonVersion {
+            key: A::KEY,
+            ours,
+            broker,
+        };
+        Err(self
+            .error(ErrorKind::Unsupported, A::NAME)
+            .with_source(cause))
+    }
+
+    /// Asks which versions the broker speaks (KIP-511): v3 first; a broker that does not know v3
+    /// answers error 35 in the form of v0, and is asked again with v0.
+    async fn agree(&self, deadline: Instant) -> Result<HashMap<i16, (i16, i16)>, Error> {
+        let request = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str("ottla"))
+            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
+        let mut version = *ApiVersionsRequest::VERSIONS.end();
+        let mut frame = self.send(&request, version, deadline).await?;
+        if version > 0 && error_code_of(&frame) == Some(ErrorCode::UNSUPPORTED_VERSION) {
+            version = 0;
+            frame = self
+                .send(&ApiVersionsRequest::default(), version, deadline)
+                .await?;
+        }
+        let answer = self.decode::<ApiVersionsRequest>(frame, version)?;
+        ErrorCode(answer.error_code).into_result().map_err(|code| {
+            Error::from_code(code, ApiVersionsRequest::NAME).with_broker(&*self.broker)
+        })?;
+        let ranges = answer.api_keys.iter();
+        Ok(ranges
+            .map(|range| (range.api_key, (range.min_version, range.max_version)))
+            .collect())
+    }
+
+    async fn exchange<A: Api>(
+        &self,
+        request: &A,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<A::Answer, Error> {
+        let frame = self.send(request, version, deadline).await?;
+        self.decode::<A>(frame, version)
+    }
+
+    async fn send<A: Api>(
+        &self,
+        request: &A,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<Bytes, Error> {
+        let frame = self.encode(request, version)?;
+        let (reply, answer) = oneshot::channel();
+        let outgoing = Outgoing {
+            frame,
+            api: A::NAME,
+            deadline,
+            reply,
+        };
+        match timeout_at(deadline, self.queue.send(outgoing)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(self.error(self.closed.kind(), A::NAME)),
+            Err(_) => return Err(self.error(ErrorKind::TimedOut, A::NAME)),
+        }
+        // The driver keeps the deadline; this one is for a request that never left the queue.
+        match timeout_at(deadline + Duration::from_millis(50), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(self.error(self.closed.kind(), A::NAME)),
+            Err(_) => Err(self.error(ErrorKind::TimedOut, A::NAME)),
+        }
+    }
+
+    fn encode<A: Api>(&self, request: &A, version: i16) -> Result<BytesMut, Error> {
+        let header = RequestHeader::default()
+            .with_request_api_key(A::KEY)
+            .with_request_api_version(version)
+            .with_client_id(Some(self.client_id.clone()));
+        let mut frame = BytesMut::new();
+        frame.put_i32(0);
+        // Encoding fails for a field that the version lacks, such as a static member's instance id.
+        header
+            .encode(&mut frame, A::header_version(version))
+            .and_then(|()| request.encode(&mut frame, version))
+            .map_err(|cause| {
+                self.error(ErrorKind::Unsupported, A::NAME)
+                    .with_source(cause)
+            })?;
+        let length = i32::try_from(frame.len() - 4).map_err(|cause| {
+            self.error(ErrorKind::Unsupported, A::NAME)
+                .with_source(cause)
+        })?;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(frame)
+    }
+
+    /// Decodes an answer after its lengths and counts were checked; closes the connection when it
+    /// does not follow the protocol.
+    fn decode<A: Api>(&self, mut frame: Bytes, version: i16) -> Result<A::Answer, Error> {
+        let refused = |error: Error| {
+            self.closed.connection.cancel();
+            error.with_broker(&*self.broker)
+        };
+        let protocol = || Error::new(ErrorKind::Protocol, A::NAME);
+        let header_version = A::Answer::header_version(version);
+        let body = frame.get(4..).unwrap_or_default();
+        let checked = if header_version >= 1 {
+            A::LAYOUT.check_with_tags(body, version)
+        } else {
+            A::LAYOUT.check(body, version)
+        };
+        checked.map_err(|cause| refused(protocol().with_source(cause)))?;
+        ResponseHeader::decode(&mut frame, header_version)
+            .and_then(|_| A::Answer::decode(&mut frame, version))
+            .map_err(|cause| refused(protocol().with_source(cause)))
+    }
+}
+
+/// The error code of an ApiVersions answer, which stands first in every version.
+fn error_code_of(frame: &[u8]) -> Option<ErrorCode> {
+    let code = frame.get(4..)?.first_chunk::<2>()?;
+    Some(ErrorCode(i16::from_be_bytes(*code)))
+}
