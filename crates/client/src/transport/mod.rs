@@ -4,9 +4,14 @@
 //! transport says what it can do in its [`Capabilities`]; what a user asks for by name and the
 //! transport cannot do is refused when the client is built, never silently weakened.
 
+mod rskafka;
+
+pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
+
 use crate::Error;
 use ottla_record_batch::{EncodedBatch, RecordSet};
-use ottla_types::{BoxFuture, Offset, TopicPartition};
+use ottla_types::{BoxFuture, Headers, Offset, TopicPartition};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Carries encoded batches to partition leaders and record sets back.
@@ -87,6 +92,55 @@ impl Capabilities {
             header_fidelity: false,
         }
     }
+
+    /// Whether a record with these headers and this timestamp (milliseconds) can be carried, so that
+    /// a producer can refuse the record alone before it spoils a batch. A transport with
+    /// `header_fidelity` carries everything.
+    ///
+    /// # Errors
+    /// Why it cannot be carried.
+    pub fn check_record(&self, headers: &Headers, timestamp_ms: i64) -> Result<(), RecordRefusal> {
+        if self.header_fidelity {
+            return Ok(());
+        }
+        if !CARRIED_TIMESTAMPS_MS.contains(&timestamp_ms) {
+            return Err(RecordRefusal::TimestampOutOfRange);
+        }
+        for (i, header) in headers.iter().enumerate() {
+            if header.value.is_none() {
+                return Err(RecordRefusal::NullHeaderValue);
+            }
+            if std::str::from_utf8(&header.key).is_err() {
+                return Err(RecordRefusal::HeaderNameNotUtf8);
+            }
+            if headers.iter().take(i).any(|other| other.key == header.key) {
+                return Err(RecordRefusal::RepeatedHeader);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The times that every transport carries: about the years -260,000 to 260,000.
+pub(crate) const CARRIED_TIMESTAMPS_MS: RangeInclusive<i64> =
+    -8_200_000_000_000_000..=8_200_000_000_000_000;
+
+/// Why a transport without `header_fidelity` cannot carry a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordRefusal {
+    /// Two headers have the same name.
+    #[error("a header name occurs more than once")]
+    RepeatedHeader,
+    /// A header's value is null.
+    #[error("a header value is null")]
+    NullHeaderValue,
+    /// A header's name is not UTF-8.
+    #[error("a header name is not UTF-8")]
+    HeaderNameNotUtf8,
+    /// The timestamp is more than about 260,000 years from now.
+    #[error("the timestamp is out of range")]
+    TimestampOutOfRange,
 }
 
 /// `compression.type`.

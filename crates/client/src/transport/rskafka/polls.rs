@@ -1,0 +1,292 @@
+//! Long polls in flight, shared by all callers of `fetch`.
+//!
+//! A poll belongs to a partition and a position. A caller registers its interest, sleeps until one
+//! of its polls is done, and takes what is there; polls that are not done stay in flight, and a
+//! caller that asks for the same position again finds them or their result. A result that nobody
+//! takes is dropped after [`KEEP`].
+//!
+//! What must hold: each poll is one task of the tracker, which ends when its entry is gone or the
+//! transport is closed. A partition has at most [`MAX_UNWATCHED`] polls that nobody waits for.
+
+use super::closed;
+use super::cluster::{Cluster, lock};
+use super::fetch::{FETCH, PollLimits, poll};
+use crate::transport::{FetchLimits, Fetched};
+use crate::{Error, ErrorKind};
+use ottla_types::{Offset, TopicPartition};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::DropGuard;
+use tokio_util::task::TaskTracker;
+
+/// How long a result waits for somebody who asks for its position.
+const KEEP: Duration = Duration::from_secs(10);
+/// Polls of one partition that nobody waits for; the oldest one goes first.
+const MAX_UNWATCHED: usize = 8;
+/// A partition may bring this much however many share `fetch.max.bytes`.
+const MIN_PARTITION_BYTES: u32 = 16 * 1024;
+
+type Answers = Vec<(TopicPartition, Result<Fetched, Error>)>;
+
+enum State {
+    InFlight,
+    Done(Result<Fetched, Error>),
+}
+
+struct Entry {
+    id: u64,
+    position: Offset,
+    state: State,
+    watchers: Vec<Weak<Notify>>,
+    /// Dropping the entry ends its task.
+    _alive: oneshot::Sender<()>,
+}
+
+impl Entry {
+    fn watch(&mut self, caller: &Arc<Notify>) {
+        let this = Arc::downgrade(caller);
+        self.watchers
+            .retain(|w| w.strong_count() > 0 && !w.ptr_eq(&this));
+        self.watchers.push(this);
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watchers.iter().any(|w| w.strong_count() > 0)
+    }
+
+    fn wake(&mut self) {
+        for watcher in self.watchers.drain(..).filter_map(|w| w.upgrade()) {
+            watcher.notify_one();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    next_id: u64,
+    entries: HashMap<TopicPartition, Vec<Entry>>,
+}
+
+impl Table {
+    /// Ends the poll without a result.
+    fn remove(&mut self, partition: &TopicPartition, id: u64) {
+        let Some(entries) = self.entries.get_mut(partition) else {
+            return;
+        };
+        if let Some(at) = entries.iter().position(|e| e.id == id) {
+            entries.remove(at).wake();
+        }
+        if entries.is_empty() {
+            self.entries.remove(partition);
+        }
+    }
+
+    fn done(&mut self, partition: &TopicPartition, id: u64, result: Result<Fetched, Error>) {
+        let entries = self.entries.get_mut(partition);
+        if let Some(entry) = entries.and_then(|list| list.iter_mut().find(|e| e.id == id)) {
+            entry.state = State::Done(result);
+            entry.wake();
+        }
+    }
+
+    fn take_done(
+        &mut self,
+        partition: &TopicPartition,
+        position: Offset,
+    ) -> Option<Result<Fetched, Error>> {
+        let entries = self.entries.get_mut(partition)?;
+        let at = entries
+            .iter()
+            .position(|e| e.position == position && matches!(e.state, State::Done(_)))?;
+        let mut entry = entries.remove(at);
+        if entries.is_empty() {
+            self.entries.remove(partition);
+        }
+        // Another caller at the same position has to ask anew.
+        entry.wake();
+        match entry.state {
+            State::Done(result) => Some(result),
+            State::InFlight => None,
+        }
+    }
+}
+
+struct Shared {
+    cluster: Arc<Cluster>,
+    table: Mutex<Table>,
+    tracker: TaskTracker,
+}
+
+/// All polls of a transport. Dropping it ends them.
+pub(super) struct Polls {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+impl Polls {
+    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
+        Self {
+            _stop: cluster.closed.clone().drop_guard(),
+            shared: Arc::new(Shared {
+                cluster,
+                table: Mutex::default(),
+                tracker: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// Waits until a partition has records or an error, at most `limits.max_wait`.
+    pub(super) async fn fetch(
+        &self,
+        limits: FetchLimits,
+        positions: Vec<(TopicPartition, Offset)>,
+    ) -> Answers {
+        let deadline = Instant::now() + limits.max_wait;
+        let stopped = &self.shared.cluster.closed;
+        let limits = self.poll_limits(limits, positions.len());
+        let wake = Arc::new(Notify::new());
+        loop {
+            if stopped.is_cancelled() {
+                return positions
+                    .into_iter()
+                    .map(|(p, _)| {
+                        let error = closed(FETCH, &p);
+                        (p, Err(error))
+                    })
+                    .collect();
+            }
+            let answers = self.collect(&positions, limits, &wake);
+            if !answers.is_empty() {
+                return answers;
+            }
+            let waiting = stopped.run_until_cancelled(wake.notified());
+            if timeout_at(deadline, waiting).await.is_err() {
+                return Vec::new();
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+        lock(&self.shared.table).entries.clear();
+    }
+
+    fn poll_limits(&self, limits: FetchLimits, partitions: usize) -> PollLimits {
+        let share = limits.max_bytes / u32::try_from(partitions.max(1)).unwrap_or(u32::MAX);
+        // Room for the rest of the answer around the records.
+        let largest_batch = self.shared.cluster.settings.max_response_bytes / 2;
+        PollLimits {
+            max_wait: limits.max_wait,
+            min_bytes: limits.min_bytes,
+            max_bytes: share
+                .max(MIN_PARTITION_BYTES)
+                .min(limits.max_partition_bytes)
+                .min(u32::try_from(largest_batch).unwrap_or(u32::MAX)),
+            largest_batch,
+        }
+    }
+
+    /// Takes what is done; where nothing is, sees to it that a poll is in flight.
+    fn collect(
+        &self,
+        positions: &[(TopicPartition, Offset)],
+        limits: PollLimits,
+        caller: &Arc<Notify>,
+    ) -> Answers {
+        let mut table = lock(&self.shared.table);
+        let mut answers = Vec::new();
+        for (partition, position) in positions {
+            if let Some(result) = table.take_done(partition, *position) {
+                answers.push((partition.clone(), result));
+                continue;
+            }
+            let entries = table.entries.get_mut(partition);
+            let same = entries.and_then(|list| list.iter_mut().find(|e| e.position == *position));
+            match same {
+                Some(entry) => entry.watch(caller),
+                None => self.start(&mut table, partition, *position, limits, caller),
+            }
+        }
+        answers
+    }
+
+    fn start(
+        &self,
+        table: &mut Table,
+        partition: &TopicPartition,
+        position: Offset,
+        limits: PollLimits,
+        caller: &Arc<Notify>,
+    ) {
+        let id = table.next_id;
+        table.next_id += 1;
+        let (alive, ended) = oneshot::channel();
+        let entries = table.entries.entry(partition.clone()).or_default();
+        let unwatched = |list: &[Entry]| list.iter().filter(|e| !e.is_watched()).count();
+        if unwatched(entries) >= MAX_UNWATCHED
+            && let Some(oldest) = entries.iter().position(|e| !e.is_watched())
+        {
+            entries.remove(oldest);
+        }
+        entries.push(Entry {
+            id,
+            position,
+            state: State::InFlight,
+            watchers: vec![Arc::downgrade(caller)],
+            _alive: alive,
+        });
+        let task = Task {
+            shared: self.shared.clone(),
+            partition: partition.clone(),
+            id,
+        };
+        self.shared
+            .tracker
+            .spawn(Box::pin(task.run(position, limits, ended)));
+    }
+}
+
+/// One poll's task. However it ends, its entry is gone or has a result.
+struct Task {
+    shared: Arc<Shared>,
+    partition: TopicPartition,
+    id: u64,
+}
+
+impl Task {
+    async fn run(self, position: Offset, limits: PollLimits, mut ended: oneshot::Receiver<()>) {
+        let stopped = self.shared.cluster.closed.clone();
+        let result = tokio::select! {
+            biased;
+            _ = &mut ended => return,
+            () = stopped.cancelled() => return,
+            result = poll(&self.shared.cluster, &self.partition, position, limits) => result,
+        };
+        let Some(result) = result else { return };
+        lock(&self.shared.table).done(&self.partition, self.id, result);
+        tokio::select! {
+            _ = &mut ended => {}
+            () = stopped.cancelled() => {}
+            () = sleep(KEEP) => {}
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let mut table = lock(&self.shared.table);
+        if std::thread::panicking() {
+            // The caller hears of it; a silent new poll would panic again at once.
+            let error = Error::new(ErrorKind::Protocol, FETCH)
+                .with_partition(self.partition.clone())
+                .with_source("reading the answer panicked");
+            table.done(&self.partition, self.id, Err(error));
+        } else {
+            table.remove(&self.partition, self.id);
+        }
+    }
+}
