@@ -16,7 +16,8 @@ fn folder() -> tempfile::TempDir {
 
 fn orders(outbox: &RedbOutbox) -> u64 {
     let read = outbox.database().begin_read().expect("a snapshot");
-    read.open_table(ORDERS).map_or(0, |t| t.len().expect("a count"))
+    read.open_table(ORDERS)
+        .map_or(0, |t| t.len().expect("a count"))
 }
 
 #[tokio::test]
