@@ -1,1 +1,24 @@
-//! placeholder
+//! Kafka group membership as state machines without IO, the assignors, and the offset tracker.
+//!
+//! This crate is pure: no runtime, no sockets, no clock and no randomness of its own. Time comes in
+//! as milliseconds (`i64`, from any fixed start), randomness as a seed. It builds for
+//! `wasm32-unknown-unknown`.
+//!
+//! - [`membership`]: the classic group protocol from the member's side, leader duties included,
+//! - [`assign`]: who reads which partition (range, round robin, cooperative-sticky),
+//! - [`protocol`]: the blobs that members exchange through the coordinator,
+//! - [`offsets`]: which offset of a partition may be committed while records are handled out of
+//!   order.
+
+pub mod assign;
+pub mod membership;
+pub mod offsets;
+pub mod protocol;
+
+pub use assign::{Assignments, Assignor, Member, RebalanceProtocol, TopicCounts};
+pub use membership::{
+    CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipError,
+    MembershipEvent, Operation, Phase, Request, RequestBody, RequestId, ResponseBody, RevocationId,
+};
+pub use offsets::{OffsetTracker, Ticket, TrackError};
+pub use protocol::{Assignment, CodecError, Subscription};
