@@ -1,1 +1,5 @@
-//! placeholder
+//! What proves that the whole works: the harness that starts and kills real brokers and worker
+//! processes, the checker that judges what they left behind, and the scenarios.
+
+pub mod harness;
+pub mod history;
