@@ -23,7 +23,6 @@ pub(crate) enum Purpose {
 
 #[derive(Debug)]
 pub(crate) struct Broker {
-    pub id: i32,
     /// `host:port`.
     pub address: String,
     /// How errors name it.
@@ -43,7 +42,6 @@ impl Broker {
     pub(crate) fn new(id: i32, address: String) -> Self {
         Self {
             name: format!("{id} ({address})").into(),
-            id,
             address,
             control: Slot::default(),
             coordination: Slot::default(),

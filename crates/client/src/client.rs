@@ -2,12 +2,11 @@
 //! calls.
 
 use crate::cluster::Cluster;
-use crate::transport::Transport;
-use crate::{
-    ClientConfig, Error, ErrorKind, GroupClient, NewTopic, TopicMetadata, TransportKind, admin,
-};
+use crate::transport::{RskafkaTransport, Transport};
+use crate::{ClientConfig, Error, GroupClient, NewTopic, TopicMetadata, TransportKind, admin};
 use std::fmt;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A client of one cluster. Cloning is cheap; all clones share connections and metadata.
 ///
@@ -150,7 +149,11 @@ impl Client {
 }
 
 async fn connect_transport(config: &ClientConfig) -> Result<Arc<dyn Transport>, Error> {
+    let deadline = Instant::now() + config.connect_timeout;
     match config.transport {
-        TransportKind::Rskafka => Err(Error::new(ErrorKind::Unsupported, "connect")),
+        TransportKind::Rskafka => {
+            let transport = RskafkaTransport::connect(config.into(), deadline).await?;
+            Ok(Arc::new(transport))
+        }
     }
 }

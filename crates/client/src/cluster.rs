@@ -75,21 +75,43 @@ impl std::error::Error for BootstrapFailures {
 impl Cluster {
     /// Finds the cluster through any of the bootstrap addresses, within the connect timeout.
     pub(crate) async fn connect(config: ClientConfig) -> Result<Self, Error> {
+        let cluster = Self::new(config);
+        cluster.start().await?;
+        Ok(cluster)
+    }
+
+    /// The same, as if every broker spoke no version above these, by API key.
+    #[cfg(test)]
+    pub(crate) async fn connect_capped(
+        config: ClientConfig,
+        caps: HashMap<i16, i16>,
+    ) -> Result<Self, Error> {
+        let mut cluster = Self::new(config);
+        cluster.connector.version_caps = caps;
+        cluster.start().await?;
+        Ok(cluster)
+    }
+
+    fn new(config: ClientConfig) -> Self {
         let connector = Connector {
             client_id: config.client_id.clone(),
             connect_timeout: config.connect_timeout,
             response_bytes_max: config.max_response_bytes,
             tasks: Tasks::default(),
+            #[cfg(test)]
+            version_caps: HashMap::new(),
         };
-        let deadline = Instant::now() + config.connect_timeout;
-        let cluster = Self {
+        Self {
             config,
             connector,
             state: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
-        };
-        cluster.bootstrap(deadline).await?;
-        Ok(cluster)
+        }
+    }
+
+    async fn start(&self) -> Result<(), Error> {
+        self.bootstrap(Instant::now() + self.config.connect_timeout)
+            .await
     }
 
     /// Ends all connections and their tasks.
@@ -317,21 +339,16 @@ impl Cluster {
             } else if attempts.is_empty() {
                 return Err(bootstrap_error(failures));
             }
-            let stagger = Instant::now() + BOOTSTRAP_STAGGER;
-            while !attempts.is_empty() {
-                tokio::select! {
-                    Some((address, result)) = attempts.next() => match result {
-                        Ok(answer) => {
-                            self.keep_brokers(&answer);
-                            return Ok(());
-                        }
-                        Err(error) => {
-                            failures.push((address.clone(), error));
-                            break;
-                        }
-                    },
-                    () = sleep_until(stagger), if addresses.len() > 0 => break,
-                }
+            let next = Instant::now() + BOOTSTRAP_STAGGER;
+            tokio::select! {
+                Some((address, result)) = attempts.next() => match result {
+                    Ok(answer) => {
+                        self.keep_brokers(&answer);
+                        return Ok(());
+                    }
+                    Err(error) => failures.push((address.clone(), error)),
+                },
+                () = sleep_until(next), if addresses.len() > 0 => {}
             }
         }
     }

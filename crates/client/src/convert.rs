@@ -360,3 +360,87 @@ impl Stored {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::find_coordinator_response::Coordinator;
+    use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
+
+    fn partitions() -> Vec<TopicPartition> {
+        vec![TopicPartition::new("orders", 0)]
+    }
+
+    #[test]
+    fn a_partition_without_an_answer_is_not_taken_for_committed() {
+        let error = commit_answer(m::OffsetCommitResponse::default(), partitions()).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.operation()),
+            (ErrorKind::Protocol, "OffsetCommit")
+        );
+        let group_id: Arc<str> = "g".into();
+        for version in [7, 9] {
+            let answer = m::OffsetFetchResponse::default().with_groups(vec![
+                OffsetFetchResponseGroup::default().with_group_id(group("g")),
+            ]);
+            let error = fetch_answer(answer, version, &group_id, &partitions()).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.operation()),
+                (ErrorKind::Protocol, "OffsetFetch")
+            );
+        }
+        let nothing = m::OffsetFetchResponse::default();
+        assert!(fetch_answer(nothing, 9, &group_id, &partitions()).is_err());
+    }
+
+    #[test]
+    fn a_failed_offset_fetch_need_not_name_its_partitions() {
+        let group_id: Arc<str> = "g".into();
+        let code = ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;
+        let old = m::OffsetFetchResponse::default().with_error_code(code.0);
+        let ours = OffsetFetchResponseGroup::default()
+            .with_group_id(group("g"))
+            .with_error_code(code.0);
+        let new = m::OffsetFetchResponse::default().with_groups(vec![ours]);
+        for (version, answer) in [(7, old), (8, new)] {
+            let answer = fetch_answer(answer, version, &group_id, &partitions()).unwrap();
+            assert_eq!((answer.error, answer.offsets), (code, Vec::new()));
+        }
+    }
+
+    #[test]
+    fn trap_d_a_coordinator_without_a_place_is_refused() {
+        let group_id: Arc<str> = "g".into();
+        let found = Coordinator::default()
+            .with_key(text("g"))
+            .with_node_id(m::BrokerId(1));
+        let places = [("", 9092), ("host", 0), ("host", 70_000)];
+        for (host, port) in places {
+            let found = found.clone().with_host(text(host)).with_port(port);
+            let new = m::FindCoordinatorResponse::default().with_coordinators(vec![found]);
+            let old = m::FindCoordinatorResponse::default()
+                .with_host(text(host))
+                .with_port(port);
+            for (version, answer) in [(4, new), (3, old)] {
+                let error = found_coordinator(&answer, version, &group_id).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Protocol);
+            }
+        }
+        let none = m::FindCoordinatorResponse::default().with_error_code(15);
+        let found = found_coordinator(&none, 3, &group_id).unwrap();
+        assert_eq!(found.error, ErrorCode::COORDINATOR_NOT_AVAILABLE);
+        assert!(found_coordinator(&none, 4, &group_id).is_err());
+    }
+
+    #[test]
+    fn leaving_tells_the_members_error_too() {
+        use kafka_protocol::messages::leave_group_response::MemberResponse;
+        let member = MemberResponse::default().with_error_code(25);
+        let answer = m::LeaveGroupResponse::default().with_members(vec![member]);
+        assert_eq!(leave_answer(&answer), ErrorCode::UNKNOWN_MEMBER_ID);
+        assert_eq!(
+            leave_answer(&answer.with_error_code(16)),
+            ErrorCode::NOT_COORDINATOR
+        );
+    }
+}

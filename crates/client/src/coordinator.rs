@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// What a JoinGroup may take above the rebalance timeout, as in the Java client.
 const REBALANCE_SLACK: Duration = Duration::from_secs(5);
+/// The least that a heartbeat may take, however short the session is.
+const HEARTBEAT_LIMIT_MIN: Duration = Duration::from_millis(500);
 
 /// The coordinator calls of one group member. Cloning is cheap.
 ///
@@ -126,7 +128,9 @@ impl GroupClient {
         let session_ms = group.session_timeout_ms.load(Ordering::Relaxed);
         let limit = match session_ms {
             0 => group.cluster.config.request_timeout,
-            ms => Duration::from_millis(ms / 3).min(group.cluster.config.request_timeout),
+            ms => Duration::from_millis(ms / 3)
+                .max(HEARTBEAT_LIMIT_MIN)
+                .min(group.cluster.config.request_timeout),
         };
         let build = |_| convert::heartbeat_request(&group.id, request);
         let (coordinator, answer, _) = group.call(limit, build).await?;

@@ -1,6 +1,8 @@
 //! What comes from a socket is untrusted: each answer that no broker would give is a typed error
 //! that names broker and API, within the time limit, and nothing hangs.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
+
 use ottla_client::{Client, ClientConfig, Error, ErrorKind};
 use std::error::Error as _;
 use std::net::SocketAddr;

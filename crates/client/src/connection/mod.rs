@@ -41,6 +41,9 @@ pub(crate) struct Connector {
     pub connect_timeout: Duration,
     pub response_bytes_max: usize,
     pub tasks: Tasks,
+    /// Plays a broker that speaks no version above these, by API key.
+    #[cfg(test)]
+    pub version_caps: HashMap<i16, i16>,
 }
 
 /// Why no connection could be made.
@@ -125,6 +128,12 @@ impl Connector {
                     }
                     _ => error,
                 })?;
+        #[cfg(test)]
+        for (key, cap) in &self.version_caps {
+            if let Some((_, max)) = connection.versions.get_mut(key) {
+                *max = *cap;
+            }
+        }
         tracing::debug!(broker = &*connection.broker, "connected");
         Ok(Connection(Arc::new(connection)))
     }

@@ -1,0 +1,241 @@
+//! Every version that we speak of every coordinator and topic API, used for real: a broker that
+//! speaks no higher version is played by a cap on what this client believes.
+
+use crate::cluster::Cluster;
+use crate::connection::Api;
+use crate::{ClientConfig, ErrorKind, GroupClient, NewTopic, admin};
+use kafka_protocol::messages as m;
+use ottla_mock_cluster::MockCluster;
+use ottla_types::coordinator::{
+    CommitOffset, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest,
+    OffsetFetchRequest, SyncGroupRequest,
+};
+use ottla_types::{Bytes, ErrorCode, TopicPartition};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Each API with each of its versions but the highest.
+fn all_caps() -> Vec<(i16, i16)> {
+    fn caps<A: Api>() -> impl Iterator<Item = (i16, i16)> {
+        let (min, max) = A::VERSIONS.into_inner();
+        (min..max).map(|version| (A::KEY, version))
+    }
+    caps::<m::MetadataRequest>()
+        .chain(caps::<m::FindCoordinatorRequest>())
+        .chain(caps::<m::JoinGroupRequest>())
+        .chain(caps::<m::SyncGroupRequest>())
+        .chain(caps::<m::HeartbeatRequest>())
+        .chain(caps::<m::LeaveGroupRequest>())
+        .chain(caps::<m::OffsetCommitRequest>())
+        .chain(caps::<m::OffsetFetchRequest>())
+        .chain(caps::<m::CreateTopicsRequest>())
+        .chain(caps::<m::DeleteTopicsRequest>())
+        .collect()
+}
+
+/// What a Redpanda of 2024 speaks.
+const REDPANDA: [(i16, i16); 10] = [
+    (3, 8),
+    (8, 8),
+    (9, 7),
+    (10, 3),
+    (11, 6),
+    (12, 4),
+    (13, 4),
+    (14, 4),
+    (19, 6),
+    (20, 5),
+];
+
+async fn connect(bootstrap: &str, caps: &[(i16, i16)]) -> Arc<Cluster> {
+    let caps: HashMap<_, _> = caps.iter().copied().collect();
+    Arc::new(
+        Cluster::connect_capped(ClientConfig::new(bootstrap), caps)
+            .await
+            .unwrap(),
+    )
+}
+
+async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
+    let cluster = connect(bootstrap, caps).await;
+    let topic = format!("topic-{:08x}", fastrand::u32(..));
+    let deadline = cluster.request_deadline();
+    let new = NewTopic::new(&topic, 2).replication(1);
+    admin::ensure_topics(&cluster, &[new], deadline)
+        .await
+        .unwrap();
+    assert_eq!(
+        cluster
+            .refresh_topic(&topic)
+            .await
+            .unwrap()
+            .partitions
+            .len(),
+        2
+    );
+
+    let group = GroupClient::new(cluster.clone(), format!("group-{topic}").into());
+    let (generation, member_id) = enter(&group).await;
+    let beat = HeartbeatRequest {
+        generation,
+        member_id: member_id.clone(),
+        instance_id: None,
+    };
+    assert_eq!(group.heartbeat(beat).await.unwrap(), ErrorCode::NONE);
+
+    let partitions: Vec<_> = (0..2).map(|n| TopicPartition::new(&*topic, n)).collect();
+    let commit = OffsetCommitRequest {
+        generation,
+        member_id: member_id.clone(),
+        instance_id: None,
+        offsets: vec![CommitOffset {
+            partition: partitions[1].clone(),
+            offset: 77,
+            leader_epoch: Some(0),
+            metadata: "text".to_owned(),
+        }],
+    };
+    let codes = group.commit(commit).await.unwrap();
+    assert_eq!(codes, [(partitions[1].clone(), ErrorCode::NONE)]);
+    let fetch = OffsetFetchRequest {
+        partitions,
+        require_stable: false,
+    };
+    let fetched = group.fetch_offsets(fetch).await.unwrap();
+    let offsets: Vec<_> = fetched
+        .offsets
+        .iter()
+        .map(|o| (o.offset, &*o.metadata))
+        .collect();
+    assert_eq!(
+        (fetched.error, &*offsets),
+        (ErrorCode::NONE, &[(None, ""), (Some(77), "text")][..])
+    );
+
+    let leave = LeaveGroupRequest {
+        member_id,
+        instance_id: None,
+        reason: Some("done".to_owned()),
+    };
+    assert_eq!(group.leave(leave.clone()).await.unwrap(), ErrorCode::NONE);
+    assert_eq!(
+        group.leave(leave).await.unwrap(),
+        ErrorCode::UNKNOWN_MEMBER_ID
+    );
+    let deleted = admin::delete_topics(&cluster, vec![topic], deadline)
+        .await
+        .unwrap();
+    deleted[0].1.as_ref().unwrap();
+    cluster.close().await;
+}
+
+/// Joins and syncs; the generation and the member id.
+async fn enter(group: &GroupClient) -> (i32, String) {
+    let mut join = JoinGroupRequest {
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 10_000,
+        member_id: String::new(),
+        instance_id: None,
+        protocol_type: "consumer".to_owned(),
+        protocols: vec![(
+            "range".to_owned(),
+            Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+        )],
+        reason: Some("new".to_owned()),
+    };
+    let limit = Instant::now() + Duration::from_secs(20);
+    let joined = loop {
+        let answer = group.join(join.clone()).await.unwrap();
+        match answer.error {
+            ErrorCode::NONE => break answer,
+            ErrorCode::MEMBER_ID_REQUIRED => join.member_id = answer.member_id,
+            error => assert!(error.is_retriable() && Instant::now() < limit, "{error}"),
+        }
+    };
+    assert_eq!(
+        (&*joined.leader, joined.members.len()),
+        (&*joined.member_id, 1)
+    );
+    assert_eq!(joined.members[0].metadata, join.protocols[0].1);
+    let sync = SyncGroupRequest {
+        generation: joined.generation,
+        member_id: joined.member_id.clone(),
+        instance_id: None,
+        protocol_type: "consumer".to_owned(),
+        protocol: joined.protocol.unwrap(),
+        assignments: vec![(joined.member_id.clone(), Bytes::from_static(b"mine"))],
+    };
+    let synced = group.sync(sync).await.unwrap();
+    assert_eq!(
+        (synced.error, &*synced.assignment),
+        (ErrorCode::NONE, &b"mine"[..])
+    );
+    (joined.generation, joined.member_id)
+}
+
+async fn use_every_version(bootstrap: &str) {
+    use_everything(bootstrap, &[]).await;
+    use_everything(bootstrap, &REDPANDA).await;
+    for cap in all_caps() {
+        eprintln!("key {} capped at v{}", cap.0, cap.1);
+        use_everything(bootstrap, &[cap]).await;
+    }
+}
+
+#[tokio::test]
+async fn every_version_works_on_the_mock_cluster() {
+    let mock = MockCluster::builder().brokers(2).start().await.unwrap();
+    use_every_version(&mock.bootstrap()).await;
+    mock.shutdown().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn every_version_works_on_a_real_broker() {
+    let bootstrap = std::env::var("OTTLA_TEST_BOOTSTRAP").expect("OTTLA_TEST_BOOTSTRAP=host:port");
+    use_every_version(&bootstrap).await;
+}
+
+#[tokio::test]
+async fn what_an_old_version_cannot_carry_is_refused() {
+    let mock = MockCluster::builder().start().await.unwrap();
+    let cluster = connect(&mock.bootstrap(), &[(9, 6), (12, 2), (8, 1)]).await;
+    let group = GroupClient::new(cluster.clone(), "g".into());
+    let partitions = vec![TopicPartition::new("t", 0)];
+    let stable = OffsetFetchRequest {
+        partitions,
+        require_stable: true,
+    };
+    let error = group.fetch_offsets(stable).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.operation()),
+        (ErrorKind::Unsupported, "OffsetFetch")
+    );
+    let of_static = HeartbeatRequest {
+        generation: 1,
+        member_id: "m".to_owned(),
+        instance_id: Some("i".to_owned()),
+    };
+    assert_eq!(
+        group.heartbeat(of_static).await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
+    let commit = OffsetCommitRequest {
+        generation: -1,
+        member_id: String::new(),
+        instance_id: None,
+        offsets: vec![CommitOffset {
+            partition: TopicPartition::new("t", 0),
+            offset: 1,
+            leader_epoch: None,
+            metadata: String::new(),
+        }],
+    };
+    assert_eq!(
+        group.commit(commit).await.unwrap_err().kind(),
+        ErrorKind::Unsupported
+    );
+    cluster.close().await;
+    mock.shutdown().await;
+}

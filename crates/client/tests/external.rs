@@ -1,0 +1,46 @@
+//! The scenarios on a broker that runs already, which is the judge of how we speak.
+//!
+//! ```text
+//! OTTLA_TEST_BOOTSTRAP=localhost:9092 cargo test -p ottla-client --test external -- --ignored
+//! ```
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
+
+mod scenarios;
+
+use ottla_client::Client;
+
+async fn client() -> Client {
+    let bootstrap = std::env::var("OTTLA_TEST_BOOTSTRAP").expect("OTTLA_TEST_BOOTSTRAP=host:port");
+    scenarios::connect(&bootstrap).await
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn topics_are_created_listed_and_deleted() {
+    scenarios::topics_are_created_listed_and_deleted(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn a_member_joins_commits_and_leaves() {
+    scenarios::a_member_joins_commits_and_leaves(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn joins_and_heartbeats_do_not_wait_for_each_other() {
+    scenarios::joins_and_heartbeats_do_not_wait_for_each_other(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn a_static_member_comes_back() {
+    scenarios::a_static_member_comes_back(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn a_closed_client_refuses_everything() {
+    scenarios::a_closed_client_refuses_everything(client().await).await;
+}
