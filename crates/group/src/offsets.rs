@@ -289,3 +289,176 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn assigned(position: Offset, limit: usize) -> OffsetTracker {
+        let mut tracker = OffsetTracker::new(limit);
+        tracker.assign(position, Some(position));
+        tracker
+    }
+
+    #[test]
+    fn what_is_done_out_of_order_waits_for_what_is_below() {
+        let mut tracker = assigned(10, 8);
+        let tickets: Vec<_> = (10..14).map(|o| tracker.dispatched(o).unwrap()).collect();
+        assert!(tracker.done(tickets[2]) && tracker.done(tickets[1]));
+        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(10), 2));
+        assert!(tracker.done(tickets[0]));
+        assert_eq!(tracker.committable(), Some(13));
+        assert!(!tracker.done(tickets[0]), "done twice");
+        assert!(tracker.done_through(tickets[3]));
+        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(14), 0));
+    }
+
+    #[test]
+    fn done_through_covers_everything_before() {
+        let mut tracker = assigned(0, 8);
+        let tickets: Vec<_> = [0, 4, 9].map(|o| tracker.dispatched(o).unwrap()).to_vec();
+        assert!(tracker.done_through(tickets[1]));
+        assert_eq!(tracker.committable(), Some(5));
+        assert!(tracker.done_through(tickets[0]), "of no effect");
+        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(5), 1));
+    }
+
+    #[test]
+    fn gaps_in_the_log_are_no_holes() {
+        let mut tracker = assigned(0, 8);
+        let a = tracker.dispatched(3).unwrap();
+        let b = tracker.dispatched(7).unwrap();
+        tracker.done(a);
+        assert_eq!(tracker.committable(), Some(4));
+        tracker.done(b);
+        assert_eq!(tracker.committable(), Some(8));
+    }
+
+    #[test]
+    fn the_bound_holds_while_the_lowest_record_is_out() {
+        let mut tracker = assigned(0, 2);
+        let low = tracker.dispatched(0).unwrap();
+        let high = tracker.dispatched(1).unwrap();
+        assert_eq!(tracker.dispatched(2), Err(TrackError::Full { limit: 2 }));
+        tracker.done(high);
+        assert_eq!((tracker.room(), tracker.in_flight()), (0, 1));
+        tracker.done(low);
+        assert_eq!(tracker.room(), 2);
+        tracker.dispatched(2).unwrap();
+    }
+
+    #[test]
+    fn offsets_must_ascend() {
+        let mut tracker = assigned(5, 4);
+        let refused = |offset, expected| Err(TrackError::OutOfOrder { offset, expected });
+        assert_eq!(tracker.dispatched(4), refused(4, 5));
+        tracker.dispatched(5).unwrap();
+        assert_eq!(tracker.dispatched(5), refused(5, 6));
+    }
+
+    #[test]
+    fn trap_c3_a_new_assignment_forgets_the_old_one_and_refuses_its_handlers() {
+        let mut tracker = assigned(100, 4);
+        let old = tracker.dispatched(100).unwrap();
+        tracker.unassign();
+        assert!(!tracker.done(old) && !tracker.done_through(old));
+        assert_eq!(tracker.committable(), None);
+        assert_eq!(tracker.start_commit(), None);
+        assert_eq!(tracker.dispatched(101), Err(TrackError::NotAssigned));
+        tracker.assign(100, Some(100));
+        let new = tracker.dispatched(100).unwrap();
+        assert!(!tracker.done(old), "the handler of the earlier assignment");
+        assert_eq!(tracker.committable(), Some(100));
+        assert!(tracker.done(new));
+        assert_eq!(tracker.start_commit(), Some(101));
+    }
+
+    #[test]
+    fn trap_c4_only_handled_or_absent_records_move_the_committable_offset() {
+        let mut tracker = assigned(0, 4);
+        let first = tracker.dispatched(0).unwrap();
+        tracker.advance_to(50);
+        assert_eq!(tracker.committable(), Some(0));
+        tracker.advance_to(3);
+        tracker.done(first);
+        assert_eq!(tracker.committable(), Some(50));
+        tracker.advance_to(10);
+        assert_eq!(tracker.committable(), Some(50), "never backwards");
+    }
+
+    #[test]
+    fn trap_c17_one_commit_is_in_flight() {
+        let mut tracker = assigned(0, 4);
+        let a = tracker.dispatched(0).unwrap();
+        assert_eq!(tracker.start_commit(), None, "nothing new");
+        tracker.done(a);
+        assert_eq!(tracker.start_commit(), Some(1));
+        let b = tracker.dispatched(1).unwrap();
+        tracker.done(b);
+        assert_eq!(tracker.start_commit(), None, "one is in flight");
+        tracker.committed(7);
+        assert_eq!(tracker.last_committed(), Some(0), "not the one in flight");
+        tracker.commit_failed();
+        assert_eq!(tracker.start_commit(), Some(2));
+        tracker.committed(2);
+        assert_eq!(tracker.last_committed(), Some(2));
+        assert_eq!(tracker.start_commit(), None);
+    }
+
+    #[test]
+    fn trap_c26_the_committed_offset_is_the_next_one_to_read() {
+        let mut tracker = assigned(41, 4);
+        let only = tracker.dispatched(41).unwrap();
+        tracker.done(only);
+        assert_eq!(tracker.start_commit(), Some(42));
+    }
+
+    #[test]
+    fn trap_c14_a_resolved_start_without_a_commit_is_worth_one() {
+        let mut tracker = OffsetTracker::new(4);
+        tracker.assign(77, None);
+        assert_eq!(tracker.start_commit(), Some(77));
+        tracker.committed(77);
+        assert_eq!(tracker.start_commit(), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_below_the_committable_offset_is_unhandled(
+            steps in proptest::collection::vec((0..4u8, 0..5i64, any::<prop::sample::Index>()), 0..120),
+        ) {
+            let mut tracker = assigned(0, 6);
+            let (mut next, mut last) = (0, 0);
+            let mut out: Vec<Ticket> = Vec::new();
+            let mut done = BTreeSet::new();
+            let mut all = BTreeSet::new();
+            for (kind, gap, which) in steps {
+                match kind {
+                    0 | 1 => if let Ok(ticket) = tracker.dispatched(next + gap) {
+                        next = ticket.offset() + 1;
+                        all.insert(ticket.offset());
+                        out.push(ticket);
+                    },
+                    2 if !out.is_empty() => {
+                        let ticket = out.swap_remove(which.index(out.len()));
+                        prop_assert!(tracker.done(ticket));
+                        done.insert(ticket.offset());
+                    }
+                    _ => { next += gap; tracker.advance_to(next); }
+                }
+                let committable = tracker.committable().unwrap();
+                prop_assert!(committable >= last);
+                last = committable;
+                prop_assert!(all.iter().all(|o| *o >= committable || done.contains(o)));
+                prop_assert_eq!(tracker.in_flight(), out.len());
+                if out.is_empty() {
+                    prop_assert_eq!(committable, next);
+                }
+            }
+        }
+    }
+}

@@ -136,6 +136,8 @@ impl Membership {
             Input::Close => self.on_close(),
             Input::Tick => {}
         }
+        // The input may have ended what kept a timer back.
+        self.fire_timers();
     }
 
     /// The next request to send to the coordinator.
