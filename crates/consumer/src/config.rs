@@ -20,11 +20,15 @@ pub enum AutoOffsetReset {
 
 /// How the group's leader spreads partitions over the members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum Assignor {
     /// Consecutive partitions of each topic to each member; a rebalance stops every member.
+    #[serde(rename = "range")]
     Range,
+    /// All partitions in turn; a rebalance stops every member.
+    #[serde(rename = "roundrobin")]
+    RoundRobin,
     /// Balanced and sticky; a rebalance stops only the partitions that move (KIP-429).
+    #[serde(rename = "cooperative-sticky")]
     CooperativeSticky,
 }
 
@@ -66,6 +70,7 @@ pub struct ConsumerConfig {
     #[serde(rename = "max.poll.interval.ms", with = "duration_ms")]
     pub max_poll_interval: Duration,
     /// `partition.assignment.strategy` (cooperative-sticky), the preferred one first.
+    /// Cooperative-sticky cannot be mixed with the others.
     #[serde(rename = "partition.assignment.strategy")]
     pub assignors: Vec<Assignor>,
     /// `auto.offset.reset` (latest).
@@ -167,11 +172,13 @@ impl ConsumerConfig {
                 "false: offsets are committed when records are handled",
             ));
         }
-        if self.assignors.is_empty() {
+        let cooperative = |a: &&Assignor| **a == Assignor::CooperativeSticky;
+        let cooperative = self.assignors.iter().filter(cooperative).count();
+        if self.assignors.is_empty() || ![0, self.assignors.len()].contains(&cooperative) {
             return Err(ConfigError::new(
                 "partition.assignment.strategy",
-                "",
-                "one or more of range, cooperative-sticky",
+                format!("{:?}", self.assignors),
+                "cooperative-sticky, or one or more of range, roundrobin",
             ));
         }
         self.validate_group_times()?;

@@ -13,6 +13,7 @@ mod app;
 mod config;
 mod error;
 mod handler;
+mod lane;
 mod member;
 
 pub use app::{

@@ -4,6 +4,7 @@
 //! member's task, so that restarts and the last error stay visible.
 
 use crate::Error;
+use crate::lane::Progress;
 use ottla_types::{Offset, TopicPartition};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,6 +74,8 @@ pub struct MemberStatus {
     pub rebalances: u64,
     /// The partitions it owns, ordered.
     pub partitions: Vec<PartitionStatus>,
+    /// Bytes that were fetched and are not handled.
+    pub buffered_bytes: usize,
     /// Records handled since the start.
     pub handled: u64,
     /// Handler calls that failed since the start.
@@ -151,7 +154,7 @@ struct Rest {
     state: MemberState,
     restarts: u64,
     rebalances: u64,
-    partitions: Vec<PartitionStatus>,
+    partitions: Vec<(TopicPartition, Arc<Progress>)>,
     last_error: Option<String>,
 }
 
@@ -200,7 +203,8 @@ impl MemberBoard {
         self.write(|rest| rest.last_error = Some(text));
     }
 
-    pub(crate) fn set_partitions(&self, partitions: Vec<PartitionStatus>) {
+    /// Names the partitions that the member owns; their progress is read when a snapshot is taken.
+    pub(crate) fn set_partitions(&self, partitions: Vec<(TopicPartition, Arc<Progress>)>) {
         self.write(|rest| rest.partitions = partitions);
     }
 
@@ -211,7 +215,8 @@ impl MemberBoard {
             state: rest.state,
             restarts: rest.restarts,
             rebalances: rest.rebalances,
-            partitions: rest.partitions.clone(),
+            partitions: rest.partitions.iter().map(partition_status).collect(),
+            buffered_bytes: rest.partitions.iter().map(|(_, p)| p.buffered()).sum(),
             handled: self.handled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             last_error: rest.last_error.clone(),
@@ -221,6 +226,16 @@ impl MemberBoard {
     fn write(&self, change: impl FnOnce(&mut Rest)) {
         // Plain values only: they are whole even if a writer panicked.
         change(&mut self.rest.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn partition_status((partition, progress): &(TopicPartition, Arc<Progress>)) -> PartitionStatus {
+    PartitionStatus {
+        partition: partition.clone(),
+        state: progress.state(),
+        committed: progress.last_committed(),
+        handled: progress.handled(),
+        high_watermark: progress.high_watermark(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use ottla_types::{Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The right of this member to a partition in one generation. It is revoked once and for all; a
@@ -43,6 +44,7 @@ pub struct Context {
     member: Arc<str>,
     lease: PartitionLease,
     outputs: Option<Arc<dyn Publish>>,
+    deadline: Option<Instant>,
 }
 
 impl Context {
@@ -53,6 +55,7 @@ impl Context {
             member: member.into(),
             lease: PartitionLease::new(),
             outputs: None,
+            deadline: None,
         }
     }
 
@@ -68,6 +71,19 @@ impl Context {
     pub fn with_outputs(mut self, outputs: Arc<dyn Publish>) -> Self {
         self.outputs = Some(outputs);
         self
+    }
+
+    /// Sets the time at which the call is dropped.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// When the present call is dropped and counts as failed (`max.processing.time.ms`), if the
+    /// runner set a limit.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// The consumer group.

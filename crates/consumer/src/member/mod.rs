@@ -1,4 +1,24 @@
-//! One member of a group.
+//! One member of a group: what an [`App`](crate::App) runs once an instance.
+//!
+//! [`core`] is the member's one task; it owns the membership, the partitions, and the tasks that look
+//! offsets up, fetch and handle. It never waits for a handler, so heartbeats go on whatever a handler
+//! does. The other modules are its parts:
+//!
+//! - [`driver`]: runs the requests of the membership state machine,
+//! - [`lookup`]: where a newly assigned partition begins,
+//! - [`fetch`]: reads records into the lanes,
+//! - [`reading`]: what is done with found positions and fetched records,
+//! - [`commit`]: commits what the lanes have handled, one request at a time,
+//! - [`retire`]: gives partitions up in order: drain the lane, commit, acknowledge.
+
+mod commit;
+mod core;
+mod driver;
+mod fetch;
+mod lookup;
+mod partition;
+mod reading;
+mod retire;
 
 use crate::app::{MemberBoard, Registration, Work};
 use crate::{ConsumerConfig, Error};
@@ -13,7 +33,7 @@ use tokio::time::Instant;
 pub(crate) enum Stop {
     /// It goes on.
     Run,
-    /// It ends gracefully, at the latest by then.
+    /// It ends gracefully; handler calls may go on until then.
     By(Instant),
 }
 
@@ -70,8 +90,8 @@ impl MemberSpec {
 
 /// Runs a member until it is stopped or fails.
 pub(crate) async fn run(
-    _spec: MemberSpec,
-    _stop: watch::Receiver<Stop>,
+    spec: MemberSpec,
+    stop: watch::Receiver<Stop>,
 ) -> Result<MemberReport, Error> {
-    Ok(MemberReport::default())
+    Box::pin(core::Member::new(spec)?.run(stop)).await
 }

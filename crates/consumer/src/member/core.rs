@@ -1,0 +1,293 @@
+//! The member's task: takes what its parts report, then starts what can be started.
+
+use super::commit::Committer;
+use super::driver::Driver;
+use super::fetch::Fetcher;
+use super::lookup::Lookups;
+use super::partition::{Owned, Partitions};
+use super::{MemberReport, MemberSpec, Stop};
+use crate::app::MemberState;
+use crate::handler::{Context, PartitionLease};
+use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
+use crate::{Error, ErrorKind};
+use ottla_group::{MembershipError, MembershipEvent, Phase, RevocationId};
+use ottla_types::{ErrorCode, Offset, TopicPartition};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// The longest sleep of the loop.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// One member of a group.
+pub(super) struct Member {
+    pub(super) spec: MemberSpec,
+    pub(super) driver: Driver,
+    pub(super) partitions: Partitions,
+    pub(super) committer: Committer,
+    /// Offsets that a reset found and that are not committed yet (C14).
+    pub(super) pins: HashMap<TopicPartition, Offset>,
+    /// The revocation to be acknowledged when nothing retires any more.
+    pub(super) revocation: Option<RevocationId>,
+    /// Until when calls may go on, once the member is to end.
+    pub(super) closing: Option<Instant>,
+    pub(super) report: MemberReport,
+    lookups: Lookups,
+    fetcher: Fetcher,
+    lanes: JoinSet<LaneEnd>,
+    wake: Arc<Notify>,
+    incarnations: u64,
+    state: MemberState,
+}
+
+impl Member {
+    pub(super) fn new(spec: MemberSpec) -> Result<Self, Error> {
+        let group = spec.client.group(spec.group.clone());
+        let transport = spec.client.transport().clone();
+        let timeout = spec.client.config().request_timeout;
+        let reset = spec.config.auto_offset_reset;
+        let now = Instant::now();
+        spec.board.set_state(MemberState::Joining);
+        Ok(Self {
+            driver: Driver::new(&spec, group.clone())?,
+            committer: Committer::new(group.clone(), spec.config.commit_interval, now),
+            fetcher: Fetcher::new(transport.clone(), &spec.config),
+            lookups: Lookups::new(group, transport, reset, timeout),
+            spec,
+            partitions: Partitions::new(),
+            pins: HashMap::new(),
+            revocation: None,
+            closing: None,
+            report: MemberReport::default(),
+            lanes: JoinSet::new(),
+            wake: Arc::new(Notify::new()),
+            incarnations: 0,
+            state: MemberState::Joining,
+        })
+    }
+
+    /// Runs until the member is stopped or fails.
+    pub(super) async fn run(
+        mut self,
+        mut stop: watch::Receiver<Stop>,
+    ) -> Result<MemberReport, Error> {
+        let result = self.serve(&mut stop).await;
+        match result {
+            Ok(()) => Ok(self.report),
+            Err(error) => {
+                self.on_lost(&self.partitions.keys().cloned().collect::<Vec<_>>());
+                self.driver.leave_at_once().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn serve(&mut self, stop: &mut watch::Receiver<Stop>) -> Result<(), Error> {
+        loop {
+            let now = Instant::now();
+            if self.turn(now)?.is_break() {
+                return Ok(());
+            }
+            let timer = self.next_wake(now);
+            tokio::select! {
+                answer = self.driver.answer() => self.driver.on_answer(answer, Instant::now())?,
+                found = self.lookups.next() => self.on_found(found?, Instant::now()),
+                answers = self.fetcher.next() => self.on_fetched(answers?, Instant::now()),
+                end = self.committer.next() => self.on_committed(end, Instant::now())?,
+                Some(end) = self.lanes.join_next() => self.on_lane_end(end)?,
+                () = self.wake.notified() => {}
+                by = stopped(stop), if self.closing.is_none() => self.close(by, Instant::now()),
+                () = tokio::time::sleep_until(timer) => {}
+            }
+        }
+    }
+
+    /// Reacts to the membership, then starts what can be started. Breaks at the member's end.
+    fn turn(&mut self, now: Instant) -> Result<ControlFlow<()>, Error> {
+        self.driver.tick(now);
+        loop {
+            if let Some(event) = self.driver.poll_event() {
+                if self.on_event(event, now)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            } else if !self.retire(now) {
+                break;
+            }
+        }
+        self.driver.start_calls(now);
+        self.lookups.start(&mut self.partitions, &self.pins, now);
+        self.fetcher.start(&mut self.partitions, now);
+        let identity = self.driver.commit_identity();
+        self.committer.start(&self.partitions, identity, now);
+        self.show_state();
+        if self.give_up_at().is_some_and(|at| at <= now) {
+            self.on_lost(&self.partitions.keys().cloned().collect::<Vec<_>>());
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn next_wake(&self, now: Instant) -> Instant {
+        let fetching = self.fetcher.has_room();
+        let reading = self.partitions.values().filter_map(|o| o.due(fetching));
+        let committing = self.committer.next_wake();
+        let committing = committing.filter(|_| !self.partitions.is_empty());
+        reading
+            .chain(self.driver.next_wake())
+            .chain(committing)
+            .chain(self.retire_wake(now))
+            .chain(self.give_up_at())
+            .min()
+            .unwrap_or(now + IDLE)
+    }
+
+    fn on_event(&mut self, event: MembershipEvent, now: Instant) -> Result<ControlFlow<()>, Error> {
+        match event {
+            MembershipEvent::Assigned {
+                generation,
+                added,
+                all,
+            } => self.on_assigned(generation, added, &all, now),
+            MembershipEvent::Revoked { id, partitions } => {
+                tracing::info!(group = %self.spec.group, ?partitions, "partitions are revoked");
+                self.on_revoked(id, &partitions, now);
+            }
+            MembershipEvent::Lost { partitions } => {
+                tracing::warn!(group = %self.spec.group, ?partitions, "partitions are lost");
+                self.on_lost(&partitions);
+            }
+            MembershipEvent::Fatal { error } => return Err(fatal(error)),
+            MembershipEvent::Left => return Ok(ControlFlow::Break(())),
+            // The driver sees to it.
+            MembershipEvent::NeedMetadata { .. } => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_assigned(
+        &mut self,
+        generation: i32,
+        added: Vec<TopicPartition>,
+        all: &[TopicPartition],
+        now: Instant,
+    ) {
+        tracing::info!(group = %self.spec.group, generation, ?added, owned = all.len(), "assigned");
+        self.spec.board.add_rebalance();
+        metrics::counter!("ottla_consumer_rebalances_total", "group" => self.spec.group.to_string())
+            .increment(1);
+        // What is being revoked is owned until that is acknowledged, and is not named here.
+        let is_stray = |(partition, owned): &(&TopicPartition, &Owned)| {
+            owned.drain_by.is_none() && !all.contains(partition)
+        };
+        let stray = self.partitions.iter().filter(is_stray);
+        let stray: Vec<_> = stray.map(|(partition, _)| partition.clone()).collect();
+        self.on_lost(&stray);
+        for partition in added {
+            self.on_lost(std::slice::from_ref(&partition));
+            let owned = self.new_incarnation(now);
+            self.partitions.insert(partition, owned);
+        }
+        self.committer.resume();
+        self.partitions_changed();
+    }
+
+    /// A partition as it is when it was just assigned: nothing of an earlier assignment is left (C3).
+    pub(super) fn new_incarnation(&mut self, now: Instant) -> Owned {
+        self.incarnations += 1;
+        let in_flight = self.spec.work.in_flight_max();
+        let progress = Arc::new(Progress::new(in_flight, self.wake.clone()));
+        Owned::new(self.incarnations, progress, now)
+    }
+
+    /// Starts the lane of a partition whose position is known.
+    pub(super) fn start_lane(
+        &mut self,
+        partition: &TopicPartition,
+        incarnation: u64,
+        progress: &Arc<Progress>,
+    ) -> LaneHandle {
+        let spec = &self.spec;
+        let mut context =
+            Context::new(spec.group.clone(), spec.name.clone()).with_lease(PartitionLease::new());
+        if let Some(outputs) = &spec.outputs {
+            context = context.with_outputs(outputs.clone());
+        }
+        let (handle, run) = lane(LaneSetup {
+            partition: partition.clone(),
+            incarnation,
+            work: spec.work.clone(),
+            context,
+            progress: progress.clone(),
+            board: spec.board.clone(),
+            limits: LaneLimits {
+                processing: spec.config.max_processing_time,
+                backoff: spec.config.handler_backoff,
+                backoff_max: spec.config.handler_backoff_max,
+            },
+        });
+        self.lanes.spawn(run);
+        handle
+    }
+
+    /// Shares the buffer anew and shows the partitions on the board.
+    pub(super) fn partitions_changed(&mut self) {
+        let share = self.spec.config.max_buffered_bytes / (2 * self.partitions.len().max(1));
+        self.fetcher.set_share(share);
+        let mut shown = Vec::with_capacity(self.partitions.len());
+        for (partition, owned) in &self.partitions {
+            owned.progress.set_low_water(share);
+            shown.push((partition.clone(), owned.progress.clone()));
+        }
+        self.spec.board.set_partitions(shown);
+    }
+
+    fn close(&mut self, by: Instant, now: Instant) {
+        tracing::info!(group = %self.spec.group, member = %self.spec.name, "stopping");
+        self.closing = Some(by);
+        for owned in self.partitions.values_mut() {
+            owned.drain_by = owned.drain_by.map(|at| at.min(by));
+        }
+        self.driver.close(now);
+    }
+
+    fn show_state(&mut self) {
+        let state = match self.driver.phase() {
+            _ if self.closing.is_some() => MemberState::Stopping,
+            Phase::Stable => MemberState::Stable,
+            Phase::Revoking => MemberState::Revoking,
+            _ => MemberState::Joining,
+        };
+        if state != self.state {
+            self.state = state;
+            self.spec.board.set_state(state);
+        }
+    }
+}
+
+/// Resolves with the deadline when the member is to stop; at once when its owner is gone.
+async fn stopped(stop: &mut watch::Receiver<Stop>) -> Instant {
+    match stop.wait_for(|stop| *stop != Stop::Run).await.as_deref() {
+        Ok(Stop::By(deadline)) => *deadline,
+        _ => Instant::now(),
+    }
+}
+
+fn fatal(error: MembershipError) -> Error {
+    let code = match &error {
+        MembershipError::Refused { code, .. } => Some(*code),
+        _ => None,
+    };
+    let kind = match code {
+        Some(ErrorCode::FENCED_INSTANCE_ID) => ErrorKind::Fenced,
+        _ => ErrorKind::Coordinator,
+    };
+    let fatal = Error::new(kind).with_source(error);
+    match code {
+        Some(code) => fatal.with_code(code),
+        None => fatal,
+    }
+}

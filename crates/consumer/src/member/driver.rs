@@ -1,0 +1,266 @@
+//! Runs the membership state machine: sends its requests, brings their answers back, keeps its time
+//! and its metadata. Join and sync, heartbeats and leave are calls of their own, so that none waits
+//! for another here.
+
+use super::MemberSpec;
+use super::partition::may_pass;
+use crate::{Assignor, Error};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use ottla_client::{Client, ErrorKind, GroupClient};
+use ottla_group::{
+    CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipEvent, Phase,
+    Request, RequestBody, RequestId, ResponseBody, RevocationId, TopicCounts,
+};
+use ottla_types::coordinator::LeaveGroupRequest;
+use ottla_types::{BoxFuture, ErrorCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// How long the farewell of a member that failed may take.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
+/// The membership and its calls.
+pub(super) struct Driver {
+    membership: Membership,
+    client: Client,
+    group: GroupClient,
+    calls: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// The zero of the state machine's time.
+    begun: Instant,
+    is_static: bool,
+    /// When the leader's metadata is refreshed next; `None` while a refresh is out.
+    refresh_at: Option<Instant>,
+    refresh_every: Duration,
+}
+
+/// The end of a call.
+pub(super) enum Answer {
+    Coordinator(RequestId, Result<ResponseBody, ottla_client::Error>),
+    /// Metadata that the state machine asked for.
+    Wanted(Result<TopicCounts, ottla_client::Error>),
+    /// Metadata that is looked at now and then.
+    Refreshed(Result<TopicCounts, ottla_client::Error>),
+}
+
+impl Driver {
+    pub(super) fn new(spec: &MemberSpec, group: GroupClient) -> Result<Self, Error> {
+        let config = &spec.config;
+        let client = spec.client.config();
+        let membership = MembershipConfig {
+            session_timeout_ms: millis(config.session_timeout),
+            rebalance_timeout_ms: millis(config.max_poll_interval),
+            heartbeat_interval_ms: millis(config.heartbeat_interval),
+            instance_id: config.group_instance_id.clone(),
+            assignors: config.assignors.iter().copied().map(assignor).collect(),
+            retry_backoff_ms: millis(client.retry_backoff),
+            retry_backoff_max_ms: millis(client.retry_backoff_max),
+            ..MembershipConfig::default()
+        };
+        let begun = Instant::now();
+        let mut membership = Membership::new(membership, fastrand::u64(..))?;
+        let topics = spec.topics.clone();
+        membership.handle(Input::Subscribe { topics }, 0);
+        Ok(Self {
+            membership,
+            client: spec.client.clone(),
+            group,
+            calls: FuturesUnordered::new(),
+            begun,
+            is_static: config.group_instance_id.is_some(),
+            refresh_at: Some(begun + client.metadata_max_age),
+            refresh_every: client.metadata_max_age,
+        })
+    }
+
+    /// Lets time pass.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let now_ms = self.ms(now);
+        if self
+            .membership
+            .next_timeout()
+            .is_some_and(|at| at <= now_ms)
+        {
+            self.membership.handle(Input::Tick, now_ms);
+        }
+    }
+
+    /// The next event; what only needs metadata is seen to here.
+    pub(super) fn poll_event(&mut self) -> Option<MembershipEvent> {
+        loop {
+            match self.membership.poll_event()? {
+                MembershipEvent::NeedMetadata { topics } => {
+                    let counts = partition_counts(self.client.clone(), topics);
+                    self.calls
+                        .push(Box::pin(async { Answer::Wanted(counts.await) }));
+                }
+                event => return Some(event),
+            }
+        }
+    }
+
+    /// Starts the calls that are due. To be called when there are no more events.
+    pub(super) fn start_calls(&mut self, now: Instant) {
+        while let Some(request) = self.membership.poll_request() {
+            let call = call(self.group.clone(), request);
+            self.calls.push(Box::pin(call));
+        }
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            let topics = self.membership.watched_topics();
+            if topics.is_empty() {
+                self.refresh_at = Some(now + self.refresh_every);
+            } else {
+                self.refresh_at = None;
+                let counts = partition_counts(self.client.clone(), topics);
+                self.calls
+                    .push(Box::pin(async { Answer::Refreshed(counts.await) }));
+            }
+        }
+    }
+
+    /// The next answer; for ever pending when no call is out. Safe to cancel.
+    pub(super) async fn answer(&mut self) -> Answer {
+        match self.calls.next().await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes an answer.
+    ///
+    /// # Errors
+    /// What no further try can mend.
+    pub(super) fn on_answer(&mut self, answer: Answer, now: Instant) -> Result<(), Error> {
+        let now_ms = self.ms(now);
+        let input = match answer {
+            Answer::Coordinator(id, Ok(body)) => Input::Response { id, body },
+            Answer::Coordinator(id, Err(error)) => {
+                if is_final(&error) && self.membership.phase() != Phase::Leaving {
+                    return Err(error.into());
+                }
+                tracing::debug!(%error, "a call to the group coordinator failed");
+                Input::Failed { id }
+            }
+            Answer::Wanted(Ok(counts)) => Input::Metadata { counts },
+            Answer::Wanted(Err(error)) if is_final(&error) => return Err(error.into()),
+            Answer::Wanted(Err(_)) => Input::MetadataFailed,
+            Answer::Refreshed(counts) => {
+                self.refresh_at = Some(now + self.refresh_every);
+                match counts {
+                    Ok(counts) => Input::Metadata { counts },
+                    Err(_) => Input::Tick,
+                }
+            }
+        };
+        self.membership.handle(input, now_ms);
+        Ok(())
+    }
+
+    pub(super) fn revoke_completed(&mut self, id: RevocationId, now: Instant) {
+        let now_ms = self.ms(now);
+        self.membership
+            .handle(Input::RevokeCompleted { id }, now_ms);
+    }
+
+    pub(super) fn close(&mut self, now: Instant) {
+        let now_ms = self.ms(now);
+        self.membership.handle(Input::Close, now_ms);
+    }
+
+    /// Tells the coordinator, for the sake of the others, that this member is gone. A static member
+    /// does not leave: it keeps its place for its next start (KIP-345).
+    pub(super) fn leave_at_once(&self) -> impl Future<Output = ()> + Send + use<> {
+        let member_id = self.membership.member_id().filter(|_| !self.is_static);
+        let member_id = member_id.map(str::to_owned);
+        let group = self.group.clone();
+        async move {
+            if let Some(member_id) = member_id {
+                let request = LeaveGroupRequest {
+                    member_id,
+                    instance_id: None,
+                    reason: Some("the member failed".to_owned()),
+                };
+                // Without an answer the session timeout does it.
+                let _ = timeout(LEAVE_LIMIT, group.leave(request)).await;
+            }
+        }
+    }
+
+    pub(super) fn commit_identity(&self) -> Option<CommitIdentity> {
+        self.membership.commit_identity()
+    }
+
+    pub(super) fn commit_result(
+        &mut self,
+        identity: &CommitIdentity,
+        code: ErrorCode,
+        now: Instant,
+    ) -> CommitVerdict {
+        let now_ms = self.ms(now);
+        self.membership.commit_result(identity, code, now_ms)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.membership.phase()
+    }
+
+    /// When to call [`tick`](Self::tick) and [`start_calls`](Self::start_calls) at the latest.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let timeout = self.membership.next_timeout();
+        let timeout =
+            timeout.map(|at| self.begun + Duration::from_millis(at.max(0).unsigned_abs()));
+        timeout.into_iter().chain(self.refresh_at).min()
+    }
+
+    fn ms(&self, now: Instant) -> i64 {
+        let since = now.saturating_duration_since(self.begun);
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+async fn call(group: GroupClient, request: Request) -> Answer {
+    let Request { id, body } = request;
+    let answer = match body {
+        RequestBody::Join(join) => group.join(join).await.map(ResponseBody::Join),
+        RequestBody::Sync(sync) => group.sync(sync).await.map(ResponseBody::Sync),
+        RequestBody::Heartbeat(beat) => group.heartbeat(beat).await.map(ResponseBody::Heartbeat),
+        RequestBody::Leave(leave) => group.leave(leave).await.map(ResponseBody::Leave),
+    };
+    Answer::Coordinator(id, answer)
+}
+
+/// The partitions of each topic now; 0 for a topic that does not exist.
+async fn partition_counts(
+    client: Client,
+    topics: Vec<Arc<str>>,
+) -> Result<TopicCounts, ottla_client::Error> {
+    let mut counts = TopicCounts::new();
+    for topic in topics {
+        let count = match client.refresh_topic(&topic).await {
+            Ok(metadata) => i32::try_from(metadata.partitions.len()).unwrap_or(i32::MAX),
+            Err(e) if e.kind() == ErrorKind::UnknownTopic => 0,
+            Err(e) => return Err(e),
+        };
+        counts.insert(topic, count);
+    }
+    Ok(counts)
+}
+
+/// Whether no further try can mend the failure.
+fn is_final(error: &ottla_client::Error) -> bool {
+    !error.is_retriable() && !may_pass(error)
+}
+
+fn assignor(assignor: Assignor) -> ottla_group::Assignor {
+    match assignor {
+        Assignor::Range => ottla_group::Assignor::Range,
+        Assignor::RoundRobin => ottla_group::Assignor::RoundRobin,
+        Assignor::CooperativeSticky => ottla_group::Assignor::CooperativeSticky,
+    }
+}
+
+/// Whole milliseconds; the configuration's check keeps them well below the bound.
+fn millis(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}

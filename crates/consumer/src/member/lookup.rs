@@ -1,0 +1,287 @@
+//! Where a partition begins: at the committed offset, else where `auto.offset.reset` says.
+//!
+//! A failed look-up is tried again; it never turns into a reset (C6, C11). An offset that a reset
+//! found is kept until it is committed, so that a second look-up cannot find a later one (C14).
+
+use super::partition::{Lookup, Partitions, Position, may_pass};
+use crate::{AutoOffsetReset, Error, ErrorKind};
+use ottla_client::transport::{OffsetSpec, Transport};
+use ottla_client::{Error as ClientError, GroupClient};
+use ottla_types::coordinator::OffsetFetchRequest;
+use ottla_types::{ErrorCode, Offset, TopicPartition};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// The look-ups that are out.
+pub(super) struct Lookups {
+    tasks: JoinSet<Vec<Found>>,
+    finder: Finder,
+}
+
+/// The answer for one partition.
+pub(super) struct Found {
+    pub(super) partition: TopicPartition,
+    pub(super) incarnation: u64,
+    pub(super) lookup: Lookup,
+    pub(super) result: Result<Located, LookupError>,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) offset: Offset,
+    /// The group's committed offset, if it has one.
+    pub(super) committed: Option<Offset>,
+}
+
+/// Why a look-up failed.
+#[derive(Debug)]
+pub(super) enum LookupError {
+    /// To be tried again.
+    MayPass(ClientError),
+    /// The partition stops.
+    Final(Error),
+}
+
+struct Wanted {
+    partition: TopicPartition,
+    incarnation: u64,
+    lookup: Lookup,
+    /// What an earlier reset found and was not committed yet.
+    pin: Option<Offset>,
+}
+
+#[derive(Clone)]
+struct Finder {
+    group: GroupClient,
+    transport: Arc<dyn Transport>,
+    reset: AutoOffsetReset,
+    timeout: Duration,
+}
+
+impl Lookups {
+    pub(super) fn new(
+        group: GroupClient,
+        transport: Arc<dyn Transport>,
+        reset: AutoOffsetReset,
+        timeout: Duration,
+    ) -> Self {
+        let finder = Finder {
+            group,
+            transport,
+            reset,
+            timeout,
+        };
+        Self {
+            tasks: JoinSet::new(),
+            finder,
+        }
+    }
+
+    /// Starts one look-up for all partitions that are due.
+    pub(super) fn start(
+        &mut self,
+        partitions: &mut Partitions,
+        pins: &HashMap<TopicPartition, Offset>,
+        now: Instant,
+    ) {
+        let mut wanted = Vec::new();
+        for (partition, owned) in partitions.iter_mut() {
+            if let Position::Wanted { lookup, not_before } = owned.position
+                && not_before <= now
+                && owned.drain_by.is_none()
+            {
+                owned.position = Position::LookingUp;
+                wanted.push(Wanted {
+                    partition: partition.clone(),
+                    incarnation: owned.incarnation,
+                    lookup,
+                    pin: pins.get(partition).copied(),
+                });
+            }
+        }
+        if !wanted.is_empty() {
+            let finder = self.finder.clone();
+            self.tasks.spawn(async move { finder.find(wanted).await });
+        }
+    }
+
+    /// The next answers; for ever pending when nothing is asked. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Result<Vec<Found>, Error> {
+        match self.tasks.join_next().await {
+            Some(found) => found.map_err(|e| Error::new(ErrorKind::MemberFailed).with_source(e)),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Finder {
+    async fn find(&self, wanted: Vec<Wanted>) -> Vec<Found> {
+        let is_new = |w: &Wanted| w.lookup == Lookup::Committed;
+        let (new, out_of_range): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_new);
+        let mut found = self.find_new(new).await;
+        found.extend(self.find_in_range(out_of_range).await);
+        found
+    }
+
+    /// Committed offsets, and resets for the partitions that have none.
+    async fn find_new(&self, wanted: Vec<Wanted>) -> Vec<Found> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let partitions: Vec<_> = wanted.iter().map(|w| w.partition.clone()).collect();
+        let mut committed = match self.committed(partitions).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                let error = Arc::new(error);
+                return wanted
+                    .into_iter()
+                    .map(|w| w.failed(again(&error)))
+                    .collect();
+            }
+        };
+        let mut found = Vec::with_capacity(wanted.len());
+        let mut without = Vec::new();
+        for want in wanted {
+            match committed.remove(&want.partition) {
+                Some(Ok(Some(offset))) => found.push(want.located(offset, Some(offset))),
+                Some(Ok(None)) => match want.pin {
+                    Some(pin) => found.push(want.located(pin, None)),
+                    None => without.push(want),
+                },
+                Some(Err(code)) => found.push(want.failed(code_error(code))),
+                None => found.push(want.failed(code_error(ErrorCode::UNSTABLE_OFFSET_COMMIT))),
+            }
+        }
+        found.extend(self.reset(without).await);
+        found
+    }
+
+    async fn committed(
+        &self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<HashMap<TopicPartition, Result<Option<Offset>, ErrorCode>>, ClientError> {
+        let request = OffsetFetchRequest {
+            partitions,
+            require_stable: true,
+        };
+        let response = self.group.fetch_offsets(request).await?;
+        if !response.error.is_ok() {
+            return Err(ClientError::from_code(response.error, "OffsetFetch"));
+        }
+        let offsets = response.offsets.into_iter();
+        let offset = |o: ottla_types::coordinator::FetchedOffset| {
+            (o.partition, o.error.into_result().map(|()| o.offset))
+        };
+        Ok(offsets.map(offset).collect())
+    }
+
+    async fn reset(&self, wanted: Vec<Wanted>) -> Vec<Found> {
+        let spec = match self.reset {
+            AutoOffsetReset::Earliest => OffsetSpec::Earliest,
+            AutoOffsetReset::Latest => OffsetSpec::Latest,
+            AutoOffsetReset::Error => {
+                let refuse = |want: Wanted| {
+                    let error = Error::new(ErrorKind::NoOffset);
+                    let error = error.with_partition(want.partition.clone());
+                    want.failed(LookupError::Final(error))
+                };
+                return wanted.into_iter().map(refuse).collect();
+            }
+        };
+        let offsets = self.list(&wanted, spec).await;
+        let located = |(want, offset): (Wanted, Result<Offset, ClientError>)| match offset {
+            Ok(offset) => want.located(offset, None),
+            Err(error) => want.failed(LookupError::of(error)),
+        };
+        wanted.into_iter().zip(offsets).map(located).collect()
+    }
+
+    /// The broker said that an offset is out of range. A replica that lags says so too, for a while:
+    /// an offset between the two ends is kept.
+    async fn find_in_range(&self, wanted: Vec<Wanted>) -> Vec<Found> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let earliest = self.list(&wanted, OffsetSpec::Earliest).await;
+        let latest = self.list(&wanted, OffsetSpec::Latest).await;
+        let ends = earliest.into_iter().zip(latest);
+        let mut found = Vec::with_capacity(wanted.len());
+        for (want, ends) in wanted.into_iter().zip(ends) {
+            let Lookup::OutOfRange(offset) = want.lookup else {
+                continue;
+            };
+            found.push(match ends {
+                (Ok(first), Ok(end)) if (first..=end).contains(&offset) => {
+                    want.located(offset, None)
+                }
+                (Ok(first), Ok(end)) => match self.reset {
+                    AutoOffsetReset::Earliest => want.located(first, None),
+                    AutoOffsetReset::Latest => want.located(end, None),
+                    AutoOffsetReset::Error => {
+                        let error = Error::new(ErrorKind::NoOffset).with_offset(offset);
+                        let error = error.with_partition(want.partition.clone());
+                        want.failed(LookupError::Final(error))
+                    }
+                },
+                (Err(error), _) | (_, Err(error)) => want.failed(LookupError::of(error)),
+            });
+        }
+        found
+    }
+
+    async fn list(&self, wanted: &[Wanted], spec: OffsetSpec) -> Vec<Result<Offset, ClientError>> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let asked = wanted.iter().map(|w| (w.partition.clone(), spec)).collect();
+        let answers = self.transport.list_offsets(self.timeout, asked).await;
+        answers.into_iter().map(|(_, offset)| offset).collect()
+    }
+}
+
+impl Wanted {
+    fn located(self, offset: Offset, committed: Option<Offset>) -> Found {
+        self.found(Ok(Located { offset, committed }))
+    }
+
+    fn failed(self, error: LookupError) -> Found {
+        self.found(Err(error))
+    }
+
+    fn found(self, result: Result<Located, LookupError>) -> Found {
+        Found {
+            partition: self.partition,
+            incarnation: self.incarnation,
+            lookup: self.lookup,
+            result,
+        }
+    }
+}
+
+impl LookupError {
+    fn of(error: ClientError) -> Self {
+        if may_pass(&error) {
+            Self::MayPass(error)
+        } else {
+            Self::Final(error.into())
+        }
+    }
+}
+
+fn code_error(code: ErrorCode) -> LookupError {
+    LookupError::of(ClientError::from_code(code, "OffsetFetch"))
+}
+
+/// One failed call counts for every partition in it.
+fn again(error: &Arc<ClientError>) -> LookupError {
+    let mut copy = match error.code() {
+        Some(code) => ClientError::from_code(code, error.operation()),
+        None => ClientError::new(error.kind(), error.operation()),
+    };
+    copy = copy.with_source(error.clone());
+    LookupError::of(copy)
+}

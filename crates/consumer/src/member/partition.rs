@@ -1,0 +1,144 @@
+//! What a member knows about each partition that it owns.
+
+use crate::Error;
+use crate::app::PartitionState;
+use crate::lane::{Chunk, LaneHandle, Progress};
+use ottla_client::Backoff;
+use ottla_types::{Offset, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The partitions of a member.
+pub(super) type Partitions = BTreeMap<TopicPartition, Owned>;
+
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// One owned partition.
+pub(super) struct Owned {
+    /// Tells this assignment from an earlier one, so that late answers are dropped (C7, C24).
+    pub(super) incarnation: u64,
+    pub(super) position: Position,
+    pub(super) progress: Arc<Progress>,
+    /// From when the position is known until the lane has ended.
+    pub(super) lane: Option<LaneHandle>,
+    /// When the partition is being given up: how long its call in progress may go on.
+    pub(super) drain_by: Option<Instant>,
+    /// Reads of the present position that found nothing readable, in a row.
+    pub(super) unreadable: u32,
+    backoff: Backoff,
+}
+
+/// Where reading stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// Not known; to be looked up.
+    Wanted { lookup: Lookup, not_before: Instant },
+    /// Being looked up.
+    LookingUp,
+    /// Known; the next fetch may ask for it.
+    At { offset: Offset, not_before: Instant },
+    /// A fetch for it is out.
+    Fetching(Offset),
+    /// An error stopped the partition; what its lane has is still handled.
+    Stopped,
+}
+
+/// Why a position is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lookup {
+    /// The partition was assigned.
+    Committed,
+    /// The broker does not have this offset.
+    OutOfRange(Offset),
+}
+
+impl Owned {
+    pub(super) fn new(incarnation: u64, progress: Arc<Progress>, now: Instant) -> Self {
+        Self {
+            incarnation,
+            position: Position::Wanted {
+                lookup: Lookup::Committed,
+                not_before: now,
+            },
+            progress,
+            lane: None,
+            drain_by: None,
+            unreadable: 0,
+            backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
+        }
+    }
+
+    /// Whether a fetch may ask for more: not retiring, and the lane has room.
+    pub(super) fn has_room(&self) -> bool {
+        self.drain_by.is_none()
+            && self.progress.has_room()
+            && self.lane.as_ref().is_some_and(LaneHandle::has_room)
+    }
+
+    /// Reads on at `offset`.
+    pub(super) fn read_at(&mut self, offset: Offset, now: Instant) {
+        self.backoff.reset();
+        self.position = Position::At {
+            offset,
+            not_before: now,
+        };
+    }
+
+    /// Reads `offset` again after a while.
+    pub(super) fn retry_at(&mut self, offset: Offset, now: Instant) {
+        let not_before = now + self.backoff.next_delay();
+        self.position = Position::At { offset, not_before };
+    }
+
+    /// Looks the position up again after a while.
+    pub(super) fn look_up_later(&mut self, lookup: Lookup, now: Instant) {
+        let not_before = now + self.backoff.next_delay();
+        self.position = Position::Wanted { lookup, not_before };
+    }
+
+    /// Gives a chunk to the lane; false when the lane cannot take it, and then nothing changed.
+    pub(super) fn deliver(&mut self, chunk: Chunk) -> bool {
+        let bytes = chunk.bytes;
+        self.progress.add_buffered(bytes);
+        let sent = self.lane.as_ref().is_some_and(|lane| lane.send(chunk));
+        if !sent {
+            self.progress.release(bytes);
+        }
+        sent
+    }
+
+    /// Stops reading because of `error`.
+    pub(super) fn stop(&mut self, error: Arc<Error>) {
+        self.position = Position::Stopped;
+        self.progress.set_state(PartitionState::Stopped(error));
+    }
+
+    /// When something is to be done for reading, if only time is needed for it; `fetching` says
+    /// whether a fetch can be started.
+    pub(super) fn due(&self, fetching: bool) -> Option<Instant> {
+        match self.position {
+            _ if self.drain_by.is_some() => None,
+            Position::Wanted { not_before, .. } => Some(not_before),
+            Position::At { not_before, .. } if fetching && self.has_room() => Some(not_before),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a failed call may be tried again: everything that is not a plain refusal. An unclear
+/// failure is never a reason to reset a position (C6).
+pub(super) fn may_pass(error: &ottla_client::Error) -> bool {
+    use ottla_client::ErrorKind as Kind;
+    !matches!(
+        error.kind(),
+        Kind::Config
+            | Kind::Unsupported
+            | Kind::Authorization
+            | Kind::Closed
+            | Kind::Gap
+            | Kind::InvalidRecord
+    )
+}

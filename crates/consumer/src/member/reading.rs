@@ -1,0 +1,243 @@
+//! What the member does with found positions and fetched records.
+
+use super::core::Member;
+use super::fetch::{Answer, Read};
+use super::lookup::{Found, Located, LookupError};
+use super::partition::{Lookup, Owned, Position, may_pass};
+use crate::lane::Chunk;
+use crate::{Error, ErrorKind, OnUnreadable};
+use ottla_record_batch::DecodeError;
+use ottla_types::{Offset, TopicPartition};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Reads of one position that may fail to decode before `unreadable.records` applies: a bad checksum
+/// can come from the way, not from the log.
+const UNREADABLE_TRIES: u32 = 3;
+
+impl Member {
+    /// Takes found positions. Those of an earlier assignment are dropped.
+    pub(super) fn on_found(&mut self, found: Vec<Found>, now: Instant) {
+        for Found {
+            partition,
+            incarnation,
+            lookup,
+            result,
+        } in found
+        {
+            let Some(owned) = self.partitions.get_mut(&partition) else {
+                continue;
+            };
+            if owned.incarnation != incarnation
+                || owned.position != Position::LookingUp
+                || owned.drain_by.is_some()
+            {
+                continue;
+            }
+            match (result, lookup) {
+                (Ok(located), Lookup::Committed) => self.begin(&partition, located, now),
+                (Ok(located), Lookup::OutOfRange(asked)) => {
+                    self.reset(&partition, asked, located.offset, now);
+                }
+                (Err(LookupError::MayPass(error)), _) => {
+                    tracing::warn!(group = %self.spec.group, %partition, %error, "no position yet");
+                    owned.look_up_later(lookup, now);
+                    self.spec.board.set_last_error(&error);
+                }
+                (Err(LookupError::Final(error)), _) => self.stop(&partition, error),
+            }
+        }
+    }
+
+    /// Begins to consume a partition.
+    fn begin(&mut self, partition: &TopicPartition, located: Located, now: Instant) {
+        let Located { offset, committed } = located;
+        let Some(mut owned) = self.partitions.remove(partition) else {
+            return;
+        };
+        tracing::debug!(group = %self.spec.group, %partition, offset, ?committed, "begins");
+        owned.progress.located(offset, committed);
+        owned.lane = Some(self.start_lane(partition, owned.incarnation, &owned.progress));
+        owned.read_at(offset, now);
+        if committed.is_none() {
+            self.pins.insert(partition.clone(), offset);
+            self.committer.hurry(now);
+        }
+        self.partitions.insert(partition.clone(), owned);
+    }
+
+    /// The broker does not have `asked`; reading goes on at `offset`.
+    fn reset(&mut self, partition: &TopicPartition, asked: Offset, offset: Offset, now: Instant) {
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        if offset == asked {
+            return owned.retry_at(asked, now);
+        }
+        tracing::error!(
+            group = %self.spec.group,
+            %partition,
+            asked,
+            offset,
+            "the position is out of range: reset; records were deleted or truncated"
+        );
+        metrics::counter!("ottla_consumer_resets_total", "group" => self.spec.group.to_string())
+            .increment(1);
+        if offset > asked {
+            // What the lane has comes first; the gap counts as handled behind it.
+            if owned.deliver(Chunk::at(offset)) {
+                owned.read_at(offset, now);
+            } else {
+                owned.look_up_later(Lookup::OutOfRange(asked), now);
+            }
+            return;
+        }
+        // The log was truncated or made anew: what the lane has is not in it any more.
+        self.on_lost(std::slice::from_ref(partition));
+        let owned = self.new_incarnation(now);
+        self.partitions.insert(partition.clone(), owned);
+        let located = Located {
+            offset,
+            committed: None,
+        };
+        self.begin(partition, located, now);
+        self.partitions_changed();
+    }
+
+    /// Takes fetched records. Answers for an earlier assignment or position are dropped (C7, C24),
+    /// and nothing but records and a later end moves the position (C4).
+    pub(super) fn on_fetched(&mut self, answers: Vec<Answer>, now: Instant) {
+        for answer in answers {
+            let Some(owned) = self.partitions.get_mut(&answer.partition) else {
+                continue;
+            };
+            if owned.incarnation != answer.incarnation
+                || owned.position != Position::Fetching(answer.offset)
+            {
+                continue;
+            }
+            match answer.result {
+                Read::Nothing => owned.read_at(answer.offset, now),
+                Read::Some {
+                    chunk,
+                    high_watermark,
+                    unreadable,
+                } => {
+                    owned.progress.set_high_watermark(high_watermark);
+                    let moved = take(owned, answer.offset, chunk, now);
+                    if let Some(error) = unreadable.filter(|_| !moved) {
+                        self.on_undecodable(&answer.partition, answer.offset, error, now);
+                    }
+                }
+                Read::Failed(error) => {
+                    self.on_fetch_failed(&answer.partition, answer.offset, error, now);
+                }
+            }
+        }
+    }
+
+    fn on_fetch_failed(
+        &mut self,
+        partition: &TopicPartition,
+        offset: Offset,
+        error: ottla_client::Error,
+        now: Instant,
+    ) {
+        use ottla_client::ErrorKind as Kind;
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        self.spec.board.set_last_error(&error);
+        match error.kind() {
+            Kind::OffsetOutOfRange => {
+                owned.position = Position::Wanted {
+                    lookup: Lookup::OutOfRange(offset),
+                    not_before: now,
+                };
+            }
+            Kind::Gap | Kind::Unsupported | Kind::InvalidRecord => {
+                let at = error.offset().unwrap_or(offset).max(offset);
+                let error = Error::new(ErrorKind::Unreadable).with_source(error);
+                self.on_unreadable(partition, at, error, now);
+            }
+            _ if may_pass(&error) => {
+                tracing::warn!(group = %self.spec.group, %partition, %error, "a fetch failed");
+                owned.retry_at(offset, now);
+            }
+            _ => self.stop(partition, error.into()),
+        }
+    }
+
+    fn on_undecodable(
+        &mut self,
+        partition: &TopicPartition,
+        offset: Offset,
+        error: DecodeError,
+        now: Instant,
+    ) {
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        owned.unreadable += 1;
+        let may_pass = !matches!(error, DecodeError::UnsupportedCodec { .. });
+        if may_pass && owned.unreadable < UNREADABLE_TRIES {
+            owned.retry_at(offset, now);
+        } else {
+            let at = error.offset().max(offset);
+            let error = Error::new(ErrorKind::Unreadable).with_source(error);
+            self.on_unreadable(partition, at, error, now);
+        }
+    }
+
+    /// Stops the partition at `offset`, or goes on behind it, as the configuration says.
+    fn on_unreadable(
+        &mut self,
+        partition: &TopicPartition,
+        offset: Offset,
+        error: Error,
+        now: Instant,
+    ) {
+        let error = error.with_partition(partition.clone()).with_offset(offset);
+        if self.spec.config.on_unreadable == OnUnreadable::Stop {
+            return self.stop(partition, error);
+        }
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        tracing::error!(group = %self.spec.group, %error, "skipping what cannot be read");
+        metrics::counter!("ottla_consumer_unreadable_total", "group" => self.spec.group.to_string())
+            .increment(1);
+        owned.unreadable = 0;
+        let next = offset.saturating_add(1);
+        if owned.deliver(Chunk::at(next)) {
+            owned.read_at(next, now);
+        } else {
+            owned.retry_at(offset, now);
+        }
+    }
+
+    fn stop(&mut self, partition: &TopicPartition, error: Error) {
+        let error = error.with_group(&*self.spec.group);
+        tracing::error!(%error, "the partition is stopped");
+        self.spec.board.set_last_error(&error);
+        if let Some(owned) = self.partitions.get_mut(partition) {
+            owned.stop(Arc::new(error));
+        }
+    }
+}
+
+/// Hands fetched records to the lane; false when there was nothing in them.
+fn take(owned: &mut Owned, asked: Offset, chunk: Chunk, now: Instant) -> bool {
+    let next = chunk.next_offset;
+    if next <= asked {
+        owned.read_at(asked, now);
+        false
+    } else if owned.deliver(chunk) {
+        owned.unreadable = 0;
+        owned.read_at(next, now);
+        true
+    } else {
+        owned.retry_at(asked, now);
+        true
+    }
+}

@@ -1,0 +1,235 @@
+//! What is committed, when, and what a restart handles again.
+
+use crate::bed::{Bed, SHUTDOWN, Seen, config, numbers, owned, stop, text, wait_for};
+use ottla_consumer::{App, AutoOffsetReset, ConsumerConfig, Outcome, handler_fn};
+use ottla_mock_cluster::{Action, ApiKey, Fault};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+#[tokio::test]
+async fn trap_c26_the_committed_offset_is_the_next_to_read() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..5)).await;
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(5)).await;
+    stop(running).await;
+
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the assignment", || owned(&running) == [1]).await;
+    bed.write("t", 0, ["new"]).await;
+    seen.wait_len(6).await;
+    assert_eq!(
+        seen.offsets(0),
+        [0, 1, 2, 3, 4, 5],
+        "each once over a clean restart"
+    );
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn nothing_is_committed_before_it_is_done_and_a_kill_repeats_it() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["done", "never", "behind"]).await;
+    let (seen, begun) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+    let (log, calls) = (seen.clone(), begun.clone());
+    let handler = handler_fn(move |context, record| {
+        let (log, calls) = (log.clone(), calls.clone());
+        async move {
+            if text(&record) == "never" {
+                calls.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    });
+    let mut app = bed.app();
+    app.topic("t").listen("g", handler);
+    let running = app.start().await.unwrap();
+    wait_for("the call", || begun.load(Ordering::SeqCst) == 1).await;
+    wait_for("the first commit", || bed.committed("g", "t", 0) == Some(1)).await;
+    drop(running);
+
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(3).await;
+    assert_eq!(seen.values(), ["done", "never", "behind"]);
+    stop(running).await;
+    assert_eq!(bed.committed("g", "t", 0), Some(3));
+}
+
+#[tokio::test]
+async fn a_shutdown_commits_everything_handled_and_lets_the_call_finish() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..1000)).await;
+    let seen = Seen::default();
+    let log = seen.clone();
+    let handler = handler_fn(move |context, record| {
+        let log = log.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    });
+    // Only the shutdown commits.
+    let rarely = ConsumerConfig {
+        commit_interval: Duration::from_secs(3600),
+        ..config()
+    };
+    let mut app = App::new(&bed.client, rarely);
+    app.topic("t").listen("g", handler);
+    let running = app.start().await.unwrap();
+    seen.wait_len(20).await;
+    stop(running).await;
+    let handled = i64::try_from(seen.len()).unwrap();
+    assert!(handled < 1000);
+    assert_eq!(bed.committed("g", "t", 0), Some(handled));
+    assert!(bed.cluster.group_members("g").is_empty());
+}
+
+#[tokio::test]
+async fn trap_c25_a_shutdown_ends_at_its_deadline_and_says_what_it_left() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["stuck"]).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let calls = begun.clone();
+    let handler = handler_fn(move |_, _| {
+        calls.fetch_add(1, Ordering::SeqCst);
+        std::future::pending()
+    });
+    let mut app = bed.app();
+    app.topic("t").listen("g", handler);
+    let running = app.start().await.unwrap();
+    wait_for("the call", || begun.load(Ordering::SeqCst) == 1).await;
+    let started = tokio::time::Instant::now();
+    let report = running.shutdown(Duration::from_millis(200)).await;
+    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(!report.clean);
+    assert_eq!(report.in_flight.len(), 1);
+    assert_eq!(report.in_flight[0].1.to_string(), "t-0");
+    assert!(report.failed_members.is_empty(), "{report:?}");
+}
+
+#[tokio::test]
+async fn trap_c25_a_shutdown_without_a_cluster_ends_and_says_what_is_not_committed() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..3)).await;
+    let seen = Seen::default();
+    let rarely = ConsumerConfig {
+        commit_interval: Duration::from_secs(3600),
+        ..config()
+    };
+    let mut app = App::new(&bed.client, rarely);
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(3).await;
+    wait_for("the first position's commit", || {
+        bed.committed("g", "t", 0) == Some(0)
+    })
+    .await;
+    bed.cluster.kill(1).await.unwrap();
+    let started = tokio::time::Instant::now();
+    let report = running.shutdown(Duration::from_millis(300)).await;
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let left: Vec<_> = report
+        .uncommitted
+        .iter()
+        .map(|(g, p, o)| format!("{g} {p} {o}"))
+        .collect();
+    assert_eq!(left, ["g t-0 3"]);
+}
+
+#[tokio::test]
+async fn trap_c14_the_offset_that_latest_found_is_kept() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["old"]).await;
+    let latest = ConsumerConfig {
+        auto_offset_reset: AutoOffsetReset::Latest,
+        ..config()
+    };
+    let seen = Seen::default();
+    let mut app = App::new(&bed.client, latest.clone());
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the pin", || bed.committed("g", "t", 0) == Some(1)).await;
+    drop(running);
+    bed.write("t", 0, ["while away"]).await;
+
+    let mut app = App::new(&bed.client, latest);
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(1).await;
+    assert_eq!(seen.values(), ["while away"]);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn without_a_reset_policy_a_new_partition_stops_with_a_clear_error() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a"]).await;
+    let strict = ConsumerConfig {
+        auto_offset_reset: AutoOffsetReset::Error,
+        ..config()
+    };
+    let seen = Seen::default();
+    let mut app = App::new(&bed.client, strict);
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the stop", || !running.status().is_healthy()).await;
+    let error = running.status().registrations[0].members[0]
+        .last_error
+        .clone()
+        .unwrap();
+    assert!(
+        error.contains("t-0") && error.contains("auto.offset.reset"),
+        "{error}"
+    );
+    assert_eq!(seen.len(), 0);
+    stop(running).await;
+    assert_eq!(bed.committed("g", "t", 0), None);
+}
+
+#[tokio::test]
+async fn trap_c17_one_commit_is_out_at_a_time_and_a_failed_one_is_repeated() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let commit = || Fault::on(ApiKey::OffsetCommit).group("g");
+    let delay = Duration::from_millis(200);
+    bed.cluster
+        .faults()
+        .add(commit().action(Action::Delay(delay)).times(1));
+    let refused = bed
+        .cluster
+        .faults()
+        .add(commit().action(Action::Refuse(14)).times(2));
+    let dropped = bed
+        .cluster
+        .faults()
+        .add(commit().action(Action::DropReply).times(1));
+    bed.write("t", 0, numbers(0..50)).await;
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(50).await;
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(50)).await;
+    assert_eq!((refused.hits(), dropped.hits()), (2, 1));
+    let report = running.shutdown(SHUTDOWN).await;
+    assert!(report.clean, "{report:?}");
+    assert_eq!(bed.committed("g", "t", 0), Some(50));
+}

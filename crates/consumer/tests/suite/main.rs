@@ -1,0 +1,10 @@
+//! The consumer against the mock cluster, one file a scenario.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod bed;
+mod commits;
+mod delivery;
+mod faults;
+mod sharing;
+mod start;

@@ -1,0 +1,203 @@
+//! Members of a group in one process and in two apps.
+
+use crate::bed::{Bed, Seen, config, numbers, owned, stop, text, wait_for};
+use ottla_consumer::{App, Assignor, ConsumerConfig, Outcome, RunningApp, handler_fn};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+#[tokio::test]
+async fn two_instances_share_the_partitions() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 4).unwrap();
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").instances(2).listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("two partitions each", || owned(&running) == [2, 2]).await;
+    for partition in 0..4 {
+        bed.write("t", partition, numbers(0..20)).await;
+    }
+    seen.wait_len(80).await;
+    let members: BTreeSet<_> = seen.all().into_iter().map(|e| e.member).collect();
+    assert_eq!(members.len(), 2);
+    stop(running).await;
+    assert_eq!(seen.len(), 80);
+    assert!(bed.cluster.group_members("g").is_empty(), "both have left");
+}
+
+async fn second_app_joins(assignor: Assignor) {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 4).unwrap();
+    let seen = Seen::default();
+    let start = async || -> RunningApp {
+        let config = ConsumerConfig {
+            assignors: vec![assignor],
+            ..config()
+        };
+        let mut app = App::new(&bed.client, config);
+        app.topic("t").listen("g", seen.handler());
+        app.start().await.unwrap()
+    };
+    let first = start().await;
+    wait_for("all of it", || owned(&first) == [4]).await;
+    for partition in 0..4 {
+        bed.write("t", partition, numbers(0..50)).await;
+    }
+    seen.wait_len(120).await;
+    let second = start().await;
+    wait_for("half each", || {
+        owned(&first) == [2] && owned(&second) == [2]
+    })
+    .await;
+    for partition in 0..4 {
+        bed.write("t", partition, numbers(50..100)).await;
+    }
+    seen.wait_len(400).await;
+    stop(first).await;
+    wait_for("the rest", || owned(&second) == [4]).await;
+    for partition in 0..4 {
+        bed.write("t", partition, numbers(100..110)).await;
+    }
+    seen.wait_len(440).await;
+    stop(second).await;
+    // A revocation commits first (C13), so nothing is handled twice.
+    for partition in 0..4 {
+        assert_eq!(seen.offsets(partition), (0..110).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_range() {
+    second_app_joins(Assignor::Range).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_round_robin() {
+    second_app_joins(Assignor::RoundRobin).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_cooperative() {
+    second_app_joins(Assignor::CooperativeSticky).await;
+}
+
+#[tokio::test]
+async fn trap_c16_heartbeats_go_on_while_a_handler_is_slow() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["slow", "next"]).await;
+    let seen = Seen::default();
+    let log = seen.clone();
+    let handler = handler_fn(move |context, record| {
+        let log = log.clone();
+        async move {
+            if text(&record) == "slow" {
+                // Longer than two sessions.
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    });
+    let mut app = bed.app();
+    app.topic("t").listen("g", handler);
+    let running = app.start().await.unwrap();
+    seen.wait_len(2).await;
+    assert_eq!(seen.values(), ["slow", "next"]);
+    assert_eq!(running.status().registrations[0].members[0].rebalances, 1);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn trap_c16_heartbeats_go_on_while_a_revocation_waits_for_a_call() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 2).unwrap();
+    bed.write("t", 0, ["slow"]).await;
+    bed.write("t", 1, ["slow"]).await;
+    let (seen, begun) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+    let (log, calls) = (seen.clone(), begun.clone());
+    let handler = handler_fn(move |context, record| {
+        let log = log.clone();
+        calls.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    });
+    let eager = ConsumerConfig {
+        assignors: vec![Assignor::Range],
+        ..config()
+    };
+    let mut app = App::new(&bed.client, eager.clone());
+    app.topic("t").listen("g", handler);
+    let first = app.start().await.unwrap();
+    wait_for("both calls", || begun.load(Ordering::SeqCst) == 2).await;
+    let mut app = App::new(&bed.client, eager);
+    app.topic("t").listen("g", seen.handler());
+    let second = app.start().await.unwrap();
+    wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;
+    assert_eq!(seen.len(), 2, "the calls were allowed to finish");
+    assert_eq!(bed.committed("g", "t", 0), Some(1));
+    assert_eq!(bed.committed("g", "t", 1), Some(1));
+    stop(first).await;
+    stop(second).await;
+    assert_eq!(seen.len(), 2, "nothing is handled again");
+}
+
+#[tokio::test]
+async fn trap_c24_what_is_buffered_at_a_revocation_is_not_handled_after_it() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 2).unwrap();
+    bed.write("t", 0, numbers(0..100)).await;
+    bed.write("t", 1, numbers(0..100)).await;
+    let seen = Seen::default();
+    let slow = |seen: &Seen| {
+        let log = seen.clone();
+        handler_fn(move |context, record| {
+            let log = log.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                context.check_lease().unwrap();
+                log.push(context.member(), &record);
+                Outcome::Done
+            }
+        })
+    };
+    let mut app = bed.app();
+    app.topic("t").listen("g", slow(&seen));
+    let first = app.start().await.unwrap();
+    seen.wait_len(10).await;
+    let mut app = bed.app();
+    app.topic("t").listen("g", slow(&seen));
+    let second = app.start().await.unwrap();
+    wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;
+    seen.wait_len(200).await;
+    stop(first).await;
+    stop(second).await;
+    for partition in 0..2 {
+        assert_eq!(seen.offsets(partition), (0..100).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_vanishes_is_replaced_after_its_session() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 2).unwrap();
+    let (lost, kept) = (Seen::default(), Seen::default());
+    let mut app = bed.app();
+    app.topic("t").listen("g", lost.handler());
+    let first = app.start().await.unwrap();
+    let mut app = bed.app();
+    app.topic("t").listen("g", kept.handler());
+    let second = app.start().await.unwrap();
+    wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;
+    drop(first);
+    wait_for("all of it", || owned(&second) == [2]).await;
+    bed.write("t", 0, ["a"]).await;
+    bed.write("t", 1, ["b"]).await;
+    kept.wait_len(2).await;
+    stop(second).await;
+}
