@@ -22,8 +22,8 @@
 //!   A newer [`MembershipEvent::Revoked`] replaces an older one.
 //! - Partitions are lost as soon as the coordinator may have given them away: when no heartbeat was
 //!   answered for the session timeout, or when a rebalance that began after the last good answer
-//!   may have ended without this member. This relies on the owner to report a dead connection
-//!   within the session timeout, and on answers that travel for less than a third of it.
+//!   may have ended without this member. This relies on an owner that reports a dead connection
+//!   within a third of the session timeout, and on answers that travel for no longer than that.
 //! - The machine never gives up by itself on failures that may pass; they are tried again with
 //!   back-off. Only [`MembershipEvent::Fatal`] and [`MembershipEvent::Left`] end it.
 //!

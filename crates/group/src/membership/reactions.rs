@@ -198,15 +198,20 @@ impl Membership {
         let rebalanced = proof
             .settled_ms
             .saturating_add(self.config.rebalance_timeout_ms.into());
-        let expired = proof
-            .alive_ms
-            .saturating_add(self.config.session_timeout_ms.into());
-        // A join or sync that waits at the coordinator keeps the session alive.
-        if self.call.is_out() {
-            Some(rebalanced)
+        let session = i64::from(self.config.session_timeout_ms);
+        let expired = proof.alive_ms.saturating_add(session);
+        // A join or sync that waits at the coordinator keeps the session alive. One that did not
+        // get there is reported within a third of the session timeout, so it counts as waiting only
+        // if it was sent early enough for that.
+        let waits = match self.call {
+            Slot::Out { sent_ms, .. } => sent_ms.saturating_add(session / 3) <= expired,
+            _ => false,
+        };
+        Some(if waits {
+            rebalanced
         } else {
-            Some(rebalanced.min(expired))
-        }
+            rebalanced.min(expired)
+        })
     }
 
     pub(super) fn fire_timers(&mut self) {

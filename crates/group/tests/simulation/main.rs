@@ -42,6 +42,9 @@ struct Process {
     alive: bool,
     ended: bool,
     fatal_asked: bool,
+    closing: bool,
+    /// No packet passes before this time.
+    cut_until: i64,
     last_arrival: i64,
     requests: HashMap<u64, RequestId>,
 }
@@ -94,12 +97,12 @@ impl Sim {
         for at in 0..self.processes.len() {
             if self.is_live(at) {
                 self.tell(at, Input::Polled);
+                self.processes[at].cut_until = 0;
                 self.subscribe(at, &TOPICS);
                 self.metadata(at);
             }
         }
-        let lasts = |at| self.is_live(at) && !self.processes[at].fatal_asked;
-        if !(0..self.processes.len()).any(lasts) {
+        if !(0..self.processes.len()).any(|at| self.lasts(at)) {
             self.start(None, 0);
         }
         self.run_until(UNREST + QUIET);
@@ -148,6 +151,16 @@ impl Sim {
         self.processes[at].alive && !self.processes[at].ended
     }
 
+    /// Whether it will still be there in the end.
+    fn lasts(&self, at: usize) -> bool {
+        let process = &self.processes[at];
+        self.is_live(at) && !process.fatal_asked && !process.closing
+    }
+
+    fn is_cut(&self, at: usize) -> bool {
+        self.now < self.processes[at].cut_until
+    }
+
     fn chance(&mut self, percent: u32) -> bool {
         !self.calm && self.rng.u32(0..100) < percent
     }
@@ -176,6 +189,8 @@ impl Sim {
             alive: true,
             ended: false,
             fatal_asked: false,
+            closing: false,
+            cut_until: 0,
             last_arrival,
             requests: HashMap::new(),
         });
@@ -230,7 +245,7 @@ impl Sim {
             self.order += 1;
             let number = self.order;
             self.processes[at].requests.insert(number, request.id);
-            if self.chance(3) {
+            if self.is_cut(at) || self.chance(3) {
                 let ms = self.rng.i64(1..LONGEST_TRIP);
                 self.after(ms, Event::Broken(at, number));
             } else {
@@ -254,7 +269,7 @@ impl Sim {
                 self.after(ms, Event::Broken(at, number));
                 continue;
             };
-            if self.chance(4) {
+            if self.is_cut(at) || self.chance(4) {
                 // Lost, or so late that the member has given the request up.
                 let broken = self.rng.i64(1..LONGEST_TRIP);
                 self.after(broken, Event::Broken(at, number));
@@ -353,7 +368,10 @@ impl Sim {
                 self.order += 1;
                 self.start(Some(format!("static-{}", self.order)), 0);
             }
-            12..16 => self.tell(at, Input::Close),
+            12..16 => {
+                self.processes[at].closing = true;
+                self.tell(at, Input::Close);
+            }
             16..20 => {
                 self.processes[at].alive = false;
                 let instance = self.processes[at].instance.clone();
@@ -387,6 +405,7 @@ impl Sim {
                 let answers = self.coordinator.fail_over(self.now);
                 self.send_back(answers);
             }
+            33..36 => self.processes[at].cut_until = self.now + self.rng.i64(1_000..15_000),
             32..33 => self.processes[at].fatal_asked = true,
             _ => self.commit(at),
         }
@@ -414,13 +433,9 @@ impl Sim {
     }
 
     fn check_rest(&self) {
-        let live = || (0..self.processes.len()).filter(|&at| self.is_live(at));
         let mut loads = Vec::new();
-        for at in live() {
+        for at in (0..self.processes.len()).filter(|&at| self.lasts(at)) {
             let process = &self.processes[at];
-            if process.fatal_asked {
-                continue;
-            }
             assert_eq!(process.member.phase(), Phase::Stable, "member {at}");
             loads.push(process.member.owned().count());
         }
