@@ -64,6 +64,7 @@ mod coordinator;
 mod error;
 mod fault;
 mod group;
+mod inspect;
 mod log;
 mod net;
 mod record;

@@ -48,13 +48,14 @@ impl Api for CreateTopics {
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let mut data = call.shared.data();
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        for topic in &request.topics {
+            *named.entry(topic.name.as_str()).or_default() += 1;
+        }
         let results = request.topics.iter().map(|topic| {
-            let named_twice = request
-                .topics
-                .iter()
-                .filter(|t| t.name == topic.name)
-                .count()
-                > 1;
+            let named_twice = named
+                .get(topic.name.as_str())
+                .is_some_and(|count| *count > 1);
             let created = if named_twice {
                 Err(codes::INVALID_REQUEST)
             } else {

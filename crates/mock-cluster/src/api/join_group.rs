@@ -6,7 +6,7 @@ use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use uuid::Uuid;
 
 use super::shape::{BLOB, Field, I32, TEXT, structs};
-use super::{Api, Call, Names, Outcome, SHUTTING_DOWN, Versions, owned, text};
+use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Versions, owned, text};
 use crate::ApiKey;
 use crate::group::{Answer, JoinAnswer, JoinRequest};
 use crate::shared::Data;
@@ -65,7 +65,7 @@ impl Api for JoinGroup {
         call.shared.timer.notify_one();
         let answer = match waiting.await {
             Ok(Answer::Join(answer)) => answer,
-            _ => JoinAnswer::refused(SHUTTING_DOWN, &request.member_id),
+            _ => JoinAnswer::refused(NEVER_ANSWERED, &request.member_id),
         };
         Outcome::Answer(response(answer, call.version))
     }

@@ -320,5 +320,5 @@ fn owned(value: Option<&StrBytes>) -> Option<String> {
     value.map(|value| value.to_string())
 }
 
-/// What an answer to a join or sync that nobody will give stands for: the cluster is closing.
-const SHUTTING_DOWN: i16 = codes::COORDINATOR_NOT_AVAILABLE;
+/// What a join or sync is answered that its group will never answer.
+const NEVER_ANSWERED: i16 = codes::COORDINATOR_NOT_AVAILABLE;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 
 use super::shape::{BLOB, Field, I32, TEXT, structs};
-use super::{Api, Call, Names, Outcome, SHUTTING_DOWN, Versions, owned};
+use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Versions, owned};
 use crate::ApiKey;
 use crate::group::{Answer, MemberCall, SyncAnswer, SyncRequest};
 use crate::shared::Data;
@@ -58,7 +58,7 @@ impl Api for SyncGroup {
         call.shared.timer.notify_one();
         let answer = match waiting.await {
             Ok(Answer::Sync(answer)) => answer,
-            _ => SyncAnswer::refused(SHUTTING_DOWN),
+            _ => SyncAnswer::refused(NEVER_ANSWERED),
         };
         Outcome::Answer(response(answer, call.version))
     }
