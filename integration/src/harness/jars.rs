@@ -74,9 +74,12 @@ impl Jars {
 }
 
 fn cache() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.parent().unwrap_or(manifest);
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    target.join("kafka-jars")
+    target
+        .unwrap_or_else(|| root.join("target"))
+        .join("kafka-jars")
 }
 
 async fn copy(version: &str, folder: &Path) -> Result<(), HarnessError> {

@@ -15,6 +15,15 @@ pub(crate) fn run(options: &E2eOptions) -> Result<(), String> {
     let broker = options.broker.unwrap_or_else(|| choose(docker_answers()));
     println!("e2e on {}", broker.as_str());
     provision::ensure(broker, options.provision)?;
+    // Scenarios start other programs of the package: all of them must be built.
+    let build = [
+        "build",
+        "--locked",
+        "--package",
+        "ottla-integration",
+        "--bins",
+    ];
+    process::run(process::cargo().args(build))?;
     if broker == Broker::Redpanda {
         return on_redpanda(options);
     }

@@ -1,0 +1,37 @@
+//! The client's own scenarios, run by its tests, with this cluster as the judge of how it speaks.
+
+use super::{Context, Outcome};
+use crate::harness::Worker;
+use std::time::Duration;
+use tokio::process::Command;
+
+const WITHIN: Duration = Duration::from_secs(280);
+
+pub(super) async fn run(context: &mut Context) -> Outcome {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "ottla-client",
+        "--test",
+        "external",
+    ]);
+    command.args(["--", "--ignored", "--test-threads", "1"]);
+    command.env("OTTLA_TEST_BOOTSTRAP", context.bootstrap());
+    let mut tests = Worker::spawn("cargo test", command)?;
+    let status = tests.wait(WITHIN).await?;
+    let result = tests
+        .lines()
+        .into_iter()
+        .rfind(|line| line.starts_with("test result:"));
+    match result {
+        // No test at all would be a silent pass.
+        Some(line) if status.success() && !line.contains(" 0 passed") => {
+            println!("{line}");
+            Ok(())
+        }
+        _ => Err(format!("{status}\n{}", tests.tail(60)).into()),
+    }
+}

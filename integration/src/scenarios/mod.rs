@@ -1,0 +1,223 @@
+//! The end-to-end scenarios and what runs them.
+//!
+//! A scenario is one function that gets a [`Context`]: the cluster, a folder of its own and names
+//! that no other run uses. It fails by an error or a panic, or by taking longer than its limit. The
+//! [`runner`] starts clusters, and gives a scenario a new one after a failure.
+
+mod broker_smoke;
+mod client_conformance;
+mod foreign_clients;
+pub mod read_back;
+pub mod runner;
+
+use crate::harness::KafkaCluster;
+use ottla_client::{Client, ClientConfig, TransportKind};
+use std::error::Error;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How a scenario ends.
+pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+/// A scenario at work, on the thread of the runner.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// Every scenario, in the order in which they run.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "broker-smoke",
+        about: "writes and reads; a node is killed and comes back",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(broker_smoke::run(context)),
+    },
+    Scenario {
+        name: "client-conformance",
+        about: "the client's own scenarios with the broker as the judge",
+        needs: Needs::Cluster,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(300),
+        run: |context| Box::pin(client_conformance::run(context)),
+    },
+    Scenario {
+        name: "kcat-produce-consume",
+        about: "kcat writes to the mock cluster and reads back, headers included",
+        needs: Needs::MockCluster,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(60),
+        run: |context| Box::pin(foreign_clients::produce_and_consume(context)),
+    },
+    Scenario {
+        name: "kcat-group",
+        about: "two kcats share a topic of the mock cluster in a group and commit",
+        needs: Needs::MockCluster,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(90),
+        run: |context| Box::pin(foreign_clients::group(context)),
+    },
+];
+
+/// One scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// What `--scenario` takes.
+    pub name: &'static str,
+    /// One line for the list.
+    pub about: &'static str,
+    /// Where it can run.
+    pub needs: Needs,
+    /// The cluster sizes that it runs on.
+    pub nodes: &'static [usize],
+    /// Where it belongs.
+    pub suites: &'static [Suite],
+    /// Its limit; a run that takes longer has failed.
+    pub within: Duration,
+    /// What it does.
+    pub run: for<'a> fn(&'a mut Context) -> Running<'a>,
+}
+
+/// Where a scenario can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Any real cluster; it may do more on one whose nodes the harness can kill.
+    Cluster,
+    /// A real cluster whose nodes the harness can kill.
+    Harness,
+    /// The mock cluster, which it starts itself.
+    MockCluster,
+}
+
+/// `--suite`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// What every change must pass.
+    Ci,
+    /// Everything.
+    Full,
+}
+
+/// `--broker`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broker {
+    /// Apache Kafka, started by the harness.
+    Kafka,
+    /// Redpanda, started by compose before.
+    Redpanda,
+    /// The mock cluster, for foreign clients.
+    Mock,
+    /// A cluster that is there.
+    External,
+}
+
+impl Broker {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Redpanda => "redpanda",
+            Self::Mock => "mock",
+            Self::External => "external",
+        }
+    }
+
+    /// Whether a scenario with these needs can run on it.
+    pub const fn offers(self, needs: Needs) -> bool {
+        match needs {
+            Needs::Cluster => !matches!(self, Self::Mock),
+            Needs::Harness => matches!(self, Self::Kafka),
+            Needs::MockCluster => matches!(self, Self::Mock),
+        }
+    }
+}
+
+/// What a scenario works with.
+#[derive(Debug)]
+pub struct Context {
+    cluster: Cluster,
+    nodes: usize,
+    transport: TransportKind,
+    folder: TempDir,
+    run_id: String,
+}
+
+#[derive(Debug)]
+enum Cluster {
+    Harness(Box<KafkaCluster>),
+    External(String),
+    /// The scenario starts what it needs.
+    None,
+}
+
+impl Context {
+    /// The cluster's addresses, joined by commas; empty for scenarios of the mock cluster.
+    pub fn bootstrap(&self) -> String {
+        match &self.cluster {
+            Cluster::Harness(cluster) => cluster.bootstrap(),
+            Cluster::External(bootstrap) => bootstrap.clone(),
+            Cluster::None => String::new(),
+        }
+    }
+
+    /// The size of the cluster.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// The replication that topics of a scenario have.
+    pub fn replication(&self) -> i16 {
+        if self.nodes >= 3 { 3 } else { 1 }
+    }
+
+    /// The cluster, if its nodes can be killed.
+    pub fn kafka(&mut self) -> Option<&mut KafkaCluster> {
+        match &mut self.cluster {
+            Cluster::Harness(cluster) => Some(cluster),
+            Cluster::External(_) | Cluster::None => None,
+        }
+    }
+
+    /// The cluster of a scenario with [`Needs::Harness`].
+    ///
+    /// # Errors
+    /// If the runner gave it another one.
+    pub fn harness(&mut self) -> Result<&mut KafkaCluster, Box<dyn Error + Send + Sync>> {
+        self.kafka()
+            .ok_or_else(|| "the nodes of this cluster cannot be killed".into())
+    }
+
+    /// The transport that was asked for.
+    pub fn transport(&self) -> TransportKind {
+        self.transport
+    }
+
+    /// A client's settings for the cluster and the transport of this run.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new(&self.bootstrap());
+        config.transport = self.transport;
+        config
+    }
+
+    /// A client of the cluster.
+    ///
+    /// # Errors
+    /// The client's.
+    pub async fn client(&self) -> Result<Client, ottla_client::Error> {
+        Client::connect(self.client_config()).await
+    }
+
+    /// A folder for the files of this scenario.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A name that no other run uses, for topics and groups.
+    pub fn unique(&self, name: &str) -> String {
+        format!("{name}-{}", self.run_id)
+    }
+}
