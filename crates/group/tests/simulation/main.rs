@@ -6,6 +6,8 @@
 //! no commit is taken while somebody else owns the partition. In the end, when all is quiet, every
 //! partition has an owner and the loads are level.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod coordinator;
 
 use coordinator::{Answer, Coordinator, REBALANCE, SESSION, error_for};
@@ -401,7 +403,9 @@ impl Sim {
                 *grown = (*grown + 1).min(9);
                 live.iter().for_each(|&at| self.metadata(at));
             }
-            30..32 => {
+            // A broker that takes over forgets which id a static member got after the last stable
+            // generation, and fences it: rightly fatal, so not part of these runs.
+            30..32 if self.processes.iter().all(|p| p.instance.is_none()) => {
                 let answers = self.coordinator.fail_over(self.now);
                 self.send_back(answers);
             }
