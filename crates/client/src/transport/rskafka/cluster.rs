@@ -31,6 +31,9 @@ const MAX_IDLE: usize = 8;
 /// After so many new connections in a row that did not help, everything is built anew.
 const RECONNECTS_BEFORE_REBUILD: u32 = 3;
 
+/// An attempt with less time than this would only turn a sure fate into an unknown one.
+const MIN_ATTEMPT: Duration = Duration::from_millis(50);
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
@@ -146,10 +149,11 @@ impl Cluster {
             let mut failure = match attempt.await {
                 Some(Ok(value)) => return Ok(value),
                 Some(Err(failure)) => failure,
-                None => Failure::new(ErrorKind::Closed, Cure::None, closing_fate(call.purpose)),
+                None => Failure::new(ErrorKind::Closed, Cure::None, cut_off(call.purpose)),
             };
             if let Some(last) = last {
-                failure.follows(last);
+                let cut = Instant::now() >= call.deadline && failure.source.is_none();
+                failure = failure.after(last, cut);
             }
             match failure.cure {
                 Cure::None => return Err(failure),
@@ -161,7 +165,7 @@ impl Cluster {
                 Cure::Rebuild => self.want(true),
             }
             let delay = backoff.next_delay();
-            if Instant::now() + delay >= call.give_up {
+            if Instant::now() + delay + MIN_ATTEMPT >= call.give_up {
                 return Err(failure);
             }
             metrics::counter!("ottla_client_retries_total", "operation" => call.name).increment(1);
@@ -195,11 +199,7 @@ impl Cluster {
                 return Ok(value);
             }
             Ok(Err(e)) => Failure::of(e, Phase::Request),
-            Err(_) => Failure::new(
-                ErrorKind::TimedOut,
-                Cure::Rebuild,
-                closing_fate(call.purpose),
-            ),
+            Err(_) => Failure::new(ErrorKind::TimedOut, Cure::Rebuild, cut_off(call.purpose)),
         };
         if failure.cure <= Cure::Wait {
             self.put(call.partition, call.purpose, client);
@@ -332,7 +332,7 @@ impl Cluster {
 }
 
 /// What became of a request that was cut off.
-fn closing_fate(purpose: Purpose) -> Fate {
+fn cut_off(purpose: Purpose) -> Fate {
     match purpose {
         Purpose::Write => Fate::MaybeWritten,
         Purpose::Read => Fate::NotWritten,
@@ -340,15 +340,17 @@ fn closing_fate(purpose: Purpose) -> Fate {
 }
 
 impl Failure {
-    /// Takes over from the attempt before what must not be lost: data that may be written stays so,
-    /// and a plain timeout does not hide the cause that was known.
-    fn follows(&mut self, last: Failure) {
-        if last.fate == Fate::MaybeWritten {
-            self.fate = Fate::MaybeWritten;
+    /// Keeps from the attempt before what must not be lost: data that may be written stays so, and
+    /// an attempt that the call's deadline cut off does not hide the cause that was known.
+    fn after(mut self, last: Failure, cut: bool) -> Self {
+        let fate = match last.fate {
+            Fate::MaybeWritten => Fate::MaybeWritten,
+            Fate::NotWritten => self.fate,
+        };
+        if cut {
+            self = last;
         }
-        if self.kind == ErrorKind::TimedOut && self.source.is_none() {
-            self.source = last.source;
-        }
+        Self { fate, ..self }
     }
 }
 

@@ -37,6 +37,7 @@ enum Answer {
 
 /// Reads from the position. `None` if there is nothing to read. Failures that pass are retried until
 /// the poll's waiting time, but at least the longest backoff, is over.
+#[tracing::instrument(level = "debug", skip_all, fields(%partition, position))]
 pub(super) async fn poll(
     cluster: &Cluster,
     partition: &TopicPartition,

@@ -290,3 +290,69 @@ impl Drop for Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(positions: &[Offset], caller: &Arc<Notify>) -> (Table, TopicPartition) {
+        let partition = TopicPartition::new("t", 0);
+        let entry = |(id, position): (usize, &Offset)| Entry {
+            id: id as u64,
+            position: *position,
+            state: State::InFlight,
+            watchers: vec![Arc::downgrade(caller)],
+            _alive: oneshot::channel().0,
+        };
+        let entries = positions.iter().enumerate().map(entry).collect();
+        let table = Table {
+            next_id: positions.len() as u64,
+            entries: HashMap::from([(partition.clone(), entries)]),
+        };
+        (table, partition)
+    }
+
+    fn woken(caller: &Notify) -> bool {
+        use futures_util::FutureExt;
+        caller.notified().now_or_never().is_some()
+    }
+
+    fn gap() -> Result<Fetched, Error> {
+        Err(Error::new(ErrorKind::Gap, FETCH))
+    }
+
+    #[test]
+    fn a_result_is_for_its_position_alone_and_is_taken_once() {
+        let caller = Arc::new(Notify::new());
+        let (mut table, p) = table(&[5, 6], &caller);
+        assert!(table.take_done(&p, 5).is_none());
+        table.done(&p, 0, gap());
+        assert!(woken(&caller));
+        assert!(table.take_done(&p, 6).is_none());
+        assert!(table.take_done(&p, 5).is_some());
+        assert!(table.take_done(&p, 5).is_none());
+        assert_eq!(table.entries[&p].len(), 1);
+    }
+
+    #[test]
+    fn a_poll_that_ends_without_result_wakes_whoever_waits_and_leaves_nothing() {
+        let caller = Arc::new(Notify::new());
+        let (mut table, p) = table(&[5], &caller);
+        table.remove(&p, 9);
+        assert!(!woken(&caller));
+        table.remove(&p, 0);
+        assert!(woken(&caller));
+        assert!(table.entries.is_empty());
+    }
+
+    #[test]
+    fn callers_that_are_gone_do_not_watch() {
+        let caller = Arc::new(Notify::new());
+        let (mut table, p) = table(&[5], &caller);
+        let entry = &mut table.entries.get_mut(&p).unwrap()[0];
+        entry.watch(&caller);
+        assert_eq!(entry.watchers.len(), 1);
+        drop(caller);
+        assert!(!entry.is_watched());
+    }
+}

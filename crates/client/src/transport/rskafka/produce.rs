@@ -13,6 +13,7 @@ const PRODUCE: &str = "Produce";
 
 /// Writes the batch, with retries until `deadline`. One batch of a partition is on its way at a
 /// time; the others wait for their turn in the order in which they came.
+#[tracing::instrument(level = "debug", skip_all, fields(%partition))]
 pub(super) async fn produce(
     cluster: &Cluster,
     options: ProduceOptions,
