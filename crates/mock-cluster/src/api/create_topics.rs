@@ -91,13 +91,25 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
 }
 
 fn refused(topic: &CreatableTopic, code: i16) -> CreatableTopicResult {
+    let message = match code {
+        codes::TOPIC_ALREADY_EXISTS => Some("the topic exists already"),
+        codes::INVALID_TOPIC_EXCEPTION => Some("the topic name is not legal"),
+        codes::INVALID_PARTITIONS => Some("the number of partitions is not allowed"),
+        codes::INVALID_REPLICATION_FACTOR => Some("the replication factor is not 1 to the brokers"),
+        codes::INVALID_CONFIG => Some("a setting has a value that is not allowed"),
+        codes::INVALID_REQUEST => Some("the topic is named twice"),
+        _ => None,
+    };
     CreatableTopicResult::default()
         .with_name(topic.name.clone())
         .with_error_code(code)
+        .with_error_message(message.map(text))
 }
 
 fn created_result(data: &Data, topic: &CreatableTopic, version: i16) -> CreatableTopicResult {
-    let result = CreatableTopicResult::default().with_name(topic.name.clone());
+    let result = CreatableTopicResult::default()
+        .with_name(topic.name.clone())
+        .with_error_message(None);
     let Some(created) = data.topics.by_name.get(topic.name.as_str()) else {
         return result;
     };

@@ -145,13 +145,15 @@ pub(crate) fn join_request(group: &str, member: &str) -> JoinGroupRequest {
         .with_protocols(vec![protocol])
 }
 
+/// Timestamp delta, key, value.
+type TestRecord = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// A batch of the record format v2, made field by field.
 pub(crate) struct TestBatch {
     pub(crate) attributes: i16,
     pub(crate) base_timestamp: i64,
     pub(crate) producer: (i64, i16, i32),
-    /// Timestamp delta, key, value.
-    pub(crate) records: Vec<(i64, Option<Vec<u8>>, Option<Vec<u8>>)>,
+    pub(crate) records: Vec<TestRecord>,
     pub(crate) headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
