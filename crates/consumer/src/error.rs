@@ -2,6 +2,7 @@
 
 use ottla_types::{ConfigError, ErrorCode, Offset, TopicPartition};
 use std::fmt;
+use std::sync::Arc;
 
 /// What kind of failure an [`Error`] is. Decisions are made by the kind, never by the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,11 +32,11 @@ pub enum ErrorKind {
     MemberFailed,
 }
 
-/// Why a consumer failed.
-#[derive(Debug)]
-pub struct Error(Box<Inner>);
+/// Why a consumer failed. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Error(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: ErrorKind,
     group: Option<String>,
@@ -43,13 +44,13 @@ struct Inner {
     partition: Option<TopicPartition>,
     offset: Option<Offset>,
     code: Option<ErrorCode>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`.
     pub(crate) fn new(kind: ErrorKind) -> Self {
-        Self(Box::new(Inner {
+        Self(Arc::new(Inner {
             kind,
             group: None,
             topic: None,
@@ -60,28 +61,32 @@ impl Error {
         }))
     }
 
+    fn inner(&mut self) -> &mut Inner {
+        Arc::make_mut(&mut self.0)
+    }
+
     pub(crate) fn with_group(mut self, group: impl Into<String>) -> Self {
-        self.0.group = Some(group.into());
+        self.inner().group = Some(group.into());
         self
     }
 
     pub(crate) fn with_topic(mut self, topic: impl Into<String>) -> Self {
-        self.0.topic = Some(topic.into());
+        self.inner().topic = Some(topic.into());
         self
     }
 
     pub(crate) fn with_partition(mut self, partition: TopicPartition) -> Self {
-        self.0.partition = Some(partition);
+        self.inner().partition = Some(partition);
         self
     }
 
     pub(crate) fn with_offset(mut self, offset: Offset) -> Self {
-        self.0.offset = Some(offset);
+        self.inner().offset = Some(offset);
         self
     }
 
     pub(crate) fn with_code(mut self, code: ErrorCode) -> Self {
-        self.0.code = Some(code);
+        self.inner().code = Some(code);
         self
     }
 
@@ -89,7 +94,7 @@ impl Error {
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        self.0.source = Some(source.into());
+        self.inner().source = Some(source.into().into());
         self
     }
 
@@ -196,10 +201,11 @@ impl From<ottla_client::Error> for Error {
             ottla_client::ErrorKind::Closed => ErrorKind::Closed,
             _ => ErrorKind::Client,
         });
-        wrapped.0.partition = error.partition().cloned();
-        wrapped.0.topic = error.topic().map(str::to_owned);
-        wrapped.0.offset = error.offset();
-        wrapped.0.code = error.code();
+        let inner = wrapped.inner();
+        inner.partition = error.partition().cloned();
+        inner.topic = error.topic().map(str::to_owned);
+        inner.offset = error.offset();
+        inner.code = error.code();
         wrapped.with_source(error)
     }
 }

@@ -7,11 +7,13 @@
 //! - [`App`] starts handlers for groups and topics and stops them gracefully,
 //! - [`Handler`] and [`BatchHandler`] are what it calls; [`json_handler`], [`json_batch`] and
 //!   [`Dispatcher`] decode values first,
+//! - [`GroupConsumer`] is for callers that ask for records themselves,
 //! - [`ConsumerConfig`] holds the settings, with Kafka's property names.
 
 mod app;
 mod config;
 mod error;
+mod group_consumer;
 mod handler;
 mod lane;
 mod member;
@@ -22,6 +24,7 @@ pub use app::{
 };
 pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, OnUnreadable};
 pub use error::{Error, ErrorKind};
+pub use group_consumer::{ConsumedBatch, GroupConsumer};
 pub use handler::*;
 pub use ottla_types::ConsumedRecord;
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     pub(super) running: usize,
-    pub(super) fatal: Option<Arc<Error>>,
+    pub(super) fatal: Option<Error>,
 }
 
 /// A started app. Dropping it drops the members at once: nothing is committed any more and the
@@ -101,20 +101,27 @@ impl RunningApp {
         }
     }
 
-    /// Waits until a member fails for good. Members whose failure may pass are restarted and do not
-    /// end the wait; nor does a failing handler.
+    /// Waits until a member fails for good, and gives the first such error. Members whose failure may
+    /// pass are restarted and do not end the wait; nor does a failing handler. The other members go on
+    /// until [`shutdown`](Self::shutdown). Safe to cancel.
+    pub async fn failed(&self) -> Error {
+        let mut health = self.health.clone();
+        match health.wait_for(|h| h.fatal.is_some()).await {
+            Ok(health) => match &health.fatal {
+                Some(error) => error.clone(),
+                None => Error::new(ErrorKind::MemberFailed),
+            },
+            // No supervisor is left, and none of them said why.
+            Err(_) => Error::new(ErrorKind::MemberFailed),
+        }
+    }
+
+    /// [`failed`](Self::failed) as a `Result`, to be used with `?`.
     ///
     /// # Errors
-    /// Always: the first fatal error; the other members go on until [`shutdown`](Self::shutdown).
-    pub async fn wait(&self) -> Result<(), Arc<Error>> {
-        let mut health = self.health.clone();
-        let failed = health
-            .wait_for(|h| h.fatal.is_some() || h.running == 0)
-            .await;
-        match failed.ok().and_then(|h| h.fatal.clone()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+    /// Always: the first fatal error.
+    pub async fn wait(&self) -> Result<(), Error> {
+        Err(self.failed().await)
     }
 
     /// Stops gracefully: no more records are fetched or begun, calls in progress may go on until the
@@ -154,9 +161,7 @@ impl RunningApp {
             signal = shutdown_signal() => {
                 signal.map_err(|e| Error::new(ErrorKind::Config).with_source(e))
             }
-            fatal = self.wait() => {
-                fatal.map_err(|e| Error::new(e.kind()).with_source(e))
-            }
+            error = self.failed() => Err(error),
         };
         let report = self.shutdown(deadline).await;
         ended.map(|()| report)

@@ -137,7 +137,7 @@ pub enum PartitionState {
     /// It is being given up.
     Retiring,
     /// It cannot be consumed; other partitions go on.
-    Stopped(Arc<Error>),
+    Stopped(Error),
 }
 
 /// Where one member writes its status.

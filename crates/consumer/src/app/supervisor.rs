@@ -41,7 +41,6 @@ pub(super) async fn supervise(
         if !error.is_retriable() {
             tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed for good");
             spec.board.member_failed(MemberState::Failed, &error);
-            let error = Arc::new(error);
             health.send_modify(|h| h.fatal = h.fatal.take().or(Some(error)));
             break None;
         }

@@ -79,7 +79,7 @@ impl Member {
         match result {
             Ok(()) => Ok(self.report),
             Err(error) => {
-                self.on_lost(&self.partitions.keys().cloned().collect::<Vec<_>>());
+                self.drop_everything();
                 self.driver.leave_at_once().await;
                 Err(error)
             }
@@ -125,7 +125,7 @@ impl Member {
         self.committer.start(&self.partitions, identity, now);
         self.show_state();
         if self.give_up_at().is_some_and(|at| at <= now) {
-            self.on_lost(&self.partitions.keys().cloned().collect::<Vec<_>>());
+            self.drop_everything();
             return Ok(ControlFlow::Break(()));
         }
         Ok(ControlFlow::Continue(()))
@@ -252,6 +252,11 @@ impl Member {
             owned.drain_by = owned.drain_by.map(|at| at.min(by));
         }
         self.driver.close(now);
+    }
+
+    fn drop_everything(&mut self) {
+        let all: Vec<_> = self.partitions.keys().cloned().collect();
+        self.on_lost(&all);
     }
 
     fn show_state(&mut self) {

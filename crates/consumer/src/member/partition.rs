@@ -111,7 +111,7 @@ impl Owned {
     }
 
     /// Stops reading because of `error`.
-    pub(super) fn stop(&mut self, error: Arc<Error>) {
+    pub(super) fn stop(&mut self, error: Error) {
         self.position = Position::Stopped;
         self.progress.set_state(PartitionState::Stopped(error));
     }

@@ -1,5 +1,6 @@
 //! What the member does with found positions and fetched records.
 
+use super::commit::show_lag;
 use super::core::Member;
 use super::fetch::{Answer, Read};
 use super::lookup::{Found, Located, LookupError};
@@ -8,7 +9,6 @@ use crate::lane::Chunk;
 use crate::{Error, ErrorKind, OnUnreadable};
 use ottla_record_batch::DecodeError;
 use ottla_types::{Offset, TopicPartition};
-use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Reads of one position that may fail to decode before `unreadable.records` applies: a bad checksum
@@ -124,6 +124,7 @@ impl Member {
                     unreadable,
                 } => {
                     owned.progress.set_high_watermark(high_watermark);
+                    show_lag(&self.spec.group, &answer.partition, &owned.progress);
                     let moved = take(owned, answer.offset, chunk, now);
                     if let Some(error) = unreadable.filter(|_| !moved) {
                         self.on_undecodable(&answer.partition, answer.offset, error, now);
@@ -221,7 +222,7 @@ impl Member {
         tracing::error!(%error, "the partition is stopped");
         self.spec.board.set_last_error(&error);
         if let Some(owned) = self.partitions.get_mut(partition) {
-            owned.stop(Arc::new(error));
+            owned.stop(error);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What every scenario stands on: a mock cluster, a client, a way to write records and a log of what
 //! handlers saw. Nothing sleeps to wait: [`wait_for`] looks until the thing is there, with a limit.
 
+use bytes::{BufMut, BytesMut};
 use ottla_client::transport::{Acks, Compression, ProduceOptions};
 use ottla_client::{Client, ClientConfig};
 use ottla_consumer::{
@@ -11,6 +12,8 @@ use ottla_record_batch::BatchBuilder;
 use ottla_types::{Headers, TopicPartition};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -61,6 +64,44 @@ impl Bed {
         for (_, result) in results {
             result.unwrap();
         }
+    }
+
+    /// Appends a batch of one record that says it is compressed with zstd and is not, by a Produce
+    /// request (v3) written by hand: no client would send it.
+    pub async fn write_unreadable(&self, topic: &str, partition: i32) {
+        let mut builder = BatchBuilder::new(1 << 10);
+        builder
+            .try_append(1, None, Some(b"x"), &Headers::new())
+            .unwrap();
+        let mut batch = builder.finish().bytes().to_vec();
+        batch[22] = 4;
+        let crc = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+
+        let mut request = BytesMut::new();
+        request.put_slice(&[0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff]); // Produce, v3, id 1, no client id
+        request.put_slice(&[0xff, 0xff, 0xff, 0xff]); // no transaction, acks -1
+        request.put_i32(5_000); // timeout
+        request.put_i32(1);
+        request.put_i16(i16::try_from(topic.len()).unwrap());
+        request.put_slice(topic.as_bytes());
+        request.put_i32(1);
+        request.put_i32(partition);
+        request.put_i32(i32::try_from(batch.len()).unwrap());
+        request.put_slice(&batch);
+        let (leader, _) = self.cluster.leader(topic, partition).unwrap();
+        let address = self.cluster.broker_addr(leader.unwrap()).unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_i32(i32::try_from(request.len()).unwrap())
+            .await
+            .unwrap();
+        stream.write_all(&request).await.unwrap();
+        let mut answer = vec![0; usize::try_from(stream.read_i32().await.unwrap()).unwrap()];
+        stream.read_exact(&mut answer).await.unwrap();
+        // Correlation id, one topic, its name, one partition, its number, then the code.
+        let code = 4 + 4 + 2 + topic.len() + 4 + 4;
+        assert_eq!(answer[code..code + 2], [0, 0]);
     }
 
     pub fn app(&self) -> App {

@@ -232,3 +232,119 @@ async fn trap_c23_a_fenced_static_member_ends_the_wait_with_its_error() {
     let report = running.shutdown(crate::bed::SHUTDOWN).await;
     assert_eq!(report.failed_members.len(), 1);
 }
+
+#[tokio::test]
+async fn trap_c1_a_refused_commit_keeps_the_assignment_and_is_repeated() {
+    for code in [22, 27] {
+        let bed = Bed::start().await;
+        bed.cluster.create_topic("t", 2).unwrap();
+        let refused = Fault::on(ApiKey::OffsetCommit)
+            .skip(1)
+            .action(Action::Refuse(code));
+        let refused = bed.cluster.faults().add(refused);
+        let seen = Seen::default();
+        let mut app = bed.app();
+        app.topic("t").listen("g", seen.handler());
+        let running = app.start().await.unwrap();
+        bed.write("t", 0, numbers(0..10)).await;
+        bed.write("t", 1, numbers(0..10)).await;
+        let both = || {
+            [0, 1]
+                .iter()
+                .all(|p| bed.committed("g", "t", *p) == Some(10))
+        };
+        wait_for("both commits", both).await;
+        assert_eq!(refused.hits(), 1);
+        bed.write("t", 0, ["later"]).await;
+        wait_for("the next commit", || bed.committed("g", "t", 0) == Some(11)).await;
+        assert_eq!(owned(&running), [2]);
+        stop(running).await;
+    }
+}
+
+#[tokio::test]
+async fn trap_c7_an_answer_for_a_position_that_was_reset_is_dropped() {
+    let bed = three_brokers().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..10)).await;
+    // Answers come late, and every second request fails: asked again, nothing may come twice.
+    for n in 0..5 {
+        let delay = std::time::Duration::from_millis(60);
+        let fetch = || Fault::on(ApiKey::Fetch).topic("t");
+        bed.cluster
+            .faults()
+            .add(fetch().skip(2 * n).action(Action::DelayReply(delay)));
+        bed.cluster
+            .faults()
+            .add(fetch().skip(2 * n).action(Action::Refuse(6)));
+    }
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(10).await;
+    bed.write("t", 0, numbers(10..20)).await;
+    seen.wait_len(20).await;
+    assert_eq!(seen.offsets(0), (0..20).collect::<Vec<_>>());
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn new_partitions_are_found() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let mut config = ottla_client::ClientConfig::new(&bed.cluster.bootstrap());
+    config.metadata_max_age = std::time::Duration::from_millis(100);
+    let client = ottla_client::Client::connect(config).await.unwrap();
+    let seen = Seen::default();
+    let mut app = App::new(&client, crate::bed::config());
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the assignment", || owned(&running) == [1]).await;
+    bed.cluster.delete_topic("t").unwrap();
+    bed.cluster.create_topic("t", 3).unwrap();
+    wait_for("the new partitions", || owned(&running) == [3]).await;
+    for partition in 0..3 {
+        bed.write("t", partition, ["a"]).await;
+    }
+    seen.wait_len(3).await;
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_stops_its_partition_or_is_skipped_as_told() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 2).unwrap();
+    bed.write("t", 0, numbers(0..2)).await;
+    bed.write("t", 1, ["fine"]).await;
+    bed.write_unreadable("t", 0).await;
+    bed.write("t", 0, ["behind"]).await;
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(3).await;
+    wait_for("the stop", || !running.status().is_healthy()).await;
+    let error = running.status().registrations[0].members[0]
+        .last_error
+        .clone()
+        .unwrap();
+    assert!(
+        error.contains("partition t-0: offset 2: the records cannot be read"),
+        "{error}"
+    );
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(2)).await;
+    stop(running).await;
+
+    let skipping = ConsumerConfig {
+        on_unreadable: ottla_consumer::OnUnreadable::Skip,
+        ..config()
+    };
+    let mut app = App::new(&bed.connect().await, skipping);
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    seen.wait_len(4).await;
+    assert_eq!(seen.values()[3], "behind");
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(4)).await;
+    stop(running).await;
+}

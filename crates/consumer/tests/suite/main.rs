@@ -6,5 +6,6 @@ mod bed;
 mod commits;
 mod delivery;
 mod faults;
+mod group_consumer;
 mod sharing;
 mod start;

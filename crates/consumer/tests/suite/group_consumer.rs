@@ -1,0 +1,80 @@
+//! The consumer for callers that ask for records themselves.
+
+use crate::bed::{Bed, SHUTDOWN, config, numbers, text, wait_for};
+use futures_util::StreamExt;
+use ottla_consumer::{ConsumerConfig, GroupConsumer, HandlerError};
+use std::time::Duration;
+
+fn in_group(group: &str) -> ConsumerConfig {
+    ConsumerConfig {
+        group_id: group.to_owned(),
+        ..config()
+    }
+}
+
+#[tokio::test]
+async fn batches_come_in_order_and_what_is_done_is_committed() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 2).unwrap();
+    bed.write("t", 0, numbers(0..25)).await;
+    let mut consumer = GroupConsumer::start(&bed.client, in_group("g"), ["t"], 10)
+        .await
+        .unwrap();
+    let mut values = Vec::new();
+    while values.len() < 25 {
+        let batch = consumer.next_batch().await.unwrap();
+        assert_eq!(batch.partition().to_string(), "t-0");
+        assert!(batch.records().len() <= 10);
+        values.extend(batch.records().iter().map(text));
+        batch.done().unwrap();
+    }
+    assert_eq!(values, numbers(0..25));
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(25)).await;
+    bed.write("t", 1, ["streamed"]).await;
+    let mut batch = consumer.next().await.unwrap();
+    assert_eq!(text(&batch.take_records()[0]), "streamed");
+    batch.done().unwrap();
+    let report = consumer.close(SHUTDOWN).await;
+    assert!(report.clean, "{report:?}");
+    assert_eq!(bed.committed("g", "t", 1), Some(1));
+}
+
+#[tokio::test]
+async fn what_is_dropped_or_failed_comes_again() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..4)).await;
+    let mut consumer = GroupConsumer::start(&bed.client, in_group("g"), ["t"], 10)
+        .await
+        .unwrap();
+    drop(consumer.next_batch().await.unwrap());
+    let again = consumer.next_batch().await.unwrap();
+    assert_eq!(again.records().len(), 4);
+    again
+        .failed_at(3, HandlerError::transient("Busy", "later"))
+        .unwrap();
+    let rest = consumer.next_batch().await.unwrap();
+    assert_eq!(rest.records().iter().map(text).collect::<Vec<_>>(), ["3"]);
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(3)).await;
+    let report = consumer.close(Duration::from_millis(100)).await;
+    assert_eq!(report.in_flight.len(), 1, "the last batch was never done");
+    assert!(rest.done().is_err(), "its partition is given up");
+}
+
+#[tokio::test]
+async fn a_close_waits_for_batches_that_are_out() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a"]).await;
+    let mut consumer = GroupConsumer::start(&bed.client, in_group("g"), ["t"], 10)
+        .await
+        .unwrap();
+    let batch = consumer.next_batch().await.unwrap();
+    let done = async {
+        tokio::task::yield_now().await;
+        batch.done().unwrap();
+    };
+    let (report, ()) = tokio::join!(consumer.close(SHUTDOWN), done);
+    assert!(report.clean, "{report:?}");
+    assert_eq!(bed.committed("g", "t", 0), Some(1));
+}
