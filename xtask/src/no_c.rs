@@ -75,23 +75,20 @@ pub(crate) fn run(quick: bool) -> Result<(), String> {
                 "--target",
                 target,
             ];
-            process::run(&mut without_c(check))?;
+            // What is not published runs where it is developed, and needs not build elsewhere.
+            process::run(published(&mut without_c(check), &packages))?;
         }
         for package in &products {
             alone(package)?;
         }
-        let mut package = process::cargo();
-        package.args([
+        let package = [
             "package",
             "--locked",
             "--workspace",
             "--no-verify",
             "--allow-dirty",
-        ]);
-        for private in packages.iter().filter(|package| !package.publish) {
-            package.args(["--exclude", &private.name]);
-        }
-        process::run(&mut package)?;
+        ];
+        process::run(published(process::cargo().args(package), &packages))?;
     }
     println!("no C: {} crates", products.len());
     Ok(())
@@ -103,6 +100,14 @@ fn without_c<const N: usize>(arguments: [&str; N]) -> Command {
         .args(arguments)
         .env("CC", "/bin/false")
         .env("CXX", "/bin/false");
+    command
+}
+
+/// Leaves out what is not for users.
+fn published<'a>(command: &'a mut Command, packages: &[Package]) -> &'a mut Command {
+    for private in packages.iter().filter(|package| !package.publish) {
+        command.args(["--exclude", &private.name]);
+    }
     command
 }
 

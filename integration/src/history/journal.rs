@@ -137,3 +137,65 @@ pub fn read_journal(path: &Path, history: &mut History) -> Result<usize, Journal
     }
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> History {
+        let mut source = History::default();
+        for number in 0..11 {
+            source.effects.push(Effect {
+                group: "order-pay-sms".to_owned(),
+                id: format!("o{number}"),
+                kind: "notify".to_owned(),
+                at_ms: number,
+            });
+        }
+        source.rolled_back.insert("never".to_owned());
+        source
+    }
+
+    #[test]
+    fn a_journal_is_read_back_without_its_torn_last_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let journal = Journal::open(file.path()).unwrap();
+        let source = source();
+        let rolled_back = source
+            .rolled_back
+            .iter()
+            .map(|id| Entry::RolledBack { id: id.clone() });
+        let entries = source
+            .effects
+            .iter()
+            .cloned()
+            .map(Entry::Effect)
+            .chain(rolled_back);
+        for entry in entries {
+            journal.write(&entry).unwrap();
+        }
+        std::fs::File::options()
+            .append(true)
+            .open(file.path())
+            .unwrap()
+            .write_all(b"{\"effe")
+            .unwrap();
+        let mut read = History::default();
+        assert_eq!(read_journal(file.path(), &mut read).unwrap(), 12);
+        assert_eq!(
+            (read.effects, read.rolled_back),
+            (source.effects, source.rolled_back)
+        );
+    }
+
+    #[test]
+    fn a_whole_line_that_is_no_entry_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{\"rolled_back\":{\"id\":\"x\"}}\nnonsense\n").unwrap();
+        let error = read_journal(file.path(), &mut History::default()).unwrap_err();
+        assert!(
+            matches!(error, JournalError::Line { line: 2, .. }),
+            "{error:?}"
+        );
+    }
+}

@@ -97,10 +97,8 @@ fn line_rules(file: &Path, source: bool, line: &str) -> Vec<String> {
             .map(|(a, b)| format!("left behind: {a}{b}")),
     );
     let public = line.trim_start().starts_with("pub ");
-    let foreign = ["kafka_protocol::", "rskafka::"]
-        .iter()
-        .any(|name| line.contains(name));
-    if public && foreign {
+    let foreign = ["kafka_protocol", "rskafka"];
+    if public && foreign.iter().any(|name| names_crate(file, line, name)) {
         complaints.push("a foreign protocol type in a public signature".to_owned());
     }
     let clock = ["Instant::now", "SystemTime::now"]
@@ -110,6 +108,18 @@ fn line_rules(file: &Path, source: bool, line: &str) -> Vec<String> {
         complaints.push(format!("{call} in a pure crate: time is passed in"));
     }
     complaints
+}
+
+/// Whether a line has a path of that crate, and not of a module of ours with the same name.
+fn names_crate(file: &Path, line: &str, name: &str) -> bool {
+    let folder = workspace::root().join(file.parent().unwrap_or(file));
+    let module = folder.join(name).is_dir() || folder.join(format!("{name}.rs")).is_file();
+    let path = if module {
+        format!(" ::{name}::")
+    } else {
+        format!("{name}::")
+    };
+    line.contains(&path)
 }
 
 fn in_pure_crate(file: &Path) -> bool {
