@@ -51,40 +51,33 @@ async fn rows_written_while_the_relay_runs_are_all_published_in_order() {
 async fn a_row_that_was_sent_and_not_marked_before_a_crash_is_sent_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.redb");
-    let first = FakeProducer::scripted([Fault::Hangs]);
-    {
-        let outbox = RedbOutbox::open(&path).unwrap();
-        add(&outbox, "k", "1".into()).await;
-        // Written in truth, but the process dies before the answer.
-        let sent = FakeProducer::scripted([Fault::MaybeWritten, Fault::Hangs]);
-        let running = start(&outbox, &sent);
-        sent.wait_for_written(1).await;
-        drop(running);
-        assert_eq!(sent.values(), ["1"]);
-        let id = sent.log()[0]
-            .headers
-            .last_str(names::MESSAGE_ID)
-            .map(str::to_owned);
-        // A relay in the same process must wait for the lease of the dead one.
-        let running = start(&outbox, &first);
-        drop(running);
-        wait_until_free(&outbox).await;
-        let again = FakeProducer::default();
-        let running = start(&outbox, &again);
-        wait_for_pending(&outbox, 0).await;
-        running.stop(Duration::from_secs(5)).await;
-        let log = again.log();
-        assert_eq!(log[0].headers.last_str(names::MESSAGE_ID), id.as_deref());
-        assert_eq!(again.values(), ["1"]);
-        // What the consumer sees twice has one effect.
-        let inbox = RedbDedup::new(outbox.database().clone()).unwrap();
-        let id = id.expect("each row has an id");
-        let claim = inbox.claim("g", &id, "one", 0, 100).await.unwrap();
-        assert_eq!(claim, Claim::Acquired);
-        inbox.done("g", &id, "one", 1).await.unwrap();
-        let claim = inbox.claim("g", &id, "two", 2, 100).await.unwrap();
-        assert_eq!(claim, Claim::AlreadyDone);
-    }
+    let outbox = RedbOutbox::open(&path).unwrap();
+    add(&outbox, "k", "1".into()).await;
+    // Written in truth, but the relay dies before the answer.
+    let first = FakeProducer::default();
+    first.topic_fault("orders", Fault::MaybeWritten);
+    let running = start(&outbox, &first);
+    first.wait_for_written(1).await;
+    drop(running);
+    let written = first.log();
+    let id = written[0].headers.last_str(names::MESSAGE_ID);
+
+    wait_until_free(&outbox).await;
+    let second = FakeProducer::default();
+    let running = start(&outbox, &second);
+    wait_for_pending(&outbox, 0).await;
+    running.stop(Duration::from_secs(5)).await;
+    assert_eq!(second.values(), ["1"]);
+    assert_eq!(second.log()[0].headers.last_str(names::MESSAGE_ID), id);
+
+    // What the consumer sees twice has one effect.
+    let inbox = RedbDedup::new(outbox.database().clone()).unwrap();
+    let id = id.expect("each row has an id");
+    let claim = inbox.claim("g", id, "one", 0, 100).await.unwrap();
+    assert_eq!(claim, Claim::Acquired);
+    inbox.done("g", id, "one", 1).await.unwrap();
+    let claim = inbox.claim("g", id, "two", 2, 100).await.unwrap();
+    assert_eq!(claim, Claim::AlreadyDone);
 }
 
 /// The dead relay's lease ends by itself.

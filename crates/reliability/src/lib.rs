@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod dead_letter;
 mod dedup;
 mod delay;
 mod durations;

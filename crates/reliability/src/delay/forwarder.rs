@@ -2,9 +2,9 @@
 
 use super::levels::DelayLevels;
 use super::plan::{HOPS, Plan, plan};
+use crate::dead_letter::publish_dead_letter;
 use crate::durations::millis;
 use crate::identity::message_id;
-use crate::retry::publish_dead_letter;
 use crate::stamp::{Failed, copy_for};
 use ottla_client::{Client, NewTopic};
 use ottla_consumer::{Context, Handler, HandlerError, Outcome, Registration};

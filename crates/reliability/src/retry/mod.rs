@@ -14,11 +14,12 @@ pub use backoff::Backoff;
 pub use builder::ReliableBuilder;
 pub use policy::{ClassPolicy, InPlace, RetryPolicy};
 
+use crate::dead_letter::publish_dead_letter;
 use crate::durations::millis;
 use crate::stamp::{Failed, copy_for};
 use ottla_client::{Client, NewTopic};
 use ottla_consumer::{Context, Failure, Guard, Handler, HandlerError, Outcome, Registration};
-use ottla_types::{Clock, ConsumedRecord, Publish, PublishError, PublishErrorKind, Record, names};
+use ottla_types::{Clock, ConsumedRecord, Publish, PublishError, PublishErrorKind, names};
 use routes::{Route, Routes, retry_topic};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -267,22 +268,6 @@ impl<H: Handler> Reliable<H> {
             });
         let guarded = Guard::new(self.inner.clone(), limit);
         guarded.handle(context, record).await
-    }
-}
-
-/// Publishes a dead letter. One that is too large with all headers goes without the error's text:
-/// it is better known to be broken than to hold up its partition for ever.
-pub(crate) async fn publish_dead_letter(
-    publish: &dyn Publish,
-    mut copy: Record,
-) -> Result<(), PublishError> {
-    let result = publish.publish(copy.clone()).await;
-    match result {
-        Err(e) if e.kind() == PublishErrorKind::RecordTooLarge => {
-            copy.headers.remove(names::ERROR_MESSAGE);
-            publish.publish(copy).await.map(drop)
-        }
-        result => result.map(drop),
     }
 }
 
