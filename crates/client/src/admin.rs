@@ -86,28 +86,8 @@ pub(crate) async fn create_topics(
     deadline: Instant,
 ) -> Result<Outcomes, Error> {
     let names = topics.iter().map(|topic| topic.name.clone()).collect();
-    change(
-        cluster,
-        names,
-        CreateTopicsRequest::NAME,
-        deadline,
-        async |names| {
-            let wanted = topics.iter().filter(|topic| names.contains(&topic.name));
-            let request = CreateTopicsRequest::default()
-                .with_topics(wanted.map(creatable).collect())
-                .with_timeout_ms(millis_until(deadline));
-            let answer = ask_controller(cluster, deadline, request).await?;
-            let codes = answer.topics.into_iter().map(|topic| {
-                let message = topic.error_message.map(|message| message.to_string());
-                (
-                    topic.name.to_string(),
-                    (ErrorCode(topic.error_code), message),
-                )
-            });
-            Ok(codes.collect())
-        },
-    )
-    .await
+    let wanted = Change::Create(topics);
+    change(cluster, names, wanted, deadline).await
 }
 
 /// Deletes the topics at the controller; the answers stand in the order of `names`.
@@ -116,26 +96,59 @@ pub(crate) async fn delete_topics(
     names: Vec<String>,
     deadline: Instant,
 ) -> Result<Outcomes, Error> {
-    change(
-        cluster,
-        names,
-        DeleteTopicsRequest::NAME,
-        deadline,
-        async |names| {
-            let topic_names = names.iter().map(|name| topic_name(name)).collect();
-            let request = DeleteTopicsRequest::default()
-                .with_topic_names(topic_names)
-                .with_timeout_ms(millis_until(deadline));
-            let answer = ask_controller(cluster, deadline, request).await?;
-            let codes = answer.responses.into_iter().map(|topic| {
-                let name = topic.name.map(|name| name.to_string()).unwrap_or_default();
-                let message = topic.error_message.map(|message| message.to_string());
-                (name, (ErrorCode(topic.error_code), message))
-            });
-            Ok(codes.collect())
-        },
-    )
-    .await
+    change(cluster, names, Change::Delete, deadline).await
+}
+
+/// What is asked of the controller for a list of topics.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Create(&'a [NewTopic]),
+    Delete,
+}
+
+impl Change<'_> {
+    fn api(self) -> &'static str {
+        match self {
+            Self::Create(_) => CreateTopicsRequest::NAME,
+            Self::Delete => DeleteTopicsRequest::NAME,
+        }
+    }
+
+    async fn ask(
+        self,
+        cluster: &Cluster,
+        deadline: Instant,
+        names: &[String],
+    ) -> Result<Codes, Error> {
+        match self {
+            Self::Create(topics) => {
+                let wanted = topics.iter().filter(|topic| names.contains(&topic.name));
+                let request = CreateTopicsRequest::default()
+                    .with_topics(wanted.map(creatable).collect())
+                    .with_timeout_ms(millis_until(deadline));
+                let answer = ask_controller(cluster, deadline, request).await?;
+                let codes = answer.topics.into_iter().map(|topic| {
+                    let message = topic.error_message.map(|message| message.to_string());
+                    let code = ErrorCode(topic.error_code);
+                    (topic.name.to_string(), (code, message))
+                });
+                Ok(codes.collect())
+            }
+            Self::Delete => {
+                let topic_names = names.iter().map(|name| topic_name(name)).collect();
+                let request = DeleteTopicsRequest::default()
+                    .with_topic_names(topic_names)
+                    .with_timeout_ms(millis_until(deadline));
+                let answer = ask_controller(cluster, deadline, request).await?;
+                let codes = answer.responses.into_iter().map(|topic| {
+                    let name = topic.name.map(|name| name.to_string()).unwrap_or_default();
+                    let message = topic.error_message.map(|message| message.to_string());
+                    (name, (ErrorCode(topic.error_code), message))
+                });
+                Ok(codes.collect())
+            }
+        }
+    }
 }
 
 /// Creates what is missing and waits until every partition of every topic has a leader.
@@ -216,9 +229,8 @@ async fn wait_for_leaders(
 async fn change(
     cluster: &Cluster,
     names: Vec<String>,
-    api: &'static str,
+    wanted: Change<'_>,
     deadline: Instant,
-    ask: impl AsyncFn(&[String]) -> Result<Codes, Error>,
 ) -> Result<Outcomes, Error> {
     let mut outcomes: HashMap<String, Result<(), Error>> = HashMap::new();
     let mut open = Vec::new();
@@ -231,7 +243,7 @@ async fn change(
     }
     let mut backoff = cluster.backoff();
     while !open.is_empty() {
-        let mut codes = ask(&open).await?;
+        let mut codes = wanted.ask(cluster, deadline, &open).await?;
         let delay = backoff.next_delay();
         let may_wait = Instant::now() + delay < deadline;
         open.retain(|name| {
@@ -241,7 +253,7 @@ async fn change(
             if code == ErrorCode::NOT_CONTROLLER && may_wait {
                 return true;
             }
-            outcomes.insert(name.clone(), outcome(code, message, api, name));
+            outcomes.insert(name.clone(), outcome(code, message, wanted.api(), name));
             false
         });
         if !open.is_empty() {

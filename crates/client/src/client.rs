@@ -157,3 +157,27 @@ async fn connect_transport(config: &ClientConfig) -> Result<Arc<dyn Transport>, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NewTopic;
+
+    fn assert_send<T: Send>(_: &T) {}
+
+    #[tokio::test]
+    async fn every_call_can_move_between_threads() {
+        let config = ClientConfig::new("127.0.0.1:1");
+        assert_send(&Client::connect(config));
+        let of = |client: &Client| {
+            assert_send(&client.topic("a"));
+            assert_send(&client.list_topics());
+            assert_send(&client.create_topics(vec![NewTopic::new("a", 1)]));
+            assert_send(&client.delete_topics(vec!["a".to_owned()]));
+            assert_send(&client.ensure_topics(vec![NewTopic::new("a", 1)]));
+            assert_send(&client.close());
+        };
+        // Never called: that it compiles is the test.
+        let _: &dyn Fn(&Client) = &of;
+    }
+}
