@@ -1,1 +1,50 @@
-//! placeholder
+//! A Kafka producer: records go out in batches, and each one gets a result of its own.
+//!
+//! ```no_run
+//! use ottla_client::{Client, ClientConfig};
+//! use ottla_producer::{Producer, ProducerConfig};
+//! use ottla_types::Record;
+//! use std::time::Duration;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientConfig::new("localhost:9092")).await?;
+//! let producer = Producer::new(&client, ProducerConfig::default())?;
+//! let written = producer.send(Record::new("orders").key("order-1").value("paid")).await?;
+//! assert!(written.offset.is_some());
+//! producer.close(Duration::from_secs(10)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Producer::send`] waits for one record, [`Producer::send_all`] for many;
+//!   [`Producer::enqueue`] returns a [`DeliveryHandle`] at once, and [`Producer::reports`] gives
+//!   all outcomes as one stream.
+//! - [`partition`] says which partition a record goes to.
+//! - The `accumulator` module (pure, time passed in) gathers records in batches; the `sender`
+//!   module is the one task that writes them.
+//!
+//! What must hold:
+//! - each record that was taken gets exactly one result, also when the producer is closed or
+//!   dropped;
+//! - within a partition, the order of the calls to `enqueue` is the order of the first occurrences
+//!   in the log: one batch of a partition is in flight at a time. A batch whose answer was lost is
+//!   sent again, so records may be written more than once;
+//! - memory is bounded by `buffer.memory`.
+
+mod accumulator;
+mod cluster;
+mod config;
+mod handle;
+pub mod partition;
+mod producer;
+mod report;
+mod sender;
+mod shared;
+mod telemetry;
+mod typed;
+
+pub use config::ProducerConfig;
+pub use handle::DeliveryHandle;
+pub use partition::PartitionerKind;
+pub use producer::{FlushTimedOut, Producer, ProducerBuilder};
+pub use report::{CloseReport, DeliveryReport, Reports, Undelivered};

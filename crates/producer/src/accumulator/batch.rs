@@ -1,0 +1,159 @@
+//! Batches: open while records are added, ready when they only wait to be sent.
+
+use crate::handle::BatchResult;
+use ottla_client::Error;
+use ottla_record_batch::{BatchBuilder, EncodedBatch};
+use ottla_types::Fate;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a batch that was encoded here could not be split.
+pub(super) type SplitError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A batch that still takes records.
+#[derive(Debug)]
+pub(super) struct OpenBatch {
+    pub(super) builder: BatchBuilder,
+    pub(super) result: Arc<BatchResult>,
+    /// When its first record was enqueued.
+    pub(super) opened: Instant,
+    pub(super) charge: usize,
+    pub(super) epoch: u64,
+    /// Number and timestamp of each record; kept only while reports are on.
+    pub(super) records: Vec<(u64, i64)>,
+}
+
+/// A batch that is complete.
+#[derive(Debug)]
+pub(crate) struct ReadyBatch {
+    pub(crate) encoded: EncodedBatch,
+    pub(crate) result: Arc<BatchResult>,
+    /// The place of its first record in `result`; not 0 for a part of a batch that was split.
+    pub(super) first: u32,
+    /// When its first record was enqueued.
+    pub(crate) opened: Instant,
+    /// When it is given up.
+    pub(crate) deadline: Instant,
+    pub(super) charge: usize,
+    pub(super) epoch: u64,
+    pub(super) records: Vec<(u64, i64)>,
+    /// How often it was sent.
+    pub(crate) attempts: u32,
+    /// Whether the rate limit has let it pass.
+    pub(super) admitted: bool,
+    /// Whether an earlier attempt may have written it.
+    pub(super) fate: Fate,
+    /// When a broker first said that it does not know the partition, without a break since.
+    pub(super) unknown_since: Option<Instant>,
+    pub(super) last_error: Option<Error>,
+}
+
+/// Records of one batch that get their result together: what must be known to settle them.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) result: Arc<BatchResult>,
+    pub(super) first: u32,
+    pub(super) count: u32,
+    pub(super) charge: usize,
+    pub(super) epoch: u64,
+    pub(super) records: Vec<(u64, i64)>,
+}
+
+impl OpenBatch {
+    pub(super) fn close(self, deadline: Instant) -> ReadyBatch {
+        ReadyBatch {
+            encoded: self.builder.finish(),
+            result: self.result,
+            first: 0,
+            opened: self.opened,
+            deadline,
+            charge: self.charge,
+            epoch: self.epoch,
+            records: self.records,
+            attempts: 0,
+            admitted: false,
+            fate: Fate::NotWritten,
+            unknown_since: None,
+            last_error: None,
+        }
+    }
+}
+
+impl ReadyBatch {
+    /// How many records it holds.
+    pub(crate) fn count(&self) -> u32 {
+        self.encoded.record_count()
+    }
+
+    pub(super) fn group(&self) -> Group {
+        Group {
+            result: Arc::clone(&self.result),
+            first: self.first,
+            count: self.count(),
+            charge: self.charge,
+            epoch: self.epoch,
+            records: self.records.clone(),
+        }
+    }
+
+    /// Two batches with the first and the second half of the records. They keep the deadline, and
+    /// start without failed attempts.
+    ///
+    /// # Errors
+    /// Why its records could not be read.
+    pub(super) fn split(&self) -> Result<(Self, Self), SplitError> {
+        let left_count = self.count() / 2;
+        let (left, right) = halves(&self.encoded, left_count)?;
+        // By bytes, so that both together free exactly what the batch weighed.
+        let share = left.bytes().len() as u64 * self.charge as u64;
+        let both = (left.bytes().len() + right.bytes().len()) as u64;
+        let left_charge = (share / both) as usize;
+        let mut left_records = self.records.clone();
+        let right_records = left_records.split_off(left_records.len().min(left_count as usize));
+        let part = |encoded, first, charge, records| Self {
+            encoded,
+            result: Arc::clone(&self.result),
+            first,
+            opened: self.opened,
+            deadline: self.deadline,
+            charge,
+            epoch: self.epoch,
+            records,
+            attempts: self.attempts,
+            admitted: true,
+            fate: self.fate,
+            unknown_since: None,
+            last_error: None,
+        };
+        Ok((
+            part(left, self.first, left_charge, left_records),
+            part(
+                right,
+                self.first + left_count,
+                self.charge - left_charge,
+                right_records,
+            ),
+        ))
+    }
+}
+
+fn halves(
+    batch: &EncodedBatch,
+    left_count: u32,
+) -> Result<(EncodedBatch, EncodedBatch), SplitError> {
+    let mut left = BatchBuilder::new(usize::MAX);
+    let mut right = BatchBuilder::new(usize::MAX);
+    for view in batch.clone().into_record_set().batches() {
+        for record in view?.records() {
+            let record = record?;
+            let half = if left.len() < left_count {
+                &mut left
+            } else {
+                &mut right
+            };
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            half.try_append(record.timestamp_ms, key, value, &record.headers()?)?;
+        }
+    }
+    Ok((left.finish(), right.finish()))
+}

@@ -1,0 +1,131 @@
+//! Flush, close, and the stream of reports.
+
+use super::{Accumulator, Phase};
+use crate::report::{CloseReport, DeliveryReport, ReportQueue};
+use ottla_types::{Fate, PublishError, PublishErrorKind};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+impl Accumulator {
+    /// Ends the lingering of everything that was enqueued before. Returns the mark to ask
+    /// [`settled_up_to`](Self::settled_up_to) for.
+    pub(crate) fn flush(&mut self) -> u64 {
+        let mark = self.epoch;
+        self.epoch += 1;
+        for i in 0..self.active.len() {
+            self.close_open(self.active[i]);
+        }
+        self.effects.work = true;
+        mark
+    }
+
+    /// How many records that were enqueued up to a flush's mark have no result yet.
+    pub(crate) fn outstanding_up_to(&self, mark: u64) -> u64 {
+        self.outstanding
+            .range(..=mark)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// Takes no more records; what was taken is sent without lingering. Returns the flush's mark.
+    pub(crate) fn begin_close(&mut self) -> u64 {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+        }
+        self.flush()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Fails everything that has no result yet, and says what that was. A second call gives the
+    /// first one's report.
+    pub(crate) fn close_now(&mut self) -> CloseReport {
+        if let Some(report) = &self.close_report {
+            return report.clone();
+        }
+        self.phase = Phase::Closed;
+        let mut report = CloseReport::default();
+        for at in std::mem::take(&mut self.active) {
+            self.close_open(at);
+            let queue = &mut self.queues[at];
+            queue.listed = false;
+            let in_flight = queue.in_flight.take();
+            let ready = std::mem::take(&mut queue.ready);
+            let in_flight = in_flight.map(|group| (group, Fate::MaybeWritten));
+            let ready = ready.into_iter().map(|batch| (batch.group(), batch.fate));
+            for (group, fate) in in_flight.into_iter().chain(ready) {
+                let result = &group.result;
+                let topic = Arc::clone(&result.topic);
+                report.add(&topic, Some(result.partition), u64::from(group.count), fate);
+                self.fail(
+                    group,
+                    PublishError::new(PublishErrorKind::Closed, fate, topic),
+                );
+            }
+        }
+        let names: Vec<_> = self.topics.keys().cloned().collect();
+        for name in names {
+            let topic = self.topics.get_mut(&name);
+            for held in topic
+                .map(|t| std::mem::take(&mut t.waiting))
+                .unwrap_or_default()
+            {
+                report.add(&name, None, 1, Fate::NotWritten);
+                let (kind, fate) = (PublishErrorKind::Closed, Fate::NotWritten);
+                let error = PublishError::new(kind, fate, Arc::clone(&name));
+                self.fail_waiting(&name, held, Some(error));
+            }
+        }
+        report.delivered = self.delivered;
+        self.close_report = Some(report.clone());
+        self.effects.work = true;
+        self.effects.progress = true;
+        if let Some(reports) = &mut self.reports {
+            self.effects.wake(reports);
+        }
+        report
+    }
+
+    /// Starts to report the records that are enqueued from now on. Returns false if that is on
+    /// already.
+    pub(crate) fn start_reports(&mut self) -> bool {
+        if self.reports.is_some() {
+            return false;
+        }
+        // A batch reports all of its records or none.
+        for i in 0..self.active.len() {
+            self.close_open(self.active[i]);
+        }
+        self.reports = Some(ReportQueue::default());
+        true
+    }
+
+    /// Reports nothing more and frees what the unread reports weigh.
+    pub(crate) fn stop_reports(&mut self) {
+        if let Some(reports) = self.reports.take() {
+            self.used -= reports.charge();
+            self.effects.progress = true;
+        }
+    }
+
+    pub(crate) fn poll_report(&mut self, cx: &mut Context<'_>) -> Poll<Option<DeliveryReport>> {
+        let closed = self.phase == Phase::Closed;
+        let Some(reports) = &mut self.reports else {
+            return Poll::Ready(None);
+        };
+        match reports.pop() {
+            Some((report, freed)) => {
+                self.used -= freed;
+                self.effects.progress |= freed > 0;
+                Poll::Ready(Some(report))
+            }
+            None if closed => Poll::Ready(None),
+            None => {
+                reports.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Records come in: checked, given a partition and put into a batch.
+
+use super::batch::OpenBatch;
+use super::topic::{Ticket, Topic, WaitingRecord};
+use super::{Accumulator, Phase};
+use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
+use crate::partition::{PartitionError, Partitions};
+use crate::report::ReportItem;
+use ottla_client::ErrorKind;
+use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, record_size};
+use ottla_types::{
+    Fate, PublishError, PublishErrorKind, Record, TopicPartition, validate_topic_name,
+};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the report of a record that was never taken weighs.
+const REPORT_CHARGE: usize = 192;
+
+/// The room that [`Accumulator::room`] keeps for a record's lengths and header counts: more than
+/// most records need, so that a record that found room is rarely refused after all.
+const RECORD_OVERHEAD: usize = 192;
+
+fn error(kind: PublishErrorKind, topic: &Arc<str>) -> PublishError {
+    PublishError::new(kind, Fate::NotWritten, Arc::clone(topic))
+}
+
+/// Why a record is not acceptable.
+#[derive(Debug, thiserror::Error)]
+enum Unacceptable {
+    #[error("the timestamp is negative")]
+    Timestamp,
+    #[error("partition {0} is negative")]
+    NegativePartition(i32),
+    #[error("the partitioner chose partition {0}, which does not exist")]
+    NoSuchPartition(i32),
+    #[error("the transport cannot carry null header values (capability `header_fidelity`)")]
+    NullHeader,
+    #[error("the transport cannot carry repeated header names (capability `header_fidelity`)")]
+    RepeatedHeader,
+    #[error(
+        "the transport cannot carry header names that are no UTF-8 (capability `header_fidelity`)"
+    )]
+    HeaderName,
+}
+
+impl Accumulator {
+    /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
+    /// and the record stays, when the buffer has no room for it now. `wall_ms` is the time that
+    /// records without a timestamp get.
+    pub(crate) fn enqueue(
+        &mut self,
+        held: &mut Option<Record>,
+        now: Instant,
+        wall_ms: i64,
+    ) -> Option<DeliveryHandle> {
+        let record = held.as_ref()?;
+        if self.phase != Phase::Open {
+            let closed = error(PublishErrorKind::Closed, &record.topic);
+            return Some(DeliveryHandle::failed(self.take_id(), closed));
+        }
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        let charge = record_size(key, value, &record.headers);
+        let checked = self.check(record, charge);
+        // The report of a record that is refused has its place in the buffer too.
+        let reported = self.reports.as_ref().map_or(0, |_| REPORT_CHARGE);
+        let needed = if checked.is_err() {
+            reported
+        } else {
+            charge.max(reported)
+        };
+        if self.used + needed > self.config.buffer_memory {
+            return None;
+        }
+        let id = self.take_id();
+        if let Err(error) = checked {
+            return Some(self.refuse(id, error));
+        }
+        let ticket = Ticket {
+            id,
+            enqueued: now,
+            charge,
+            epoch: self.epoch,
+        };
+        Some(self.take(held.take()?, wall_ms, ticket))
+    }
+
+    fn take(&mut self, record: Record, wall_ms: i64, ticket: Ticket) -> DeliveryHandle {
+        let timestamp_ms = record.timestamp_ms.unwrap_or(wall_ms);
+        if self.touch_topic(&record.topic, ticket.enqueued) {
+            return match self.place(&record, timestamp_ms, ticket) {
+                Ok(slot) => {
+                    self.count_up(&ticket);
+                    DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
+                }
+                Err(error) => self.refuse(ticket.id, error),
+            };
+        }
+        self.count_up(&ticket);
+        self.waiting += 1;
+        let cell = Arc::new(WaitCell::default());
+        let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
+        if let Some(topic) = self.topics.get_mut(&record.topic) {
+            topic.waiting.push_back(WaitingRecord {
+                record,
+                timestamp_ms,
+                cell,
+                ticket,
+            });
+        }
+        handle
+    }
+
+    /// Whether there is room for a record of `size` bytes ([`Record::size`]).
+    ///
+    /// # Errors
+    /// The error that such a record would always get.
+    pub(crate) fn room(&self, size: usize) -> Result<bool, PublishErrorKind> {
+        if self.phase != Phase::Open {
+            return Err(PublishErrorKind::Closed);
+        }
+        if BATCH_OVERHEAD + size > self.config.max_request_size {
+            return Err(PublishErrorKind::RecordTooLarge);
+        }
+        let needed = (size + RECORD_OVERHEAD).min(self.config.buffer_memory);
+        Ok(self.used + needed <= self.config.buffer_memory)
+    }
+
+    fn take_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    fn check(&self, record: &Record, size: usize) -> Result<(), PublishError> {
+        let invalid = |why| error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why);
+        if !self.topics.contains_key(&record.topic) {
+            validate_topic_name(&record.topic).map_err(|why| {
+                error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why)
+            })?;
+        }
+        if record.timestamp_ms.is_some_and(|t| t < 0) {
+            return Err(invalid(Unacceptable::Timestamp));
+        }
+        if let Some(partition) = record.partition
+            && partition < 0
+        {
+            return Err(invalid(Unacceptable::NegativePartition(partition)));
+        }
+        if BATCH_OVERHEAD + size > self.config.max_request_size {
+            return Err(error(PublishErrorKind::RecordTooLarge, &record.topic));
+        }
+        if !self.header_fidelity {
+            check_headers(record).map_err(invalid)?;
+        }
+        Ok(())
+    }
+
+    /// A handle that has failed. With reports on, the failure is reported too.
+    fn refuse(&mut self, id: u64, error: PublishError) -> DeliveryHandle {
+        crate::telemetry::failed(&error, 1);
+        if let Some(reports) = &mut self.reports {
+            self.used += REPORT_CHARGE;
+            let item = ReportItem::unplaced(id, error.clone(), REPORT_CHARGE);
+            self.effects.report(reports, item);
+        }
+        DeliveryHandle::failed(id, error)
+    }
+
+    fn count_up(&mut self, ticket: &Ticket) {
+        self.used += ticket.charge;
+        *self.outstanding.entry(ticket.epoch).or_default() += 1;
+    }
+
+    /// Makes sure that the topic has an entry. Returns whether its partitions are known.
+    fn touch_topic(&mut self, name: &Arc<str>, now: Instant) -> bool {
+        if let Some(topic) = self.topics.get_mut(name) {
+            topic.last_used = now;
+            return topic.view.is_some();
+        }
+        let topic = Topic::new(self.partitioner.for_topic(name), now);
+        self.topics.insert(Arc::clone(name), topic);
+        self.wanted.push(Arc::clone(name));
+        self.effects.work = true;
+        false
+    }
+
+    /// Puts a record of a known topic into a batch.
+    fn place(
+        &mut self,
+        record: &Record,
+        timestamp_ms: i64,
+        ticket: Ticket,
+    ) -> Result<Slot, PublishError> {
+        let queue = self.choose(record)?;
+        self.append(queue, record, timestamp_ms, ticket)
+    }
+
+    fn choose(&mut self, record: &Record) -> Result<usize, PublishError> {
+        let name = &record.topic;
+        let unknown = || error(PublishErrorKind::UnknownTopic, name);
+        let topic = self.topics.get_mut(name).ok_or_else(unknown)?;
+        let view = topic.view.as_ref().ok_or_else(unknown)?;
+        if let Some(partition) = record.partition {
+            if let Some(queue) = view.queue_of(partition) {
+                return Ok(queue);
+            }
+            // It may have been added since: the next record for it shall find it.
+            if !topic.refresh_wanted {
+                topic.refresh_wanted = true;
+                self.wanted.push(Arc::clone(name));
+                self.effects.work = true;
+            }
+            return Err(unknown().with_partition(partition));
+        }
+        let invalid = || error(PublishErrorKind::InvalidRecord, name);
+        let partitions = Partitions::new(&view.all, &view.available);
+        let partitioner = &mut topic.partitioner;
+        // The user's code: its panic must not take the records with it that come after this one.
+        let chosen = catch_unwind(AssertUnwindSafe(|| {
+            partitioner.partition(record, &partitions)
+        }))
+        .unwrap_or(Err(PartitionError::Panicked))
+        .map_err(|why| invalid().with_source(why))?;
+        view.queue_of(chosen)
+            .ok_or_else(|| invalid().with_source(Unacceptable::NoSuchPartition(chosen)))
+    }
+
+    fn append(
+        &mut self,
+        at: usize,
+        record: &Record,
+        timestamp_ms: i64,
+        ticket: Ticket,
+    ) -> Result<Slot, PublishError> {
+        let own_batch = BATCH_OVERHEAD + ticket.charge > self.config.batch_size;
+        let open = self.queues[at].open.as_ref();
+        if open.is_some_and(|open| own_batch || open.epoch != ticket.epoch) {
+            self.close_open(at);
+        }
+        let max_bytes = self.config.batch_size.max(BATCH_OVERHEAD + ticket.charge);
+        let slot = loop {
+            let queue = &mut self.queues[at];
+            let open = queue.open.get_or_insert_with(|| {
+                self.effects.work = true;
+                open_batch(&queue.partition, max_bytes, &ticket)
+            });
+            let appended = open.builder.try_append(
+                timestamp_ms,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &record.headers,
+            );
+            match appended {
+                Ok(index) => {
+                    open.charge += ticket.charge;
+                    if self.reports.is_some() {
+                        open.records.push((ticket.id, timestamp_ms));
+                    }
+                    break Slot {
+                        batch: Arc::clone(&open.result),
+                        index,
+                    };
+                }
+                Err(AppendError::Full) if !open.builder.is_empty() => self.close_open(at),
+                Err(why) => {
+                    if open.builder.is_empty() {
+                        queue.open = None;
+                    }
+                    let kind = match why {
+                        AppendError::TooLarge | AppendError::Full => {
+                            PublishErrorKind::RecordTooLarge
+                        }
+                        _ => PublishErrorKind::InvalidRecord,
+                    };
+                    return Err(error(kind, &record.topic).with_source(why));
+                }
+            }
+        };
+        self.after_append(at);
+        Ok(slot)
+    }
+
+    /// Closes the batch if it is full, and makes sure that the queue is looked at.
+    fn after_append(&mut self, at: usize) {
+        let queue = &mut self.queues[at];
+        if !queue.listed {
+            queue.listed = true;
+            self.active.push_back(at);
+        }
+        let most = self.config.batch_records.map_or(u32::MAX, Into::into);
+        // A second's worth of records can pass the rate limit at once, not more.
+        let most = most.min(self.config.rate_limit.map_or(u32::MAX, Into::into));
+        let full = queue.open.as_ref().is_some_and(|open| {
+            open.builder.len() >= most || open.builder.size() >= self.config.batch_size
+        });
+        if full {
+            self.close_open(at);
+            self.effects.work = true;
+        }
+    }
+
+    /// Places the records that waited for their topic, in order.
+    pub(super) fn place_waiting(&mut self, name: &Arc<str>, waiting: VecDeque<WaitingRecord>) {
+        for held in waiting {
+            match self.place(&held.record, held.timestamp_ms, held.ticket) {
+                Ok(slot) => {
+                    self.waiting -= 1;
+                    self.effects.cells.push((held.cell, Ok(slot)));
+                }
+                Err(error) => self.fail_waiting(name, held, Some(error)),
+            }
+        }
+        // What was enqueued before a flush does not linger.
+        let view = self.topics.get(name).and_then(|topic| topic.view.as_ref());
+        let queues: Vec<_> = view.map_or_else(Vec::new, |view| view.queues.clone());
+        for (_, at) in queues {
+            let open = self.queues[at].open.as_ref();
+            if open.is_some_and(|open| open.epoch < self.epoch) {
+                self.close_open(at);
+            }
+        }
+    }
+
+    /// Fails a record that was never put into a batch; without an error, by what is known of its
+    /// topic.
+    pub(super) fn fail_waiting(
+        &mut self,
+        name: &Arc<str>,
+        held: WaitingRecord,
+        why: Option<PublishError>,
+    ) {
+        let error = why.unwrap_or_else(|| {
+            let topic = self.topics.get(name);
+            let cause = topic.and_then(|topic| topic.last_error.clone());
+            let kind = match &cause {
+                Some(cause) if cause.kind() == ErrorKind::UnknownTopic => {
+                    PublishErrorKind::UnknownTopic
+                }
+                Some(cause) if !cause.is_retriable() => super::outcome::kind_of(cause),
+                _ => PublishErrorKind::TimedOut,
+            };
+            let error = error(kind, name);
+            match cause {
+                Some(cause) => error.with_source(super::outcome::Shared(cause)),
+                None => error,
+            }
+        });
+        crate::telemetry::failed(&error, 1);
+        self.waiting -= 1;
+        self.count_down(held.ticket.epoch, 1);
+        match &mut self.reports {
+            Some(reports) => {
+                let (id, charge) = (held.ticket.id, held.ticket.charge);
+                let item = ReportItem::unplaced(id, error.clone(), charge);
+                self.effects.report(reports, item);
+            }
+            None => self.used -= held.ticket.charge,
+        }
+        self.effects.progress = true;
+        self.effects.cells.push((held.cell, Err(error)));
+    }
+
+    /// How long a record waits for its topic's partitions: at all, and while the cluster says that
+    /// there is no such topic.
+    pub(super) fn waiting_limits(&self) -> (Duration, Duration) {
+        (
+            self.config.delivery_timeout,
+            self.config.topic_unknown_timeout,
+        )
+    }
+}
+
+fn open_batch(partition: &TopicPartition, max_bytes: usize, ticket: &Ticket) -> OpenBatch {
+    let result = BatchResult::new(Arc::clone(&partition.topic), partition.partition);
+    OpenBatch {
+        builder: BatchBuilder::new(max_bytes),
+        result: Arc::new(result),
+        opened: ticket.enqueued,
+        charge: 0,
+        epoch: ticket.epoch,
+        records: Vec::new(),
+    }
+}
+
+/// What a transport without `header_fidelity` keeps: unique UTF-8 names with values. It may change
+/// their order.
+fn check_headers(record: &Record) -> Result<(), Unacceptable> {
+    for (i, header) in record.headers.iter().enumerate() {
+        if header.value.is_none() {
+            return Err(Unacceptable::NullHeader);
+        }
+        if std::str::from_utf8(&header.key).is_err() {
+            return Err(Unacceptable::HeaderName);
+        }
+        if record.headers.iter().take(i).any(|h| h.key == header.key) {
+            return Err(Unacceptable::RepeatedHeader);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! Gathers records in batches. Pure: it reads no clock and does no IO; `now` is passed in.
+//!
+//! It owns a queue of batches for each partition ([`queue`]), the records whose topic is not known
+//! yet ([`topic`]), the bound on memory, and who gets which result. Its calls, in the order of a
+//! record's life: [`enqueue`](Accumulator::enqueue), [`apply_topic`](Accumulator::apply_topic) where
+//! the topic was not known, [`drain`](Accumulator::drain), [`complete`](Accumulator::complete);
+//! [`expire`](Accumulator::expire) at the times that [`next_wake`](Accumulator::next_wake) names.
+//! Every call may leave [`Effects`], which the caller takes and applies without the lock.
+//!
+//! What must hold: a record that was taken is in exactly one place (waiting, open, ready, in
+//! flight) until it is settled, once; a partition has one batch in flight at most, and a batch that
+//! comes back to be sent again goes to the front; `used` is the sum of the charges of what is held.
+
+mod batch;
+mod close;
+mod effects;
+mod intake;
+mod outcome;
+mod queue;
+mod topic;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use batch::ReadyBatch;
+pub(crate) use effects::Effects;
+pub(crate) use outcome::Completed;
+
+use crate::ProducerConfig;
+use crate::handle::Outcome;
+use crate::partition::Partitioner;
+use crate::report::{CloseReport, ReportItem, ReportQueue};
+use batch::Group;
+use ottla_client::{Error, ErrorKind, TopicMetadata};
+use ottla_types::{PublishError, TopicPartition};
+use queue::{Due, Queue};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use topic::{Topic, View};
+
+/// A batch that is to be sent now.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    /// To be given back with the result.
+    pub(crate) queue: usize,
+    pub(crate) partition: TopicPartition,
+    pub(crate) batch: ReadyBatch,
+}
+
+/// What to do about a topic after the cluster's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TopicNext {
+    /// Ask again when the metadata is old.
+    Known,
+    /// Ask again soon: records wait for it.
+    Retry,
+    /// It was forgotten.
+    Gone,
+}
+
+/// Whether records are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// What was taken is still sent.
+    Closing,
+    Closed,
+}
+
+pub(crate) struct Accumulator {
+    config: ProducerConfig,
+    header_fidelity: bool,
+    partitioner: Box<dyn Partitioner>,
+    rng: fastrand::Rng,
+    topics: HashMap<Arc<str>, Topic>,
+    waiting: usize,
+    queues: Vec<Queue>,
+    free: Vec<usize>,
+    /// Queues that hold something, in the order in which they may send next.
+    active: VecDeque<usize>,
+    rate_gate: Option<Instant>,
+    used: usize,
+    next_id: u64,
+    /// Records enqueued before and after a flush differ in it.
+    epoch: u64,
+    outstanding: BTreeMap<u64, u64>,
+    delivered: u64,
+    phase: Phase,
+    close_report: Option<CloseReport>,
+    reports: Option<ReportQueue>,
+    wanted: Vec<Arc<str>>,
+    effects: Effects,
+}
+
+impl std::fmt::Debug for Accumulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accumulator")
+            .field("topics", &self.topics.len())
+            .field("used", &self.used)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Accumulator {
+    pub(crate) fn new(
+        config: ProducerConfig,
+        header_fidelity: bool,
+        partitioner: Box<dyn Partitioner>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            config,
+            header_fidelity,
+            partitioner,
+            rng: fastrand::Rng::with_seed(seed),
+            topics: HashMap::new(),
+            waiting: 0,
+            queues: Vec::new(),
+            free: Vec::new(),
+            active: VecDeque::new(),
+            rate_gate: None,
+            used: 0,
+            next_id: 0,
+            epoch: 0,
+            outstanding: BTreeMap::new(),
+            delivered: 0,
+            phase: Phase::Open,
+            close_report: None,
+            reports: None,
+            wanted: Vec::new(),
+            effects: Effects::default(),
+        }
+    }
+
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The topics that the cluster is to be asked for now.
+    pub(crate) fn take_wanted(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// The bytes of the records that are held.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn keeps_keys_together(&self) -> bool {
+        self.partitioner.keeps_keys_together()
+    }
+
+    /// Takes the cluster's word on a topic and places the records that waited for it.
+    pub(crate) fn apply_topic(
+        &mut self,
+        name: &Arc<str>,
+        answer: Result<Arc<TopicMetadata>, Error>,
+        now: Instant,
+    ) -> TopicNext {
+        let Some(topic) = self.topics.get_mut(name) else {
+            return TopicNext::Gone;
+        };
+        topic.refresh_wanted = false;
+        let described = answer.and_then(|described| {
+            if described.partitions.is_empty() {
+                return Err(Error::new(ErrorKind::UnknownTopic, "Metadata").with_topic(&**name));
+            }
+            Ok(described)
+        });
+        match described {
+            Ok(described) => {
+                let view = topic.view.get_or_insert_with(View::default);
+                let (queues, free) = (&mut self.queues, &mut self.free);
+                view.update(&described, |partition| {
+                    let queue = Queue::new(TopicPartition::new(Arc::clone(name), partition));
+                    match free.pop() {
+                        Some(at) => {
+                            queues[at] = queue;
+                            at
+                        }
+                        None => {
+                            queues.push(queue);
+                            queues.len() - 1
+                        }
+                    }
+                });
+                topic.last_error = None;
+                let waiting = std::mem::take(&mut topic.waiting);
+                self.place_waiting(name, waiting);
+                TopicNext::Known
+            }
+            // What was known still holds; where it does not, the writes will say so.
+            Err(_) if topic.view.is_some() => TopicNext::Known,
+            Err(error) if error.is_retriable() => {
+                topic.last_error = Some(Arc::new(error));
+                self.expire(now);
+                self.forget_unless_waiting(name)
+            }
+            Err(error) => {
+                topic.last_error = Some(Arc::new(error));
+                let waiting = std::mem::take(&mut topic.waiting);
+                for record in waiting {
+                    self.fail_waiting(name, record, None);
+                }
+                self.forget_unless_waiting(name)
+            }
+        }
+    }
+
+    fn forget_unless_waiting(&mut self, name: &Arc<str>) -> TopicNext {
+        match self.topics.get(name) {
+            Some(topic) if !topic.waiting.is_empty() => TopicNext::Retry,
+            _ => {
+                self.topics.remove(name);
+                TopicNext::Gone
+            }
+        }
+    }
+
+    /// Forgets a topic that was not used since `since` and holds nothing. Returns whether it is
+    /// gone.
+    pub(crate) fn forget_idle(&mut self, name: &str, since: Instant) -> bool {
+        let Some(topic) = self.topics.get(name) else {
+            return true;
+        };
+        let view = topic.view.as_ref();
+        let queues: Vec<_> = view.map_or_else(Vec::new, |view| {
+            view.queues.iter().map(|(_, queue)| *queue).collect()
+        });
+        let idle = |queue: &usize| {
+            let queue = &self.queues[*queue];
+            queue.is_empty() && !queue.listed
+        };
+        if topic.last_used > since || !topic.waiting.is_empty() || !queues.iter().all(idle) {
+            return false;
+        }
+        self.topics.remove(name);
+        self.free.extend(queues);
+        true
+    }
+
+    /// Takes the batches that can be sent now, at most one a partition. `admit` is asked once for
+    /// each batch, with its number of records; an instant means: not before then.
+    pub(crate) fn drain(
+        &mut self,
+        now: Instant,
+        admit: &mut dyn FnMut(u32) -> Option<Instant>,
+    ) -> Vec<Dispatch> {
+        let mut dispatches = Vec::new();
+        self.rate_gate = None;
+        for _ in 0..self.active.len() {
+            let Some(at) = self.active.pop_front() else {
+                break;
+            };
+            let queue = &mut self.queues[at];
+            if queue.is_empty() {
+                queue.listed = false;
+                continue;
+            }
+            if queue.due(self.config.linger, now) != Due::Now {
+                self.active.push_back(at);
+                continue;
+            }
+            if queue.ready.is_empty() {
+                self.close_open(at);
+            }
+            let queue = &mut self.queues[at];
+            let Some(mut batch) = queue.ready.pop_front() else {
+                self.active.push_back(at);
+                continue;
+            };
+            if !batch.admitted
+                && let Some(until) = admit(batch.count())
+            {
+                queue.ready.push_front(batch);
+                self.active.push_front(at);
+                self.rate_gate = Some(until);
+                break;
+            }
+            batch.admitted = true;
+            batch.attempts += 1;
+            queue.retry_at = None;
+            queue.in_flight = Some(batch.group());
+            dispatches.push(Dispatch {
+                queue: at,
+                partition: queue.partition.clone(),
+                batch,
+            });
+            self.active.push_back(at);
+        }
+        dispatches
+    }
+
+    /// When to call [`expire`](Self::expire) and [`drain`](Self::drain) next, if nothing happens
+    /// before. May be in the past.
+    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let mut at_latest = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        for at in &self.active {
+            let queue = &self.queues[*at];
+            if let Some(deadline) = queue.deadline(self.config.delivery_timeout) {
+                at_latest(deadline);
+            }
+            match queue.due(self.config.linger, now) {
+                Due::Now => at_latest(self.rate_gate.unwrap_or(now)),
+                Due::At(at) => at_latest(at),
+                Due::Never => {}
+            }
+        }
+        if self.waiting > 0 {
+            let (delivery, unknown) = self.waiting_limits();
+            let deadlines = self.topics.values();
+            deadlines
+                .filter_map(|topic| topic.deadline(delivery, unknown))
+                .for_each(at_latest);
+        }
+        next
+    }
+
+    /// Closes the open batch of a queue, and tells the partitioner.
+    fn close_open(&mut self, at: usize) {
+        let queue = &mut self.queues[at];
+        if queue.close_open(self.config.delivery_timeout)
+            && let Some(topic) = self.topics.get_mut(&queue.partition.topic)
+        {
+            topic.partitioner.batch_closed(queue.partition.partition);
+        }
+    }
+
+    /// Gives records their result and frees what they weigh, unless a report of them is wanted.
+    fn settle(&mut self, group: Group, outcome: Outcome) {
+        self.count_down(group.epoch, u64::from(group.count));
+        if matches!(outcome, Outcome::Written(_)) {
+            self.delivered += u64::from(group.count);
+        }
+        match &mut self.reports {
+            Some(reports) if !group.records.is_empty() => {
+                let item = ReportItem {
+                    batch: Some(Arc::clone(&group.result)),
+                    records: group.records,
+                    read: 0,
+                    outcome: outcome.clone(),
+                    charge: group.charge,
+                };
+                self.effects.report(reports, item);
+            }
+            _ => self.used -= group.charge,
+        }
+        self.effects
+            .settle(&group.result, group.first, group.count, outcome);
+    }
+
+    fn fail(&mut self, group: Group, error: PublishError) {
+        let error = error.with_partition(group.result.partition);
+        crate::telemetry::failed(&error, group.count);
+        self.settle(group, Outcome::Failed(error));
+    }
+
+    fn count_down(&mut self, epoch: u64, count: u64) {
+        if let Some(left) = self.outstanding.get_mut(&epoch) {
+            *left -= count;
+            if *left == 0 {
+                self.outstanding.remove(&epoch);
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What the accumulator knows of a topic, and the records that wait until it knows more.
+
+use crate::handle::WaitCell;
+use crate::partition::Partitioner;
+use ottla_client::{Error, ErrorKind, TopicMetadata};
+use ottla_types::Record;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) struct Topic {
+    pub(super) partitioner: Box<dyn Partitioner>,
+    /// `None` until the cluster described the topic.
+    pub(super) view: Option<View>,
+    /// Records that came before the topic was known, in order. Empty once it is.
+    pub(super) waiting: VecDeque<WaitingRecord>,
+    /// Why the topic is not known yet.
+    pub(super) last_error: Option<Arc<Error>>,
+    pub(super) last_used: Instant,
+    /// Whether the sender was told to ask for it again.
+    pub(super) refresh_wanted: bool,
+}
+
+/// A topic's partitions.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) all: Vec<i32>,
+    pub(super) available: Vec<i32>,
+    /// The queue of each partition that was ever seen, so that one that vanishes and comes back
+    /// keeps its batches' order.
+    pub(super) queues: Vec<(i32, usize)>,
+}
+
+pub(super) struct WaitingRecord {
+    pub(super) record: Record,
+    pub(super) timestamp_ms: i64,
+    pub(super) cell: Arc<WaitCell>,
+    pub(super) ticket: Ticket,
+}
+
+/// What goes along with a record until it has its result.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticket {
+    pub(super) id: u64,
+    pub(super) enqueued: Instant,
+    pub(super) charge: usize,
+    pub(super) epoch: u64,
+}
+
+impl Topic {
+    pub(super) fn new(partitioner: Box<dyn Partitioner>, now: Instant) -> Self {
+        Self {
+            partitioner,
+            view: None,
+            waiting: VecDeque::new(),
+            last_error: None,
+            last_used: now,
+            refresh_wanted: false,
+        }
+    }
+
+    /// When the oldest waiting record is given up.
+    pub(super) fn deadline(&self, delivery: Duration, unknown: Duration) -> Option<Instant> {
+        let oldest = self.waiting.front()?.ticket.enqueued;
+        let limit = if self.is_unknown() {
+            unknown.min(delivery)
+        } else {
+            delivery
+        };
+        Some(oldest + limit)
+    }
+
+    /// Whether the cluster's last word was that there is no such topic.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.last_error
+            .as_ref()
+            .is_some_and(|e| e.kind() == ErrorKind::UnknownTopic)
+    }
+}
+
+impl View {
+    /// Takes the cluster's word over. `queue` makes a queue for a partition that has none.
+    pub(super) fn update(&mut self, topic: &TopicMetadata, mut queue: impl FnMut(i32) -> usize) {
+        let mut partitions: Vec<_> = topic
+            .partitions
+            .iter()
+            .map(|p| (p.id, p.leader.is_some()))
+            .filter(|(id, _)| *id >= 0)
+            .collect();
+        partitions.sort_unstable();
+        partitions.dedup_by_key(|(id, _)| *id);
+        for (id, _) in &partitions {
+            if let Err(at) = self.queues.binary_search_by_key(id, |(known, _)| *known) {
+                self.queues.insert(at, (*id, queue(*id)));
+            }
+        }
+        self.all = partitions.iter().map(|(id, _)| *id).collect();
+        let available = partitions.iter().filter(|(_, has_leader)| *has_leader);
+        self.available = available.map(|(id, _)| *id).collect();
+    }
+
+    /// The queue of a partition that exists.
+    pub(super) fn queue_of(&self, partition: i32) -> Option<usize> {
+        self.all.binary_search(&partition).ok()?;
+        let at = self.queues.binary_search_by_key(&partition, |(id, _)| *id);
+        Some(self.queues[at.ok()?].1)
+    }
+}

@@ -1,0 +1,33 @@
+//! What the sender asks the cluster besides writing: the partitions of a topic. A seam, so that the
+//! tests can stand in for the cluster.
+
+use ottla_client::{Client, Error, TopicMetadata};
+use ottla_types::BoxFuture;
+use std::sync::Arc;
+
+/// Tells the partitions of topics.
+pub(crate) trait Cluster: Send + Sync + 'static {
+    /// The topic as it is known, or, with `refresh`, as the cluster describes it now.
+    fn topic(
+        &self,
+        name: Arc<str>,
+        refresh: bool,
+    ) -> BoxFuture<'static, Result<Arc<TopicMetadata>, Error>>;
+}
+
+impl Cluster for Client {
+    fn topic(
+        &self,
+        name: Arc<str>,
+        refresh: bool,
+    ) -> BoxFuture<'static, Result<Arc<TopicMetadata>, Error>> {
+        let client = self.clone();
+        Box::pin(async move {
+            if refresh {
+                client.refresh_topic(&name).await
+            } else {
+                client.topic(&name).await
+            }
+        })
+    }
+}

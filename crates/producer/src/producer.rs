@@ -1,0 +1,395 @@
+//! [`Producer`]: the handle that applications hold.
+
+use crate::accumulator::Accumulator;
+use crate::cluster::Cluster;
+use crate::handle::DeliveryHandle;
+use crate::partition::Partitioner;
+use crate::report::{CloseReport, Reports};
+use crate::sender::Sender;
+use crate::shared::{Shared, now};
+use crate::{PartitionerKind, ProducerConfig};
+use ottla_client::transport::Transport;
+use ottla_client::{Client, Error};
+use ottla_types::{
+    BoxFuture, ConfigError, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record,
+    RecordMetadata,
+};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+/// Writes records. Cloning is cheap; all clones share one buffer and one sender task.
+///
+/// When the last clone is dropped, records without a result fail with
+/// [`PublishErrorKind::Closed`], and the task ends. [`close`](Self::close) waits for them first.
+#[derive(Debug, Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    config: ProducerConfig,
+    /// Those who wait for room, one at a time, in the order in which they came.
+    turnstile: Mutex<()>,
+    /// The sender; dropping it aborts the task.
+    task: Mutex<JoinSet<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let _ = self.shared.with(Accumulator::close_now);
+    }
+}
+
+/// Builds a [`Producer`] with a partitioner of the user's own, or with a check of it.
+#[must_use]
+pub struct ProducerBuilder {
+    client: Client,
+    config: ProducerConfig,
+    partitioner: Option<Box<dyn Partitioner>>,
+    key_order: bool,
+}
+
+impl std::fmt::Debug for ProducerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProducerBuilder")
+            .field("config", &self.config)
+            .field("own_partitioner", &self.partitioner.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ProducerBuilder {
+    /// Takes the place of the default configuration.
+    pub fn config(mut self, config: ProducerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// A partitioner of the user's own; `config.partitioner` does not matter then.
+    pub fn partitioner(mut self, partitioner: impl Partitioner) -> Self {
+        self.partitioner = Some(Box::new(partitioner));
+        self
+    }
+
+    /// Refuses to build with a partitioner that does not keep the records of a key together.
+    pub fn require_key_order(mut self) -> Self {
+        self.key_order = true;
+        self
+    }
+
+    /// Checks the configuration and starts the sender task. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](ottla_client::ErrorKind::Config) names the key that is not allowed, or
+    /// the transport's missing capability.
+    pub fn build(self) -> Result<Producer, Error> {
+        let client = self.client.config();
+        let (request_timeout, max_age) = (client.request_timeout, client.metadata_max_age);
+        let producer = Producer::start(
+            Parts {
+                transport: Arc::clone(self.client.transport()),
+                cluster: Arc::new(self.client),
+                request_timeout,
+                metadata_max_age: max_age,
+            },
+            self.config,
+            self.partitioner,
+        )?;
+        if self.key_order {
+            producer.require_key_order()?;
+        }
+        Ok(producer)
+    }
+}
+
+/// What a producer needs of a client.
+pub(crate) struct Parts {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) metadata_max_age: Duration,
+}
+
+/// A [`Producer::flush`] ended before everything had its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{outstanding} records have no result yet")]
+pub struct FlushTimedOut {
+    /// How many of the records that were enqueued before the flush have no result yet.
+    pub outstanding: u64,
+}
+
+impl Producer {
+    /// A producer on `client`, with its sender task started. To be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`ProducerBuilder::build`].
+    pub fn new(client: &Client, config: ProducerConfig) -> Result<Self, Error> {
+        Self::builder(client).config(config).build()
+    }
+
+    /// A producer whose partitions are chosen by `partitioner`.
+    ///
+    /// # Errors
+    /// As [`ProducerBuilder::build`].
+    pub fn with_partitioner(
+        client: &Client,
+        config: ProducerConfig,
+        partitioner: impl Partitioner,
+    ) -> Result<Self, Error> {
+        Self::builder(client)
+            .config(config)
+            .partitioner(partitioner)
+            .build()
+    }
+
+    /// A builder with the default configuration.
+    pub fn builder(client: &Client) -> ProducerBuilder {
+        ProducerBuilder {
+            client: client.clone(),
+            config: ProducerConfig::default(),
+            partitioner: None,
+            key_order: false,
+        }
+    }
+
+    pub(crate) fn start(
+        parts: Parts,
+        config: ProducerConfig,
+        partitioner: Option<Box<dyn Partitioner>>,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let capabilities = parts.transport.capabilities();
+        config.validate_for(parts.transport.name(), &capabilities)?;
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|_| ConfigError::new("runtime", "none", "a call within a tokio runtime"))?;
+        let seed = fastrand::u64(..);
+        let partitioner = partitioner.unwrap_or_else(|| config.partitioner.build(seed));
+        let accumulator = Accumulator::new(
+            config.clone(),
+            capabilities.header_fidelity,
+            partitioner,
+            seed,
+        );
+        let shared = Arc::new(Shared::new(accumulator));
+        let sender = Sender::new(
+            Arc::clone(&shared),
+            parts.transport,
+            parts.cluster,
+            config.clone(),
+            parts.request_timeout,
+            parts.metadata_max_age,
+        );
+        let mut task = JoinSet::new();
+        task.spawn_on(sender.run(), &runtime);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                config,
+                turnstile: Mutex::new(()),
+                task: Mutex::new(task),
+            }),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ProducerConfig {
+        &self.inner.config
+    }
+
+    /// Writes one record and waits for its acknowledgement, and before that for room in the buffer.
+    ///
+    /// Cancellation: a record that was taken is written although the future is dropped.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; [`PublishErrorKind::TimedOut`] also when there was no room within
+    /// `delivery.timeout.ms`.
+    pub async fn send(&self, record: Record) -> Result<RecordMetadata, PublishError> {
+        self.enqueue_when_room(record).await.await
+    }
+
+    /// Writes all records and gives each one's result, in the order of `records`. One that fails
+    /// does not fail the others.
+    ///
+    /// Cancellation: records that were taken are written although the future is dropped.
+    pub async fn send_all(
+        &self,
+        records: Vec<Record>,
+    ) -> Vec<Result<RecordMetadata, PublishError>> {
+        let mut handles = Vec::with_capacity(records.len());
+        for record in records {
+            handles.push(self.enqueue_when_room(record).await);
+        }
+        let mut results = Vec::with_capacity(handles.len());
+        for handle in handles {
+            results.push(handle.await);
+        }
+        results
+    }
+
+    /// Hands a record over and returns at once.
+    ///
+    /// The order of the calls is the order within a partition. A record without a timestamp gets
+    /// the time of the call. When the buffer is full the handle fails at once with
+    /// [`PublishErrorKind::BufferFull`], and the record was not taken: see
+    /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
+    pub fn enqueue(&self, record: Record) -> DeliveryHandle {
+        let topic = Arc::clone(&record.topic);
+        self.try_enqueue(&mut Some(record))
+            .unwrap_or_else(|| refused(PublishErrorKind::BufferFull, &topic))
+    }
+
+    /// Waits for room in the buffer, then hands the record over. Those who wait are served in the
+    /// order in which they came.
+    ///
+    /// Cancellation: a record whose handle was not returned yet was not taken.
+    pub async fn enqueue_when_room(&self, record: Record) -> DeliveryHandle {
+        let topic = Arc::clone(&record.topic);
+        let mut held = Some(record);
+        if let Some(handle) = self.try_enqueue(&mut held) {
+            return handle;
+        }
+        let shared = &self.inner.shared;
+        let room = async {
+            let _turn = self.inner.turnstile.lock().await;
+            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), wall_clock_ms());
+            Some(shared.wait_until(taken).await)
+        };
+        let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
+        waited
+            .unwrap_or_default()
+            .unwrap_or_else(|| refused(PublishErrorKind::TimedOut, &topic))
+    }
+
+    fn try_enqueue(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
+        let (now, wall_ms) = (now(), wall_clock_ms());
+        let shared = &self.inner.shared;
+        shared.with(|acc| acc.enqueue(held, now, wall_ms))
+    }
+
+    /// Resolves when the buffer has room for a record of `size` bytes ([`Record::size`]). Room is
+    /// not reserved.
+    ///
+    /// # Errors
+    /// [`PublishErrorKind::Closed`] or [`PublishErrorKind::RecordTooLarge`], where `enqueue` would
+    /// always give that. The error names no topic.
+    pub async fn ready(&self, size: usize) -> Result<(), PublishError> {
+        let shared = &self.inner.shared;
+        let _turn = self.inner.turnstile.lock().await;
+        let room = shared.wait_until(|acc| match acc.room(size) {
+            Ok(true) => Some(Ok(())),
+            Ok(false) => None,
+            Err(kind) => Some(Err(PublishError::new(kind, Fate::NotWritten, ""))),
+        });
+        room.await
+    }
+
+    /// Turns reports on: the outcome of every record that is enqueued from now on comes out of one
+    /// stream, besides its handle, which may be dropped. Nothing if they are on already.
+    ///
+    /// A record weighs in the buffer until its report was read, so a reader that stops makes
+    /// `enqueue` answer [`PublishErrorKind::BufferFull`]. A record that was not taken for want of
+    /// room, or after the producer was closed, is not reported.
+    pub fn reports(&self) -> Option<Reports> {
+        let shared = &self.inner.shared;
+        let started = shared.with(Accumulator::start_reports);
+        started.then(|| Reports::new(Arc::clone(shared)))
+    }
+
+    /// Sends what was enqueued before without lingering, and waits until all of it has its result.
+    ///
+    /// Cancellation: the records are sent all the same.
+    ///
+    /// # Errors
+    /// [`FlushTimedOut`] when `deadline` (counted from now) passes before. The records stay and are
+    /// sent further.
+    pub async fn flush(&self, deadline: Duration) -> Result<(), FlushTimedOut> {
+        let mark = self.inner.shared.with(Accumulator::flush);
+        self.wait_for(mark, deadline).await
+    }
+
+    async fn wait_for(&self, mark: u64, deadline: Duration) -> Result<(), FlushTimedOut> {
+        let shared = &self.inner.shared;
+        let settled = shared.wait_until(|acc| (acc.outstanding_up_to(mark) == 0).then_some(()));
+        match tokio::time::timeout(deadline, settled).await {
+            Ok(()) => Ok(()),
+            Err(_) => match shared.with(|acc| acc.outstanding_up_to(mark)) {
+                0 => Ok(()),
+                outstanding => Err(FlushTimedOut { outstanding }),
+            },
+        }
+    }
+
+    /// Takes no more records, waits up to `deadline` (counted from now) for the results of those
+    /// that were taken, fails the rest with [`PublishErrorKind::Closed`] and ends the sender task.
+    ///
+    /// What was acknowledged before the deadline is reported as such; the report says what was not,
+    /// and whether it may be written all the same. A second call gives the same report.
+    ///
+    /// Cancellation: the producer takes no more records, but sends those it has; close again.
+    pub async fn close(&self, deadline: Duration) -> CloseReport {
+        let mark = self.inner.shared.with(Accumulator::begin_close);
+        // What is left is in the report.
+        let _ = self.wait_for(mark, deadline).await;
+        let report = self.inner.shared.with(Accumulator::close_now);
+        let mut task = self.inner.task.lock().await;
+        while let Some(ended) = task.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the sender task failed");
+            }
+        }
+        report
+    }
+
+    /// Says no if the partitioner does not keep the records of a key on one partition: for those
+    /// who promise an order by key.
+    ///
+    /// # Errors
+    /// Names the partitioner.
+    pub fn require_key_order(&self) -> Result<(), ConfigError> {
+        if self.inner.shared.with(|acc| acc.keeps_keys_together()) {
+            return Ok(());
+        }
+        let partitioner = &self.inner.config.partitioner;
+        let name = if partitioner.build(0).keeps_keys_together() {
+            "custom".to_owned()
+        } else {
+            partitioner.to_string()
+        };
+        Err(ConfigError::new(
+            "partitioner",
+            name,
+            format!(
+                "one that keeps the records of a key on one partition, such as {}",
+                PartitionerKind::Default
+            ),
+        ))
+    }
+}
+
+impl Publish for Producer {
+    fn enqueue(&self, record: Record) -> Delivery {
+        Delivery::new(Producer::enqueue(self, record))
+    }
+
+    fn ready(&self, size: usize) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(Producer::ready(self, size))
+    }
+
+    fn publish(&self, record: Record) -> BoxFuture<'_, Result<RecordMetadata, PublishError>> {
+        Box::pin(self.send(record))
+    }
+}
+
+fn refused(kind: PublishErrorKind, topic: &Arc<str>) -> DeliveryHandle {
+    let error = PublishError::new(kind, Fate::NotWritten, Arc::clone(topic));
+    DeliveryHandle::failed(u64::MAX, error)
+}
+
+fn wall_clock_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}

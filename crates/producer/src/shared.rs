@@ -1,0 +1,69 @@
+//! What the producer's handles and its sender share: the accumulator behind its lock, and the
+//! signals between them.
+
+use crate::accumulator::Accumulator;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    accumulator: Mutex<Accumulator>,
+    /// The sender has something to look at.
+    pub(crate) work: Notify,
+    /// Room became free, or records got their result.
+    pub(crate) progress: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(accumulator: Accumulator) -> Self {
+        Self {
+            accumulator: Mutex::new(accumulator),
+            work: Notify::new(),
+            progress: Notify::new(),
+        }
+    }
+
+    /// Runs a step of the accumulator, then carries its effects out without the lock.
+    pub(crate) fn with<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> R {
+        // The user's code that a step calls is guarded there, so a panic is a mistake of ours; the
+        // records that are held can still be settled.
+        let mut accumulator = self
+            .accumulator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let result = step(&mut accumulator);
+        let effects = accumulator.take_effects();
+        drop(accumulator);
+        let signals = effects.apply();
+        if signals.work {
+            self.work.notify_one();
+        }
+        if signals.progress {
+            self.progress.notify_waiters();
+        }
+        result
+    }
+
+    /// Runs `ready` now and after every progress, until it gives something.
+    pub(crate) async fn wait_until<R>(
+        &self,
+        mut ready: impl FnMut(&mut Accumulator) -> Option<R>,
+    ) -> R {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            // Registered before the look, so that no progress falls between.
+            progress.as_mut().enable();
+            if let Some(result) = self.with(&mut ready) {
+                return result;
+            }
+            progress.await;
+        }
+    }
+}
+
+/// The time for the accumulator: tokio's, so that tests can pause it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,56 @@
+//! Typed sends: JSON, protobuf and the `{type, data}` envelope.
+
+use crate::Producer;
+use bytes::Bytes;
+use ottla_types::{Envelope, Fate, PublishError, PublishErrorKind, Record, RecordMetadata};
+use serde::Serialize;
+use std::sync::Arc;
+
+impl Producer {
+    /// Writes `value` as JSON.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`PublishErrorKind::InvalidRecord`] where `value` has no JSON form.
+    pub async fn send_json<T: Serialize + ?Sized>(
+        &self,
+        topic: impl Into<Arc<str>>,
+        key: impl Into<Bytes>,
+        value: &T,
+    ) -> Result<RecordMetadata, PublishError> {
+        let topic = topic.into();
+        let json = serde_json::to_vec(value).map_err(|why| {
+            let (kind, fate) = (PublishErrorKind::InvalidRecord, Fate::NotWritten);
+            PublishError::new(kind, fate, Arc::clone(&topic)).with_source(why)
+        })?;
+        self.send(Record::new(topic).key(key).value(json)).await
+    }
+
+    /// Writes `value` as protobuf.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[cfg(feature = "protobuf")]
+    pub async fn send_protobuf<M: prost::Message>(
+        &self,
+        topic: impl Into<Arc<str>>,
+        key: impl Into<Bytes>,
+        value: &M,
+    ) -> Result<RecordMetadata, PublishError> {
+        let record = Record::new(topic).key(key).value(value.encode_to_vec());
+        self.send(record).await
+    }
+
+    /// Writes `envelope` in its JSON form, as it is read by the consumer's dispatch by type.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_envelope(
+        &self,
+        topic: impl Into<Arc<str>>,
+        key: impl Into<Bytes>,
+        envelope: &Envelope,
+    ) -> Result<RecordMetadata, PublishError> {
+        let record = Record::new(topic).key(key).value(envelope.to_json());
+        self.send(record).await
+    }
+}
