@@ -9,6 +9,24 @@
 //!   [`Dispatcher`] decode values first,
 //! - [`GroupConsumer`] is for callers that ask for records themselves,
 //! - [`ConsumerConfig`] holds the settings, with Kafka's property names.
+//!
+//! # Metrics
+//! Labels are `group`, and where it makes sense `topic` and `partition`.
+//!
+//! | name | kind | meaning |
+//! |---|---|---|
+//! | `ottla_consumer_handled_total` | counter | records handled |
+//! | `ottla_consumer_failed_total` | counter | handler calls that failed |
+//! | `ottla_consumer_handler_seconds` | histogram | time of a handler call |
+//! | `ottla_consumer_lag` | gauge | records not handled yet |
+//! | `ottla_consumer_commits_total`, `ottla_consumer_commit_failures_total` | counter | answered and failed commits |
+//! | `ottla_consumer_rebalances_total` | counter | generations joined |
+//! | `ottla_consumer_member_restarts_total` | counter | members begun anew after a failure |
+//! | `ottla_consumer_resets_total` | counter | positions that were out of range |
+//! | `ottla_consumer_undecodable_total`, `ottla_consumer_passed_over_total` | counter | values skipped, envelope types without a handler |
+//! | `ottla_consumer_unreadable_total` | counter | places skipped because they cannot be read |
+//!
+//! Each handler call has a `handle` span (level debug) with group, topic, partition and offset.
 
 mod app;
 mod config;

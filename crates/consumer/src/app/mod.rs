@@ -108,8 +108,9 @@ impl App {
             }
             resolved.push(registration.resolve(&self.defaults)?);
         }
+        let begun = Instant::now();
         for (registration, config) in self.registrations.iter().zip(&resolved) {
-            let deadline = Instant::now() + config.start_timeout;
+            let deadline = begun + config.start_timeout;
             for topic in registration.topics() {
                 wait_for_topic(&self.client, topic, deadline)
                     .await

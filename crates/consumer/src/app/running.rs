@@ -13,13 +13,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// What the supervisors tell the app: how many members run, and the first fatal error.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Health {
-    pub(super) running: usize,
-    pub(super) fatal: Option<Error>,
-}
-
 /// A started app. Dropping it drops the members at once: nothing is committed any more and the
 /// coordinator notices by the session timeout; use [`shutdown`](Self::shutdown).
 #[derive(Debug)]
@@ -27,7 +20,8 @@ pub struct RunningApp {
     groups: Vec<Group>,
     tasks: JoinSet<Ended>,
     stop: watch::Sender<Stop>,
-    health: watch::Receiver<Health>,
+    /// The first fatal error of a member.
+    fatal: watch::Receiver<Option<Error>>,
 }
 
 #[derive(Debug)]
@@ -60,11 +54,7 @@ impl RunningApp {
         registrations: Vec<(Registration, ConsumerConfig)>,
     ) -> Self {
         let (stop, stopped) = watch::channel(Stop::Run);
-        let total = registrations.iter().map(|(r, _)| r.instances).sum();
-        let (health_sender, health) = watch::channel(Health {
-            running: total,
-            fatal: None,
-        });
+        let (fatal_sender, fatal) = watch::channel(None);
         let mut tasks = JoinSet::new();
         let mut groups = Vec::with_capacity(registrations.len());
         for (registration, config) in registrations {
@@ -72,7 +62,7 @@ impl RunningApp {
             for instance in 0..registration.instances {
                 let spec = MemberSpec::new(&client, &registration, &config, instance, &outputs);
                 boards.push(spec.board.clone());
-                let task = supervisor::supervise(spec, stopped.clone(), health_sender.clone());
+                let task = supervisor::supervise(spec, stopped.clone(), fatal_sender.clone());
                 tasks.spawn(task);
             }
             groups.push(Group {
@@ -85,7 +75,7 @@ impl RunningApp {
             groups,
             tasks,
             stop,
-            health,
+            fatal,
         }
     }
 
@@ -105,15 +95,14 @@ impl RunningApp {
     /// pass are restarted and do not end the wait; nor does a failing handler. The other members go on
     /// until [`shutdown`](Self::shutdown). Safe to cancel.
     pub async fn failed(&self) -> Error {
-        let mut health = self.health.clone();
-        match health.wait_for(|h| h.fatal.is_some()).await {
-            Ok(health) => match &health.fatal {
-                Some(error) => error.clone(),
-                None => Error::new(ErrorKind::MemberFailed),
-            },
-            // No supervisor is left, and none of them said why.
-            Err(_) => Error::new(ErrorKind::MemberFailed),
-        }
+        let mut fatal = self.fatal.clone();
+        let failed = fatal.wait_for(Option::is_some).await;
+        // Without a word from it, a supervisor itself has failed.
+        let unheard = || Error::new(ErrorKind::MemberFailed);
+        failed
+            .ok()
+            .and_then(|error| error.clone())
+            .unwrap_or_else(unheard)
     }
 
     /// [`failed`](Self::failed) as a `Result`, to be used with `?`.

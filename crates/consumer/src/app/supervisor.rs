@@ -1,6 +1,5 @@
 //! Runs one member for ever: a member whose failure may pass is started again.
 
-use super::running::Health;
 use super::status::MemberState;
 use crate::member::{self, MemberReport, MemberSpec, Stop};
 use crate::{Error, ErrorKind};
@@ -26,7 +25,7 @@ pub(super) struct Ended {
 pub(super) async fn supervise(
     spec: MemberSpec,
     mut stop: watch::Receiver<Stop>,
-    health: watch::Sender<Health>,
+    fatal: watch::Sender<Option<Error>>,
 ) -> Ended {
     let mut backoff = Backoff::new(RESTART_BACKOFF, RESTART_BACKOFF_MAX);
     let report = loop {
@@ -41,7 +40,7 @@ pub(super) async fn supervise(
         if !error.is_retriable() {
             tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed for good");
             spec.board.member_failed(MemberState::Failed, &error);
-            health.send_modify(|h| h.fatal = h.fatal.take().or(Some(error)));
+            fatal.send_modify(|first| *first = first.take().or(Some(error)));
             break None;
         }
         let wait = backoff.next_delay();
@@ -57,7 +56,6 @@ pub(super) async fn supervise(
     if report.is_some() {
         spec.board.set_state(MemberState::Stopped);
     }
-    health.send_modify(|h| h.running -= 1);
     Ended {
         name: spec.name.clone(),
         group: spec.group.clone(),

@@ -40,6 +40,8 @@ use std::sync::Arc;
 /// The runner calls a handler for the records of one partition in order, one after the other; calls
 /// for different partitions run side by side. A call may be dropped at an await when the partition
 /// is lost or the shutdown deadline passes; the record is then handled again by its next owner.
+///
+/// A handler must not block its thread: work that does goes to `tokio::task::spawn_blocking`.
 pub trait Handler: Send + Sync + 'static {
     /// Handles `record` and says how it went.
     fn handle(

@@ -11,7 +11,7 @@ mod progress;
 pub(crate) use progress::Progress;
 
 use crate::app::{MemberBoard, Work};
-use crate::handler::{Context, PartitionLease};
+use crate::handler::Context;
 use call::Caller;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
 use std::collections::VecDeque;
@@ -84,7 +84,6 @@ const INBOX_CHUNKS: usize = 16;
 pub(crate) struct LaneHandle {
     inbox: mpsc::Sender<Chunk>,
     drain: CancellationToken,
-    lease: PartitionLease,
 }
 
 /// How a lane ended.
@@ -111,11 +110,6 @@ impl LaneHandle {
     pub(crate) fn drain(&self) {
         self.drain.cancel();
     }
-
-    /// Ends the lane at once.
-    pub(crate) fn revoke(&self) {
-        self.lease.revoke();
-    }
 }
 
 /// Makes a lane: the handle, and the future to be run as a task.
@@ -126,7 +120,6 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
     let handle = LaneHandle {
         inbox: sender,
         drain: drain.clone(),
-        lease: lease.clone(),
     };
     let run = async move {
         let (partition, incarnation) = (setup.partition.clone(), setup.incarnation);

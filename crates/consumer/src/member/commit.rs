@@ -71,7 +71,10 @@ impl Committer {
         }
         self.due = now + self.interval;
         let retiring = partitions.values().any(|owned| owned.drain_by.is_some());
-        let Some(identity) = identity else { return };
+        let Some(identity) = identity else {
+            self.not_before = now + BACKOFF;
+            return;
+        };
         if self.held && !retiring {
             return;
         }

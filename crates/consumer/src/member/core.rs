@@ -7,7 +7,7 @@ use super::lookup::Lookups;
 use super::partition::{Owned, Partitions};
 use super::{MemberReport, MemberSpec, Stop};
 use crate::app::MemberState;
-use crate::handler::{Context, PartitionLease};
+use crate::handler::Context;
 use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
 use crate::{Error, ErrorKind};
 use ottla_group::{MembershipError, MembershipEvent, Phase, RevocationId};
@@ -77,7 +77,11 @@ impl Member {
     ) -> Result<MemberReport, Error> {
         let result = self.serve(&mut stop).await;
         match result {
-            Ok(()) => Ok(self.report),
+            Ok(()) => {
+                self.report.in_flight.sort();
+                self.report.in_flight.dedup();
+                Ok(self.report)
+            }
             Err(error) => {
                 self.drop_everything();
                 self.driver.leave_at_once().await;
@@ -204,24 +208,19 @@ impl Member {
     }
 
     /// Starts the lane of a partition whose position is known.
-    pub(super) fn start_lane(
-        &mut self,
-        partition: &TopicPartition,
-        incarnation: u64,
-        progress: &Arc<Progress>,
-    ) -> LaneHandle {
+    pub(super) fn start_lane(&mut self, partition: &TopicPartition, owned: &Owned) -> LaneHandle {
         let spec = &self.spec;
         let mut context =
-            Context::new(spec.group.clone(), spec.name.clone()).with_lease(PartitionLease::new());
+            Context::new(spec.group.clone(), spec.name.clone()).with_lease(owned.lease.clone());
         if let Some(outputs) = &spec.outputs {
             context = context.with_outputs(outputs.clone());
         }
         let (handle, run) = lane(LaneSetup {
             partition: partition.clone(),
-            incarnation,
+            incarnation: owned.incarnation,
             work: spec.work.clone(),
             context,
-            progress: progress.clone(),
+            progress: owned.progress.clone(),
             board: spec.board.clone(),
             limits: LaneLimits {
                 processing: spec.config.max_processing_time,

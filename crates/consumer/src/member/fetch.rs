@@ -171,3 +171,77 @@ fn decode(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ottla_record_batch::{BatchBuilder, RecordSet, RecordSetBuilder};
+    use ottla_types::{Headers, TimestampType};
+
+    fn records(offsets: &[i64]) -> RecordSet {
+        let mut set = RecordSetBuilder::new();
+        for offset in offsets {
+            let create = TimestampType::CreateTime;
+            set.push(*offset, 1, create, None, Some(b"v"), &Headers::new())
+                .unwrap();
+        }
+        set.finish()
+    }
+
+    fn read_at(position: Offset, records: RecordSet, next_offset: Offset) -> (Chunk, bool) {
+        let fetched = Fetched {
+            records,
+            next_offset,
+            high_watermark: 100,
+            last_stable_offset: None,
+            log_start_offset: None,
+        };
+        match read(&TopicPartition::new("t", 0), position, &fetched) {
+            Read::Some {
+                chunk, unreadable, ..
+            } => (chunk, unreadable.is_some()),
+            _ => panic!("something was read"),
+        }
+    }
+
+    fn offsets(chunk: &Chunk) -> Vec<i64> {
+        chunk.records.iter().map(|r| r.offset).collect()
+    }
+
+    #[test]
+    fn records_below_the_position_are_left_out() {
+        let (chunk, unreadable) = read_at(7, records(&[5, 6, 7, 9]), 10);
+        assert_eq!(offsets(&chunk), [7, 9]);
+        assert_eq!((chunk.next_offset, unreadable), (10, false));
+        assert!(chunk.bytes > 0);
+    }
+
+    #[test]
+    fn what_holds_no_records_still_moves_the_position() {
+        let (chunk, _) = read_at(7, RecordSet::default(), 12);
+        assert_eq!((offsets(&chunk), chunk.next_offset), (vec![], 12));
+        let (chunk, _) = read_at(7, records(&[7]), 12);
+        assert_eq!((offsets(&chunk), chunk.next_offset), (vec![7], 12));
+    }
+
+    #[test]
+    fn trap_c4_neither_an_end_nor_an_error_moves_the_position() {
+        let (chunk, unreadable) = read_at(7, RecordSet::default(), 7);
+        assert_eq!((chunk.next_offset, unreadable), (7, false));
+
+        let mut batch = BatchBuilder::new(1 << 10);
+        batch
+            .try_append(1, None, Some(b"v"), &Headers::new())
+            .unwrap();
+        let good = batch.finish().bytes().to_vec();
+        let mut bytes = good.clone();
+        bytes.extend_from_slice(&good);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        let (chunk, unreadable) = read_at(0, RecordSet::from(bytes::Bytes::from(bytes)), 2);
+        assert_eq!(
+            (offsets(&chunk), chunk.next_offset, unreadable),
+            (vec![0], 1, true)
+        );
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::app::PartitionState;
+use crate::handler::PartitionLease;
 use crate::lane::{Chunk, LaneHandle, Progress};
 use ottla_client::Backoff;
 use ottla_types::{Offset, TopicPartition};
@@ -22,6 +23,8 @@ pub(super) struct Owned {
     pub(super) incarnation: u64,
     pub(super) position: Position,
     pub(super) progress: Arc<Progress>,
+    /// The handlers' right to the partition: ends before the partition is given back.
+    pub(super) lease: PartitionLease,
     /// From when the position is known until the lane has ended.
     pub(super) lane: Option<LaneHandle>,
     /// When the partition is being given up: how long its call in progress may go on.
@@ -64,6 +67,7 @@ impl Owned {
                 not_before: now,
             },
             progress,
+            lease: PartitionLease::new(),
             lane: None,
             drain_by: None,
             unreadable: 0,

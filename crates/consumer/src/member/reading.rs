@@ -57,7 +57,7 @@ impl Member {
         };
         tracing::debug!(group = %self.spec.group, %partition, offset, ?committed, "begins");
         owned.progress.located(offset, committed);
-        owned.lane = Some(self.start_lane(partition, owned.incarnation, &owned.progress));
+        owned.lane = Some(self.start_lane(partition, &owned));
         owned.read_at(offset, now);
         if committed.is_none() {
             self.pins.insert(partition.clone(), offset);

@@ -60,7 +60,7 @@ impl Member {
             };
             match &owned.lane {
                 _ if drain_by + COMMIT_GRACE <= now => finished.push(partition.clone()),
-                Some(lane) if drain_by <= now => lane.revoke(),
+                Some(_) if drain_by <= now => owned.lease.revoke(),
                 Some(_) => {}
                 None if owned.progress.uncommitted().is_none() => finished.push(partition.clone()),
                 None => self.committer.hurry(now),
@@ -68,6 +68,10 @@ impl Member {
         }
         for partition in &finished {
             if let Some(owned) = self.partitions.remove(partition) {
+                // A call that does not give way to others cannot even be dropped in time.
+                if owned.lane.is_some() && self.closing.is_some() {
+                    self.report.in_flight.push(partition.clone());
+                }
                 self.note_left_behind(partition, &owned);
                 drop_at_once(&owned);
             }
@@ -157,7 +161,5 @@ impl Member {
 
 fn drop_at_once(owned: &Owned) {
     owned.progress.unassign();
-    if let Some(lane) = &owned.lane {
-        lane.revoke();
-    }
+    owned.lease.revoke();
 }

@@ -2,8 +2,11 @@
 
 use crate::bed::{Bed, Seen, config, numbers, stop, text, wait_for};
 use ottla_consumer::{
-    BatchOutcome, CLASS_PANIC, CLASS_TIMEOUT, ConsumerConfig, HandlerError, MemberState, Outcome,
-    Registration, Undecodable, batch_fn, handler_fn, json_batch, json_handler,
+    BatchOutcome, CLASS_PANIC, CLASS_TIMEOUT, ConsumerConfig, Context, HandlerError, MemberState,
+    Outcome, Registration, Undecodable, batch_fn, handler_fn, json_batch, json_handler,
+};
+use ottla_types::{
+    BoxFuture, Delivery, Publish, PublishError, PublishErrorKind, Record, RecordMetadata,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -122,42 +125,96 @@ async fn a_record_that_is_not_due_waits_and_others_do_not() {
     let bed = Bed::start().await;
     bed.cluster.create_topic("t", 2).unwrap();
     bed.write("t", 0, ["later", "after"]).await;
-    bed.write("t", 1, ["now"]).await;
     let now_ms = || {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         i64::try_from(since.as_millis()).unwrap()
     };
-    let due = now_ms() + 400;
-    let early = Arc::new(AtomicUsize::new(0));
-    let (seen, calls) = (Seen::default(), early.clone());
-    let log = seen.clone();
+    let (seen, early) = (Seen::default(), Arc::new(Mutex::new(Vec::new())));
+    let (log, calls) = (seen.clone(), early.clone());
     let handler = handler_fn(move |context, record| {
-        let wait = text(&record) == "later" && now_ms() < due;
-        if wait {
-            calls.fetch_add(1, Ordering::SeqCst);
-        } else {
-            log.push(context.member(), &record);
-        }
-        async move {
-            if wait {
+        let mut calls = calls.lock().unwrap();
+        let outcome = match calls.first().copied() {
+            None if text(&record) == "later" => {
+                calls.push(now_ms() + 2000);
+                Outcome::NotBefore(calls[0])
+            }
+            Some(due) if record.partition == 0 && now_ms() < due => {
+                calls.push(now_ms());
                 Outcome::NotBefore(due)
-            } else {
+            }
+            _ => {
+                log.push(context.member(), &record);
                 Outcome::Done
             }
-        }
+        };
+        async { outcome }
     });
     let mut app = bed.app();
     app.topic("t").listen("g", handler);
     let running = app.start().await.unwrap();
+    wait_for("the early call", || !early.lock().unwrap().is_empty()).await;
+    bed.write("t", 1, ["now"]).await;
     seen.wait_len(3).await;
-    assert!(now_ms() >= due);
     assert_eq!(seen.values(), ["now", "later", "after"]);
     assert_eq!(
-        early.load(Ordering::SeqCst),
+        early.lock().unwrap().len(),
         1,
         "the wait is no polling of the handler"
     );
     stop(running).await;
+}
+
+#[tokio::test]
+async fn outputs_are_published_while_the_partition_is_owned() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a"]).await;
+    let outputs = Arc::new(Outputs::default());
+    let context = Arc::new(Mutex::new(None));
+    let kept = context.clone();
+    let handler = handler_fn(move |context, record| {
+        *kept.lock().unwrap() = Some(context.clone());
+        async move {
+            let told = context.publish(record.to_record("told"));
+            told.await.map_or_else(
+                |e| Outcome::Failed(HandlerError::transient("Publish", e.to_string())),
+                |_| Outcome::Done,
+            )
+        }
+    });
+    let mut app = bed.app().outputs(outputs.clone());
+    app.topic("t").listen("g", handler);
+    let running = app.start().await.unwrap();
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(1)).await;
+    assert_eq!(outputs.0.lock().unwrap().len(), 1);
+    let context: Context = context.lock().unwrap().take().unwrap();
+    assert!(context.check_lease().is_ok() && context.deadline().is_some());
+    stop(running).await;
+    assert!(context.check_lease().is_err());
+    let late = context.publish(Record::new("told")).await.unwrap_err();
+    assert_eq!(late.kind(), PublishErrorKind::NotOwner);
+    assert_eq!(outputs.0.lock().unwrap().len(), 1);
+}
+
+/// A publisher that keeps what it gets.
+#[derive(Default)]
+struct Outputs(Mutex<Vec<Record>>);
+
+impl Publish for Outputs {
+    fn enqueue(&self, record: Record) -> Delivery {
+        let written = RecordMetadata {
+            topic: record.topic.clone(),
+            partition: 0,
+            offset: None,
+            timestamp_ms: 0,
+        };
+        self.0.lock().unwrap().push(record);
+        Delivery::new(async { Ok(written) })
+    }
+
+    fn ready(&self, _: usize) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 #[tokio::test]
