@@ -92,9 +92,12 @@ impl RedbDedup {
     /// Marks a message as handled in the transaction of its effect, so that both commit or neither
     /// does (an inbox). A later [`done`](DedupStore::done) by the same owner is harmless.
     ///
+    /// A message that is done already is refused for its own owner too: an attempt whose call was
+    /// dropped may still have committed its transaction, and this one would be a second effect.
+    ///
     /// # Errors
-    /// [`StoreErrorKind::Fenced`] when another owner has claimed or finished it: abort the
-    /// transaction.
+    /// [`StoreErrorKind::Fenced`] when another owner has claimed it or it is done: abort the
+    /// transaction. The next attempt finds out which.
     pub fn done_in(
         &self,
         transaction: &WriteTransaction,
@@ -102,8 +105,13 @@ impl RedbDedup {
         id: &str,
         owner: &str,
     ) -> Result<(), StoreError> {
-        mark(transaction, scope, id, owner, self.clock.now_ms())
-            .map_err(|e| e.in_operation("mark a message as done"))
+        const OPERATION: &str = "mark a message as done";
+        let marked = mark(transaction, scope, id, owner, self.clock.now_ms());
+        if marked.map_err(|e| e.in_operation(OPERATION))? {
+            Ok(())
+        } else {
+            Err(StoreError::new(StoreErrorKind::Fenced, OPERATION))
+        }
     }
 
     /// A claim's transaction does not wait for the disk.
@@ -161,18 +169,20 @@ fn put(
     Ok(())
 }
 
+/// Marks the message; false if the owner had marked it before.
 fn mark(
     transaction: &WriteTransaction,
     scope: &str,
     id: &str,
     owner: &str,
     now_ms: i64,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let existing = entry(&transaction.open_table(ENTRIES)?, scope, id)?;
-    if let Some(new) = DedupEntry::done(existing.as_ref(), owner, now_ms)? {
-        put(transaction, scope, id, existing.as_ref(), &new)?;
+    let new = DedupEntry::done(existing.as_ref(), owner, now_ms)?;
+    if let Some(new) = &new {
+        put(transaction, scope, id, existing.as_ref(), new)?;
     }
-    Ok(())
+    Ok(new.is_some())
 }
 
 fn purge(transaction: &WriteTransaction, before_ms: i64, limit: u64) -> Result<u64, Failure> {
@@ -252,7 +262,7 @@ impl DedupStore for RedbDedup {
                 return Ok(());
             }
             let write = move |tx: &WriteTransaction| mark(tx, &key.0, &key.1, &key.2, now_ms);
-            self.shared.write(OPERATION, write).await
+            self.shared.write(OPERATION, write).await.map(drop)
         })
     }
 

@@ -140,9 +140,12 @@ async fn effect_and_mark_commit_in_one_transaction() {
     let claim = inbox.claim("g", "m", "two", 1003, 100).await.unwrap();
     assert_eq!((claim, orders(&outbox)), (Claim::AlreadyDone, 1));
 
-    let tx = outbox.begin().unwrap();
-    let error = inbox.done_in(&tx, "g", "m", "two").unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Fenced);
+    // Neither another owner nor a second attempt of the same one may apply the effect again.
+    for owner in ["two", "one"] {
+        let tx = outbox.begin().unwrap();
+        let error = inbox.done_in(&tx, "g", "m", owner).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Fenced);
+    }
 }
 
 #[tokio::test]

@@ -44,7 +44,8 @@ impl Default for DedupConfig {
 /// A handler that handles each message once a group, by [`message_id`].
 ///
 /// A duplicate of a message that is done is passed over; of one that another member is at, it waits
-/// for that claim's end. A failure gives the claim back.
+/// for that claim's end. A failure gives the claim back; an attempt that is dropped (its time limit,
+/// a lost partition) leaves it until the lease ends, because work that it began may still go on.
 ///
 /// The effect happens once as long as the mark can be written after it. For an effect in a database,
 /// the handler can put the mark into the effect's own transaction (an inbox: for redb,

@@ -1,7 +1,8 @@
 //! The levels: which delays there are, each with a topic.
 
+use super::producer::{DelayError, address};
 use crate::durations::{label, parse};
-use ottla_types::{ConfigError, names};
+use ottla_types::{ConfigError, Record, names, validate_topic_name};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
@@ -72,6 +73,36 @@ impl DelayLevels {
             return Err(ConfigError::new("delay.levels", given, "1ms to 7d"));
         }
         Ok(Self(delays.into_iter().map(DelayLevel::new).collect()))
+    }
+
+    /// The same levels with `prefix` before each topic's name, so that several delay services can
+    /// share a cluster.
+    ///
+    /// # Errors
+    /// When a name would not be legal.
+    pub fn with_topic_prefix(mut self, prefix: &str) -> Result<Self, ConfigError> {
+        for level in &mut self.0 {
+            level.topic.insert_str(0, prefix);
+            validate_topic_name(&level.topic)?;
+        }
+        Ok(self)
+    }
+
+    /// `record` as it stands in a delay topic, to be due `delay` after `now_ms` at its own topic: for
+    /// those who write it themselves, such as an outbox row in the caller's transaction.
+    ///
+    /// A `message_id` is added if there is none. Any `delay` up to the forwarder's limit is taken.
+    ///
+    /// # Errors
+    /// [`DelayError::PartitionChosen`].
+    pub fn delay(
+        &self,
+        record: Record,
+        delay: Duration,
+        now_ms: i64,
+    ) -> Result<Record, DelayError> {
+        let level = self.within(delay).unwrap_or_else(|| self.shortest());
+        address(record, level, delay, now_ms)
     }
 
     /// The level with this number, from 1 as RocketMQ counts.

@@ -88,20 +88,13 @@ impl DelayProducer {
 
     async fn write(
         &self,
-        mut record: Record,
+        record: Record,
         level: &DelayLevel,
         delay: Duration,
     ) -> Result<Delayed, DelayError> {
-        if record.partition.is_some() {
-            return Err(DelayError::PartitionChosen);
-        }
         let now_ms = self.clock.now_ms();
         let due_ms = now_ms.saturating_add(millis(delay));
-        ensure_message_id(&mut record.headers);
-        let target = std::mem::replace(&mut record.topic, level.topic().into());
-        record.headers.set(names::TARGET_TOPIC, target.to_string());
-        record.headers.set(names::NOT_BEFORE, due_ms.to_string());
-        record.timestamp_ms = Some(now_ms);
+        let record = address(record, level, delay, now_ms)?;
         let id = record.headers.last_str(names::MESSAGE_ID);
         let message_id = id.unwrap_or_default().to_owned();
         Ok(Delayed {
@@ -110,6 +103,25 @@ impl DelayProducer {
             metadata: self.publish.publish(record).await?,
         })
     }
+}
+
+/// Turns `record` into one for `level`'s topic, due `delay` after `now_ms`.
+pub(super) fn address(
+    mut record: Record,
+    level: &DelayLevel,
+    delay: Duration,
+    now_ms: i64,
+) -> Result<Record, DelayError> {
+    if record.partition.is_some() {
+        return Err(DelayError::PartitionChosen);
+    }
+    let due_ms = now_ms.saturating_add(millis(delay));
+    ensure_message_id(&mut record.headers);
+    let target = std::mem::replace(&mut record.topic, level.topic().into());
+    record.headers.set(names::TARGET_TOPIC, target.to_string());
+    record.headers.set(names::NOT_BEFORE, due_ms.to_string());
+    record.timestamp_ms = Some(now_ms);
+    Ok(record)
 }
 
 impl std::fmt::Debug for DelayProducer {
