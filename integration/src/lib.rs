@@ -3,4 +3,5 @@
 
 pub mod harness;
 pub mod history;
+pub mod order_flow;
 pub mod scenarios;

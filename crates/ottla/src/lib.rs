@@ -34,6 +34,8 @@ pub use ottla_outbox as outbox;
 pub use ottla_producer as producer;
 #[cfg(feature = "producer")]
 pub use ottla_producer::{Producer, ProducerConfig};
+#[cfg(any(feature = "producer", feature = "consumer"))]
+pub use ottla_record_batch as record_batch;
 #[cfg(feature = "reliability")]
 pub use ottla_reliability as reliability;
 #[cfg(any(feature = "outbox", feature = "reliability", feature = "store-redb"))]

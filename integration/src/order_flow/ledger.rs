@@ -1,0 +1,480 @@
+//! The ledger: what the stores and topics really hold, against what the orders demand.
+//!
+//! Nothing here asks a running service what it did. The databases are opened after their processes
+//! have ended, the topics are read from the beginning, and the offsets come from the cluster.
+
+use super::event::{CloseUnpaid, EventKind, OrderEvent};
+use super::extras::Extras;
+use super::faults::{Plan, plan};
+use super::load;
+use super::notify::{self, EffectError};
+use super::reader::read_topic;
+use super::service::{subscriptions, tier_topics};
+use super::settle::progress;
+use super::shop::{Order, ShopError, Status};
+use super::topics::{CLOSE_GROUP, NOTIFY_GROUPS, PAYMENT_WINDOW, Topics};
+use crate::history::{
+    Commit, Effect, Expected, FailedForGood, Handled, History, JournalError, LogRecord, OutboxRow,
+    Report, RowState, read_journal,
+};
+use ottla::client::Client;
+use ottla::store::{OutboxStore, Settled, StoreError};
+use ottla::store_redb::RedbOutbox;
+use ottla::types::{ConsumedRecord, names};
+use redb::Database;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const READ_DEADLINE: Duration = Duration::from_secs(60);
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+const PAGE: usize = 1000;
+
+/// Where the services left their data.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The shop's database.
+    pub shop: PathBuf,
+    /// The notifiers' databases.
+    pub notifiers: Vec<PathBuf>,
+    /// The notifiers' journals of deliveries.
+    pub journals: Vec<PathBuf>,
+}
+
+/// Why a ledger could not be drawn up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// A topic could not be read.
+    #[error(transparent)]
+    Client(#[from] ottla::client::Error),
+    /// A shop's store could not be read.
+    #[error("shop")]
+    Shop(#[from] ShopError),
+    /// The outbox could not be read.
+    #[error("outbox")]
+    Outbox(#[from] StoreError),
+    /// The effects could not be read.
+    #[error("effects")]
+    Effects(#[from] EffectError),
+    /// A journal could not be read.
+    #[error("journal")]
+    Journal(#[from] JournalError),
+    /// A database could not be opened.
+    #[error("database {0}")]
+    Open(PathBuf, #[source] Box<redb::DatabaseError>),
+}
+
+/// What a run amounts to.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The checker's findings.
+    pub report: Report,
+    /// How many orders there are in each state.
+    pub orders: BTreeMap<&'static str, usize>,
+    /// Effects of each group.
+    pub effects: BTreeMap<String, usize>,
+    /// Effects that needed more than one attempt.
+    pub retried: usize,
+    /// Copies that were written on purpose or because an answer was lost, and had no effect.
+    pub copies_without_effect: usize,
+    /// Delayed messages that were forwarded, and the largest lateness in milliseconds.
+    pub delayed: (usize, i64),
+    /// Delayed messages that were forwarded before their time.
+    pub early: usize,
+}
+
+impl Ledger {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.report.is_clean() && self.early == 0
+    }
+
+    /// The line that a run ends with.
+    pub fn verdict(&self) -> String {
+        format!(
+            "lost {}, duplicated effects {}, out of order {}",
+            self.report.lost(),
+            self.report.duplicated(),
+            self.report.out_of_order()
+        )
+    }
+}
+
+/// What was read of a run: enough to judge it.
+pub struct Evidence {
+    topics: Topics,
+    orders: Vec<Order>,
+    history: History,
+    effects: Vec<notify::Effect>,
+    delayed: Vec<ConsumedRecord>,
+    forwarded: Vec<ConsumedRecord>,
+}
+
+/// Reads everything that a run left behind. The services must have ended.
+///
+/// # Errors
+/// When a store, a topic or an offset cannot be read.
+pub async fn gather(
+    client: &Client,
+    topics: &Topics,
+    places: &Places,
+    placed: u64,
+    extras: &Extras,
+) -> Result<Evidence, LedgerError> {
+    let mut history = History::default();
+    let outbox = RedbOutbox::new(open(&places.shop)?)?;
+    let orders = super::shop::all_orders(outbox.database())?;
+    promise_rows(topics, &orders, &rows(&outbox).await?, &mut history);
+    promise_effects(topics, &orders, extras, &mut history);
+    for n in (0..placed).filter(|n| load::is_refused(*n)) {
+        let order = load::order_id(n);
+        history
+            .rolled_back
+            .insert(OrderEvent::id(&order, EventKind::Created));
+        history.rolled_back.insert(CloseUnpaid::message_id(&order));
+    }
+    history
+        .acknowledged
+        .extend(extras.acknowledged.iter().cloned());
+
+    let mut effects = Vec::new();
+    for path in &places.notifiers {
+        effects.extend(notify::all_effects(&*open(path)?)?);
+    }
+    for path in &places.journals {
+        read_journal(path, &mut history)?;
+    }
+    let (mut delayed, mut forwarded) = (Vec::new(), Vec::new());
+    let mut names = BTreeSet::from([topics.dead_letters()]);
+    let subscriptions = subscriptions(topics);
+    names.extend(
+        subscriptions
+            .iter()
+            .flat_map(|(_, topics)| topics.iter().cloned()),
+    );
+    for name in names {
+        let records = read_topic(client, &name, READ_DEADLINE).await?;
+        for record in &records {
+            history.add_record(&name, record.partition, log_record(record));
+        }
+        if name == topics.payment_delay() {
+            delayed = records;
+        } else if name == topics.timeouts() {
+            forwarded = records;
+        }
+    }
+    for (group, read) in &subscriptions {
+        for (partition, offset) in progress(client, group, read, ASK_DEADLINE).await?.committed {
+            history.commits.push(Commit {
+                group: group.clone(),
+                topic: partition.topic.to_string(),
+                partition: partition.partition,
+                offset,
+            });
+        }
+    }
+    let topics = topics.clone();
+    Ok(Evidence {
+        topics,
+        orders,
+        history,
+        effects,
+        delayed,
+        forwarded,
+    })
+}
+
+impl Evidence {
+    /// Judges a run that has ended.
+    pub fn judge(mut self) -> Ledger {
+        self.note_effects();
+        self.note_handled();
+        self.draw_up()
+    }
+
+    /// Judges a run in its middle: only that nothing was committed that is not handled, and that
+    /// nothing happened twice. Missing effects are still to come.
+    pub fn judge_midway(mut self) -> Report {
+        self.note_effects();
+        self.note_handled();
+        let only = History {
+            topics: self.history.topics,
+            commits: self.history.commits,
+            handled: self.history.handled,
+            ..History::default()
+        };
+        let mut report = only.check();
+        let mut seen = BTreeSet::new();
+        for effect in &self.history.effects {
+            if !seen.insert((&effect.group, &effect.id)) {
+                report
+                    .violations
+                    .push(crate::history::Violation::EffectDuplicated {
+                        group: effect.group.clone(),
+                        id: effect.id.clone(),
+                        kind: effect.kind.clone(),
+                        times: 2,
+                    });
+            }
+        }
+        // Dead letters of a run that goes on have nothing to be compared with.
+        report
+            .violations
+            .retain(|v| !matches!(v, crate::history::Violation::DeadLetterInvented { .. }));
+        report
+    }
+
+    fn note_effects(&mut self) {
+        for effect in &self.effects {
+            self.history.effects.push(Effect {
+                group: self.topics.group(&effect.group),
+                id: effect.event.event_id.clone(),
+                kind: "notify".into(),
+                at_ms: 0,
+            });
+        }
+        let closed = self.orders.iter().flat_map(|o| &o.events);
+        for event in closed.filter(|e| e.kind == EventKind::Closed) {
+            self.history.effects.push(Effect {
+                group: self.topics.group(CLOSE_GROUP),
+                id: event.order_id.clone(),
+                kind: "close".into(),
+                at_ms: 0,
+            });
+        }
+    }
+
+    /// Works out from the stores and topics which records each group is done with.
+    fn note_handled(&mut self) {
+        let mut handled = Vec::new();
+        for group in NOTIFY_GROUPS.map(|g| self.topics.group(g)) {
+            let mut done: BTreeSet<&str> = self
+                .history
+                .effects
+                .iter()
+                .filter(|e| e.group == group)
+                .map(|e| e.id.as_str())
+                .collect();
+            done.extend(self.ids(&self.topics.dead_letters(), Some(&group)));
+            // A record is also settled by its copy in the next tier: so from the last tier back.
+            let tiers = tier_topics(&self.topics, &group);
+            for topic in tiers.iter().rev().chain([&self.topics.orders()]) {
+                self.note(&mut handled, &group, topic, |id| done.contains(id));
+                done.extend(self.ids(topic, None));
+            }
+        }
+        let settled: BTreeSet<String> = self
+            .orders
+            .iter()
+            .filter(|o| o.status != Status::Created)
+            .map(|o| CloseUnpaid::message_id(&o.order_id))
+            .collect();
+        let close = self.topics.group(CLOSE_GROUP);
+        self.note(&mut handled, &close, &self.topics.timeouts(), |id| {
+            settled.contains(id)
+        });
+        let forwarded: BTreeSet<&str> = self.ids(&self.topics.timeouts(), None).collect();
+        let delay = self.topics.group(super::topics::DELAY_GROUP);
+        for topic in super::service::delay_topics(&self.topics) {
+            self.note(&mut handled, &delay, &topic, |id| forwarded.contains(id));
+        }
+        self.history.handled = handled;
+    }
+
+    fn note(
+        &self,
+        handled: &mut Vec<Handled>,
+        group: &str,
+        topic: &str,
+        is_done: impl Fn(&str) -> bool,
+    ) {
+        for (partition, records) in self.history.topics.get(topic).into_iter().flatten() {
+            handled.extend(records.iter().filter(|r| is_done(&r.id)).map(|r| Handled {
+                group: group.to_owned(),
+                topic: topic.to_owned(),
+                partition: *partition,
+                offset: r.offset,
+            }));
+        }
+    }
+
+    fn ids<'a>(
+        &'a self,
+        topic: &str,
+        group: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a str> + use<'a> {
+        let partitions = self.history.topics.get(topic).into_iter().flatten();
+        partitions
+            .flat_map(|(_, records)| records)
+            .filter(move |r| group.is_none_or(|g| r.header(names::CONSUMER_GROUP) == Some(g)))
+            .map(|r| r.id.as_str())
+    }
+
+    fn draw_up(self) -> Ledger {
+        let mut orders = BTreeMap::new();
+        for order in &self.orders {
+            *orders.entry(order.status.as_str()).or_default() += 1;
+        }
+        let mut effects = BTreeMap::new();
+        for effect in &self.effects {
+            *effects.entry(effect.group.clone()).or_default() += 1;
+        }
+        let report = self.history.check();
+        let written: BTreeMap<String, i64> = self
+            .delayed
+            .iter()
+            .rev()
+            .map(|r| (record_id(r), r.timestamp_ms))
+            .collect();
+        let window = i64::try_from(PAYMENT_WINDOW.as_millis()).unwrap_or(i64::MAX);
+        let lateness: Vec<i64> = self
+            .forwarded
+            .iter()
+            .filter_map(|r| Some(r.timestamp_ms - written.get(&record_id(r))? - window))
+            .collect();
+        Ledger {
+            orders,
+            effects,
+            retried: self.effects.iter().filter(|e| e.retry_count > 0).count(),
+            copies_without_effect: report.counts.records_repeated,
+            delayed: (lateness.len(), lateness.iter().copied().max().unwrap_or(0)),
+            early: lateness.iter().filter(|l| **l < 0).count(),
+            report,
+        }
+    }
+}
+
+fn promise_rows(
+    topics: &Topics,
+    orders: &[Order],
+    states: &BTreeMap<String, RowState>,
+    history: &mut History,
+) {
+    let mut rows = Vec::new();
+    let mut closes: BTreeMap<&str, u64> = BTreeMap::new();
+    for order in orders {
+        for event in &order.events {
+            rows.push((
+                event.event_id.clone(),
+                topics.orders(),
+                &order.customer,
+                event.seq,
+            ));
+        }
+        // The order of a customer's orders is that of their first events.
+        if let Some(first) = order.events.first() {
+            closes.insert(&order.order_id, first.seq);
+            let id = CloseUnpaid::message_id(&order.order_id);
+            rows.push((id, topics.payment_delay(), &order.customer, first.seq));
+        }
+    }
+    history
+        .outbox
+        .extend(rows.into_iter().map(|(id, topic, key, seq)| OutboxRow {
+            state: states.get(&id).copied().unwrap_or(RowState::Absent),
+            id,
+            topic,
+            key: Some(key.clone()),
+            seq,
+            committed: true,
+        }));
+}
+
+fn promise_effects(topics: &Topics, orders: &[Order], extras: &Extras, history: &mut History) {
+    for group in NOTIFY_GROUPS {
+        let name = topics.group(group);
+        let failed = |id: &str| FailedForGood {
+            group: name.clone(),
+            topic: topics.orders(),
+            id: id.to_owned(),
+            dead_letter_topic: topics.dead_letters(),
+        };
+        for event in orders.iter().flat_map(|o| &o.events) {
+            if plan(group, &event.event_id) == Plan::FailAlways {
+                history.failed_for_good.push(failed(&event.event_id));
+            } else {
+                history.expected.push(Expected {
+                    group: name.clone(),
+                    id: event.event_id.clone(),
+                    kind: "notify".into(),
+                });
+            }
+        }
+        history
+            .failed_for_good
+            .extend(extras.poison.iter().map(|id| failed(id)));
+    }
+    for order in orders.iter().filter(|o| o.status != Status::Paid) {
+        history.expected.push(Expected {
+            group: topics.group(CLOSE_GROUP),
+            id: order.order_id.clone(),
+            kind: "close".into(),
+        });
+    }
+}
+
+async fn rows(outbox: &RedbOutbox) -> Result<BTreeMap<String, RowState>, StoreError> {
+    let mut states = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = outbox.pending(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        states.extend(
+            page.iter()
+                .map(|r| (message_id(&r.record.headers), RowState::Pending)),
+        );
+    }
+    for (settled, state) in [
+        (Settled::Sent, RowState::Sent),
+        (Settled::Parked, RowState::Parked),
+    ] {
+        after = None;
+        loop {
+            let page = outbox.settled(settled, after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.row.id);
+            states.extend(
+                page.iter()
+                    .map(|r| (message_id(&r.row.record.headers), state)),
+            );
+        }
+    }
+    Ok(states)
+}
+
+/// Opens a database that its process has closed.
+pub(super) fn open(path: &PathBuf) -> Result<Arc<Database>, LedgerError> {
+    let opened = Database::open(path);
+    opened
+        .map(Arc::new)
+        .map_err(|e| LedgerError::Open(path.clone(), Box::new(e)))
+}
+
+fn message_id(headers: &ottla::types::Headers) -> String {
+    headers
+        .last_str(names::MESSAGE_ID)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn record_id(record: &ConsumedRecord) -> String {
+    message_id(&record.headers)
+}
+
+fn log_record(record: &ConsumedRecord) -> LogRecord {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    LogRecord {
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.as_deref().map(text),
+        id: record_id(record),
+        headers: record
+            .headers
+            .iter()
+            .map(|h| (text(&h.key), text(h.value.as_deref().unwrap_or_default())))
+            .collect(),
+    }
+}

@@ -1,0 +1,107 @@
+//! Reads whole topics back, for the ledger and for what the flow sends twice.
+
+use ottla::client::transport::{FetchLimits, OffsetSpec};
+use ottla::client::{Client, Error, ErrorKind};
+use ottla::types::{ConsumedRecord, Offset, TopicPartition};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+const LIMITS: FetchLimits = FetchLimits {
+    max_wait: Duration::from_millis(500),
+    min_bytes: 1,
+    max_partition_bytes: 1024 * 1024,
+    max_bytes: 16 * 1024 * 1024,
+};
+
+/// All records that `topic` holds now, by partition and offset.
+///
+/// # Errors
+/// The client's, or `TimedOut` when the end is not reached within `deadline`.
+pub async fn read_topic(
+    client: &Client,
+    topic: &str,
+    deadline: Duration,
+) -> Result<Vec<ConsumedRecord>, Error> {
+    let by = Instant::now() + deadline;
+    let mut open = bounds(client, topic, deadline).await?;
+    let mut records = Vec::new();
+    open.retain(|(_, from, to)| from < to);
+    while !open.is_empty() {
+        let positions = open.iter().map(|(p, from, _)| (p.clone(), *from)).collect();
+        let answers = timeout_at(by, client.transport().fetch(LIMITS, positions))
+            .await
+            .map_err(|_| Error::new(ErrorKind::TimedOut, "read a topic").with_topic(topic))?;
+        for (partition, answer) in answers {
+            let fetched = match answer {
+                Ok(fetched) => fetched,
+                Err(e) if e.is_retriable() && Instant::now() < by => continue,
+                Err(e) => return Err(e),
+            };
+            let Some(position) = open.iter_mut().find(|(p, _, _)| *p == partition) else {
+                continue;
+            };
+            append(&mut records, &partition, position.1, &fetched.records)?;
+            position.1 = position.1.max(fetched.next_offset);
+        }
+        open.retain(|(_, from, to)| from < to);
+    }
+    records.sort_by_key(|r| (r.partition, r.offset));
+    Ok(records)
+}
+
+/// The first and the next offset of each partition of `topic`.
+///
+/// # Errors
+/// The client's.
+pub async fn bounds(
+    client: &Client,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Vec<(TopicPartition, Offset, Offset)>, Error> {
+    let metadata = client.topic(topic).await?;
+    let partitions: Vec<_> = metadata
+        .partitions
+        .iter()
+        .map(|p| TopicPartition::new(metadata.name.clone(), p.id))
+        .collect();
+    let wanted = |spec| partitions.iter().map(|p| (p.clone(), spec)).collect();
+    let earliest = client
+        .transport()
+        .list_offsets(timeout, wanted(OffsetSpec::Earliest))
+        .await;
+    let latest = client
+        .transport()
+        .list_offsets(timeout, wanted(OffsetSpec::Latest))
+        .await;
+    earliest
+        .into_iter()
+        .zip(latest)
+        .map(|((partition, first), (_, next))| Ok((partition, first?, next?)))
+        .collect()
+}
+
+fn append(
+    records: &mut Vec<ConsumedRecord>,
+    partition: &TopicPartition,
+    from: Offset,
+    set: &ottla::record_batch::RecordSet,
+) -> Result<(), Error> {
+    let unreadable = |e: ottla::record_batch::DecodeError| {
+        Error::new(ErrorKind::Protocol, "Fetch")
+            .with_partition(partition.clone())
+            .with_source(e)
+    };
+    for batch in set.batches() {
+        for record in batch.map_err(unreadable)?.records() {
+            let record = record.map_err(unreadable)?;
+            if record.offset >= from {
+                records.push(
+                    record
+                        .into_consumed(partition.topic.clone(), partition.partition)
+                        .map_err(unreadable)?,
+                );
+            }
+        }
+    }
+    Ok(())
+}
