@@ -14,7 +14,7 @@ fn record(key: &str) -> Record {
         "null" => record,
         "empty" => record.key(""),
         hex => {
-            let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
+            let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex");
             let key: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
             record.key(key)
         }

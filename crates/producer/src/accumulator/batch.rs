@@ -43,7 +43,10 @@ pub(crate) struct ReadyBatch {
     pub(super) admitted: bool,
     /// Whether an earlier attempt may have written it.
     pub(super) fate: Fate,
-    /// When a broker first said that it does not know the partition, without a break since.
+    /// When it was sent last.
+    pub(super) sent: Option<Instant>,
+    /// When the first of the latest attempts was sent that all ended because no broker knows the
+    /// partition.
     pub(super) unknown_since: Option<Instant>,
     pub(super) last_error: Option<Error>,
 }
@@ -73,6 +76,7 @@ impl OpenBatch {
             attempts: 0,
             admitted: false,
             fate: Fate::NotWritten,
+            sent: None,
             unknown_since: None,
             last_error: None,
         }
@@ -122,6 +126,7 @@ impl ReadyBatch {
             attempts: self.attempts,
             admitted: true,
             fate: self.fate,
+            sent: None,
             unknown_since: None,
             last_error: None,
         };

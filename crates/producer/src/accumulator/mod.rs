@@ -281,6 +281,7 @@ impl Accumulator {
             }
             batch.admitted = true;
             batch.attempts += 1;
+            batch.sent = Some(now);
             queue.retry_at = None;
             queue.in_flight = Some(batch.group());
             dispatches.push(Dispatch {

@@ -128,7 +128,8 @@ impl Accumulator {
             };
         }
         let unknown = error.kind() == ErrorKind::UnknownTopic;
-        let since = unknown.then(|| batch.unknown_since.unwrap_or(now));
+        let sent = batch.sent.unwrap_or(now);
+        let since = unknown.then(|| batch.unknown_since.unwrap_or(sent));
         batch.unknown_since = since;
         let gone = since.is_some_and(|since| now >= since + self.config.topic_unknown_timeout);
         if !error.is_retriable() || gone || now >= batch.deadline {
