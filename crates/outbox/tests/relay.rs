@@ -154,6 +154,30 @@ async fn a_backlog_above_the_window_is_worked_off() {
 }
 
 #[tokio::test]
+async fn a_lane_that_stands_still_holds_up_no_other() {
+    let outbox = MemoryOutbox::new(2000);
+    let producer = FakeProducer::default();
+    producer.topic_fault("stuck", Fault::Hangs);
+    for number in 0..500 {
+        add(&outbox, "stuck", "k", &number.to_string());
+    }
+    for number in 0..50 {
+        add(&outbox, "orders", "hot", &number.to_string());
+    }
+    let config = RelayConfig {
+        batch_rows: 10,
+        max_in_flight_rows: 24,
+        ..quick()
+    };
+    let running = relay(&outbox, &producer, config).start();
+    wait_for_pending(&outbox, 500).await;
+    let expected: Vec<String> = (0..50).map(|n| n.to_string()).collect();
+    assert_eq!(producer.values(), expected);
+    let report = running.stop(Duration::from_millis(10)).await;
+    assert_eq!((report.published, report.unsettled), (50, 1));
+}
+
+#[tokio::test]
 async fn a_closed_producer_ends_the_relay_with_an_error() {
     let outbox = MemoryOutbox::new(100);
     let producer = FakeProducer::default();
@@ -253,7 +277,13 @@ proptest! {
         keys in proptest::collection::vec(0u8..4, 1..40),
         faults in proptest::collection::vec(fault(), 0..60),
         crashes in proptest::collection::vec(0u32..40, 0..4),
+        has_small_window in prop::bool::weighted(0.2),
     ) {
+        let mut config = quick();
+        if has_small_window {
+            // Two rows of a lane at a time: rows are skipped, and found again.
+            (config.batch_rows, config.max_in_flight_rows) = (4, 16);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (outbox, producer) = (MemoryOutbox::new(100), FakeProducer::scripted(faults));
         for (number, key) in keys.iter().enumerate() {
@@ -262,7 +292,7 @@ proptest! {
         runtime.block_on(async {
             let clock = ManualClock::new(1_000_000);
             for turns in crashes {
-                let relay = relay(&outbox, &producer, quick()).with_clock(Arc::new(clock.clone()));
+                let relay = relay(&outbox, &producer, config.clone()).with_clock(Arc::new(clock.clone()));
                 let running = relay.start();
                 for _ in 0..turns {
                     tokio::task::yield_now().await;
@@ -271,7 +301,7 @@ proptest! {
                 clock.advance(20_000);
             }
             // On the real clock, which is later: every old lease has ended.
-            let relay = relay(&outbox, &producer, quick()).start();
+            let relay = relay(&outbox, &producer, config.clone()).start();
             wait_for_pending(&outbox, 0).await;
             relay.stop(LIMIT).await;
         });

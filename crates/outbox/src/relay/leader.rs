@@ -20,6 +20,12 @@ const MARKED_AT_ONCE: usize = 5_000;
 const PURGED_AT_ONCE: usize = 1_000;
 const PURGE_EVERY_MS: i64 = 60_000;
 const COUNT_EVERY_MS: i64 = 10_000;
+/// A lane may take up this part of the window, and no more rows than this.
+const LANE_PART: usize = 8;
+const LANE_ROWS_MAX: usize = 128;
+/// A sweep that skipped rows of full lanes gets at least this long to find rows of others, before
+/// the table is read from its beginning again.
+const SKIPPING_SWEEP_MS: i64 = 100;
 /// The wait after the store failed.
 const STORE_BACKOFF_MS: i64 = 500;
 
@@ -58,6 +64,7 @@ struct Reader {
     /// Rows may have been committed since the sweep began.
     is_dirty: bool,
     poll_at_ms: i64,
+    begun_at_ms: i64,
     /// The last call was a read: let a mark go first, so that neither starves the other.
     was_last: bool,
 }
@@ -65,10 +72,11 @@ struct Reader {
 impl<'a> Leader<'a> {
     pub(super) fn new(worker: &'a Worker, lease: Lease) -> Self {
         let now_ms = worker.relay.clock.now_ms();
+        let lane_rows = worker.relay.config.max_in_flight_rows / LANE_PART;
         Self {
             worker,
             lease,
-            window: Window::default(),
+            window: Window::new(lane_rows.min(LANE_ROWS_MAX)),
             deliveries: FuturesUnordered::new(),
             call: None,
             gate: None,
@@ -76,6 +84,7 @@ impl<'a> Leader<'a> {
                 after: None,
                 is_dirty: true,
                 poll_at_ms: now_ms,
+                begun_at_ms: now_ms,
                 was_last: false,
             },
             is_stopping: false,
@@ -240,7 +249,12 @@ impl<'a> Leader<'a> {
         if let Some((id, error)) = self.window.to_park() {
             return Some(Call::Park(id, error));
         }
-        let wants_read = self.reader.wants(now_ms) && self.has_room() && !self.is_stopping;
+        if self.window.has_starving_lane() && now_ms >= self.next_sweep_ms() {
+            // Its next rows are near the beginning, wherever this sweep is.
+            self.reader.after = None;
+        }
+        let wants_read = self.reader.after.is_some() || now_ms >= self.next_sweep_ms();
+        let wants_read = wants_read && self.has_room() && !self.is_stopping;
         let marks = self.window.to_mark(MARKED_AT_ONCE);
         if !marks.is_empty() && (self.reader.was_last || !wants_read) {
             self.reader.was_last = false;
@@ -250,6 +264,8 @@ impl<'a> Leader<'a> {
             self.reader.was_last = true;
             if self.reader.after.is_none() {
                 self.reader.is_dirty = false;
+                self.reader.begun_at_ms = now_ms;
+                self.window.begin_sweep();
             }
             return Some(Call::Read {
                 after: self.reader.after,
@@ -314,7 +330,7 @@ impl<'a> Leader<'a> {
     }
 
     fn admit(&mut self, rows: Vec<OutboxRow>, limit: usize, now_ms: i64) {
-        let is_end = rows.len() < limit;
+        let is_last_page = rows.len() < limit;
         let max_rows = self.worker.relay.config.max_in_flight_rows;
         for row in rows {
             if self.window.len() >= max_rows {
@@ -324,10 +340,24 @@ impl<'a> Leader<'a> {
             self.reader.after = Some(row.id);
             self.window.admit(row);
         }
-        if is_end {
+        if is_last_page || self.window.skips_too_much() {
             self.reader.after = None;
             let poll_ms = self.worker.relay.config.poll_interval.as_millis();
             self.reader.poll_at_ms = now_ms.saturating_add(poll_ms as i64);
+        }
+    }
+
+    /// When the table is to be read from its beginning again.
+    fn next_sweep_ms(&self) -> i64 {
+        let wanted_ms = if self.reader.is_dirty || self.window.has_starving_lane() {
+            i64::MIN
+        } else {
+            self.reader.poll_at_ms
+        };
+        if self.window.has_skipped() {
+            wanted_ms.max(self.reader.begun_at_ms.saturating_add(SKIPPING_SWEEP_MS))
+        } else {
+            wanted_ms
         }
     }
 
@@ -351,18 +381,12 @@ impl<'a> Leader<'a> {
             if !self.is_stopping {
                 call_ms = call_ms.min(self.count_at_ms).min(self.purge_at_ms);
                 if self.has_room() {
-                    call_ms = call_ms.min(self.reader.poll_at_ms);
+                    call_ms = call_ms.min(self.next_sweep_ms());
                 }
             }
             next_ms = next_ms.min(call_ms.max(self.store_retry_at_ms));
         }
         let nap_ms = u64::try_from(next_ms.saturating_sub(now_ms)).unwrap_or(0);
         Duration::from_millis(nap_ms.max(1)).min(self.worker.relay.config.poll_interval)
-    }
-}
-
-impl Reader {
-    fn wants(&self, now_ms: i64) -> bool {
-        self.is_dirty || self.after.is_some() || now_ms >= self.poll_at_ms
     }
 }

@@ -4,6 +4,10 @@
 //! next one is sent when it is acknowledged or parked, so that a row which fails, or whose fate is
 //! unknown, is never overtaken by a later one. Rows of different lanes are on their way together.
 //! A row leaves the window only when the store has marked it.
+//!
+//! A lane that stands still must not fill the window: beyond a number of rows, further ones of that
+//! lane are skipped. Once one was skipped, so are all later ones of the lane, until the next sweep
+//! over the table begins at its first row again: a lane is never admitted with a gap.
 
 mod lane;
 mod verdict;
@@ -13,7 +17,7 @@ pub(crate) use verdict::{Retry, Verdict, verdict};
 use lane::Lane;
 use ottla_store::{OutboxId, OutboxRow};
 use ottla_types::Record;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// How far a row is. The only moves are those of the arrows:
 /// `Queued -> Ready -> InFlight -> (Ready | Backoff -> Ready | Acked | Parking)`.
@@ -41,9 +45,15 @@ struct Entry {
     attempts: u32,
 }
 
+/// The most lanes whose rows are skipped in one sweep.
+const SKIPPED_LANES_MAX: usize = 10_000;
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Window {
+    lane_rows_max: usize,
+    skipped: HashSet<Lane>,
+    has_starving_lane: bool,
     entries: BTreeMap<OutboxId, Entry>,
     lanes: HashMap<Lane, VecDeque<OutboxId>>,
     ready: BTreeSet<OutboxId>,
@@ -55,6 +65,35 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// An empty window with at most `lane_rows_max` rows of a lane.
+    pub(crate) fn new(lane_rows_max: usize) -> Self {
+        Self {
+            lane_rows_max: lane_rows_max.max(1),
+            ..Self::default()
+        }
+    }
+
+    /// A sweep begins at the first pending row: lanes with skipped rows are admitted again.
+    pub(crate) fn begin_sweep(&mut self) {
+        self.skipped.clear();
+        self.has_starving_lane = false;
+    }
+
+    /// Whether rows were skipped in this sweep.
+    pub(crate) fn has_skipped(&self) -> bool {
+        !self.skipped.is_empty()
+    }
+
+    /// Whether so many lanes are skipped that the sweep should end.
+    pub(crate) fn skips_too_much(&self) -> bool {
+        self.skipped.len() >= SKIPPED_LANES_MAX
+    }
+
+    /// Whether a lane has nothing left to send, but skipped rows.
+    pub(crate) fn has_starving_lane(&self) -> bool {
+        self.has_starving_lane
+    }
+
     /// Rows in memory.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -70,13 +109,21 @@ impl Window {
         self.in_flight
     }
 
-    /// Adds a row, unless it is here already. Rows of a lane come in the order of their ids.
+    /// Adds a row, unless it is here already or its lane is full. Rows of a lane come in the order of
+    /// their ids.
     pub(crate) fn admit(&mut self, row: OutboxRow) {
         if self.entries.contains_key(&row.id) {
             return;
         }
         let lane = Lane::of(&row);
+        if self.skipped.contains(&lane) {
+            return;
+        }
         let queue = self.lanes.entry(lane.clone()).or_default();
+        if queue.len() >= self.lane_rows_max {
+            self.skipped.insert(lane);
+            return;
+        }
         let state = if queue.is_empty() {
             self.ready.insert(row.id);
             State::Ready
@@ -196,6 +243,7 @@ impl Window {
             Some(next) => self.make_ready(next),
             None => {
                 let lane = lane.clone();
+                self.has_starving_lane |= self.skipped.contains(&lane);
                 self.lanes.remove(&lane);
             }
         }

@@ -19,7 +19,7 @@ fn started(window: &mut Window, now_ms: i64) -> Vec<u64> {
 
 #[test]
 fn keys_go_side_by_side_and_a_key_one_by_one() {
-    let mut window = Window::default();
+    let mut window = Window::new(1000);
     for (id, key) in [(1, "a"), (2, "a"), (3, "b"), (4, "a")] {
         window.admit(row(id, Some(key)));
     }
@@ -33,7 +33,7 @@ fn keys_go_side_by_side_and_a_key_one_by_one() {
 
 #[test]
 fn a_failed_row_holds_its_key_back_and_no_other() {
-    let mut window = Window::default();
+    let mut window = Window::new(1000);
     for (id, key) in [(1, "a"), (2, "a"), (3, "b"), (4, "b")] {
         window.admit(row(id, Some(key)));
     }
@@ -51,7 +51,7 @@ fn a_failed_row_holds_its_key_back_and_no_other() {
 
 #[test]
 fn a_row_stays_until_it_is_marked_and_is_not_admitted_twice() {
-    let mut window = Window::default();
+    let mut window = Window::new(1000);
     window.admit(row(1, Some("a")));
     window.admit(row(1, Some("a")));
     assert_eq!(started(&mut window, 0), [1]);
@@ -69,8 +69,33 @@ fn a_row_stays_until_it_is_marked_and_is_not_admitted_twice() {
 }
 
 #[test]
+fn a_full_lane_is_skipped_without_a_gap_and_others_are_not() {
+    let mut window = Window::new(2);
+    for id in 1..=5 {
+        window.admit(row(id, Some("hot")));
+    }
+    window.admit(row(6, Some("b")));
+    assert_eq!((window.len(), window.has_skipped()), (3, true));
+    assert_eq!(started(&mut window, 0), [1, 6]);
+    // There is room now, but row 3 was skipped: row 7 must not come before it.
+    window.acknowledged(OutboxId(1));
+    window.admit(row(7, Some("hot")));
+    assert_eq!(started(&mut window, 0), [2]);
+    assert!(!window.has_starving_lane());
+    window.acknowledged(OutboxId(2));
+    assert!(window.has_starving_lane());
+    window.admit(row(8, Some("hot")));
+    assert!(started(&mut window, 0).is_empty());
+    window.begin_sweep();
+    for id in 3..=8 {
+        window.admit(row(id, Some("hot")));
+    }
+    assert_eq!(started(&mut window, 0), [3]);
+}
+
+#[test]
 fn every_copy_of_a_record_has_the_same_timestamp() {
-    let mut window = Window::default();
+    let mut window = Window::new(1000);
     window.admit(row(1, None));
     let (_, first) = window.start_next(0).unwrap();
     window.failed(OutboxId(1), 0);
@@ -89,7 +114,7 @@ proptest! {
     ) {
         const KEYS: [&str; 3] = ["a", "b", "c"];
         let key_of = |id: u64| keys[id as usize - 1];
-        let mut window = Window::default();
+        let mut window = Window::new(1000);
         for (index, key) in keys.iter().enumerate() {
             window.admit(row(index as u64 + 1, key.map(|k| KEYS[k])));
         }
