@@ -4,4 +4,5 @@
 pub mod harness;
 pub mod history;
 pub mod order_flow;
+pub mod read_back;
 pub mod scenarios;

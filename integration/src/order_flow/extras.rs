@@ -3,9 +3,9 @@
 
 use super::event::OrderEvent;
 use super::faults::is_sent_twice;
-use super::reader::read_topic;
 use super::topics::Topics;
 use crate::history::Acknowledged;
+use crate::read_back::read_topic;
 use ottla::client::Client;
 use ottla::types::{PublishError, Record, RecordMetadata, names};
 use ottla::{Producer, types::ConsumedRecord};

@@ -8,15 +8,15 @@ use super::extras::Extras;
 use super::faults::{Plan, plan};
 use super::load;
 use super::notify::{self, EffectError};
-use super::reader::read_topic;
 use super::service::{subscriptions, tier_topics};
 use super::settle::progress;
 use super::shop::{Order, ShopError, Status};
-use super::topics::{CLOSE_GROUP, NOTIFY_GROUPS, PAYMENT_WINDOW, Topics};
+use super::topics::{CLOSE_GROUP, DELAY_GROUP, NOTIFY_GROUPS, PAYMENT_WINDOW, Topics};
 use crate::history::{
-    Commit, Effect, Expected, FailedForGood, Handled, History, JournalError, LogRecord, OutboxRow,
-    Report, RowState, read_journal,
+    Commit, Effect, Expected, FailedForGood, Handled, History, JournalError, OutboxRow, Report,
+    RowState, read_journal,
 };
+use crate::read_back::{log_record, read_topic, record_id};
 use ottla::client::Client;
 use ottla::store::{OutboxStore, Settled, StoreError};
 use ottla::store_redb::RedbOutbox;
@@ -139,59 +139,127 @@ pub async fn gather(
         .acknowledged
         .extend(extras.acknowledged.iter().cloned());
 
-    let mut effects = Vec::new();
-    for path in &places.notifiers {
-        effects.extend(notify::all_effects(&*open(path)?)?);
-    }
-    for path in &places.journals {
-        read_journal(path, &mut history)?;
-    }
-    let (mut delayed, mut forwarded) = (Vec::new(), Vec::new());
-    let mut names = BTreeSet::from([topics.dead_letters()]);
-    let subscriptions = subscriptions(topics);
-    names.extend(
-        subscriptions
-            .iter()
-            .flat_map(|(_, topics)| topics.iter().cloned()),
-    );
-    for name in names {
-        let records = read_topic(client, &name, READ_DEADLINE).await?;
-        for record in &records {
-            history.add_record(&name, record.partition, log_record(record));
-        }
-        if name == topics.payment_delay() {
-            delayed = records;
-        } else if name == topics.timeouts() {
-            forwarded = records;
-        }
-    }
-    for (group, read) in &subscriptions {
-        for (partition, offset) in progress(client, group, read, ASK_DEADLINE).await?.committed {
-            history.commits.push(Commit {
-                group: group.clone(),
-                topic: partition.topic.to_string(),
-                partition: partition.partition,
-                offset,
-            });
-        }
-    }
-    let topics = topics.clone();
-    Ok(Evidence {
-        topics,
-        orders,
-        history,
-        effects,
-        delayed,
-        forwarded,
-    })
+    let mut evidence = Evidence::new(topics, orders, history);
+    evidence.read_notifiers(places)?;
+    evidence.read_topics(client).await?;
+    Ok(evidence)
+}
+
+/// Reads what the notifiers left behind, and the topics, while the notifiers are down and the shop
+/// goes on.
+///
+/// # Errors
+/// As [`gather`].
+pub async fn gather_notifier(
+    client: &Client,
+    topics: &Topics,
+    places: &Places,
+) -> Result<Evidence, LedgerError> {
+    let mut evidence = Evidence::new(topics, Vec::new(), History::default());
+    evidence.read_notifiers(places)?;
+    // The offsets before the topics, which grow: what is committed must be among what is read.
+    evidence.read_commits(client, &NOTIFY_GROUPS).await?;
+    evidence.read_logs(client).await?;
+    Ok(evidence)
 }
 
 impl Evidence {
+    fn new(topics: &Topics, orders: Vec<Order>, history: History) -> Self {
+        Self {
+            topics: topics.clone(),
+            orders,
+            history,
+            effects: Vec::new(),
+            delayed: Vec::new(),
+            forwarded: Vec::new(),
+        }
+    }
+
+    fn read_notifiers(&mut self, places: &Places) -> Result<(), LedgerError> {
+        for path in &places.notifiers {
+            self.effects.extend(notify::all_effects(&*open(path)?)?);
+        }
+        for path in &places.journals {
+            read_journal(path, &mut self.history)?;
+        }
+        Ok(())
+    }
+
+    async fn read_topics(&mut self, client: &Client) -> Result<(), LedgerError> {
+        let all = [NOTIFY_GROUPS[0], NOTIFY_GROUPS[1], CLOSE_GROUP, DELAY_GROUP];
+        self.read_commits(client, &all).await?;
+        self.read_logs(client).await
+    }
+
+    async fn read_logs(&mut self, client: &Client) -> Result<(), LedgerError> {
+        let mut names = BTreeSet::from([self.topics.dead_letters()]);
+        let subscriptions = subscriptions(&self.topics);
+        names.extend(subscriptions.into_iter().flat_map(|(_, topics)| topics));
+        for name in names {
+            let records = read_topic(client, &name, READ_DEADLINE).await?;
+            for record in &records {
+                self.history
+                    .add_record(&name, record.partition, log_record(record));
+            }
+            if name == self.topics.payment_delay() {
+                self.delayed = records;
+            } else if name == self.topics.timeouts() {
+                self.forwarded = records;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_commits(&mut self, client: &Client, groups: &[&str]) -> Result<(), LedgerError> {
+        let groups: Vec<String> = groups.iter().map(|g| self.topics.group(g)).collect();
+        for (group, read) in subscriptions(&self.topics) {
+            if !groups.contains(&group) {
+                continue;
+            }
+            let found = progress(client, &group, &read, ASK_DEADLINE).await?;
+            for (partition, offset) in found.committed {
+                self.history.commits.push(Commit {
+                    group: group.clone(),
+                    topic: partition.topic.to_string(),
+                    partition: partition.partition,
+                    offset,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Judges a run that has ended.
     pub fn judge(mut self) -> Ledger {
         self.note_effects();
         self.note_handled();
         self.draw_up()
+    }
+
+    /// Records that a notifying group is done with and has not committed: none after a clean stop.
+    /// Only for a run in which nothing was written twice so far.
+    pub fn done_and_uncommitted(&mut self) -> Vec<Handled> {
+        self.note_effects();
+        self.note_handled();
+        let committed: BTreeMap<(&str, &str, i32), i64> = self
+            .history
+            .commits
+            .iter()
+            .map(|c| ((c.group.as_str(), c.topic.as_str(), c.partition), c.offset))
+            .collect();
+        let notifying = NOTIFY_GROUPS.map(|g| self.topics.group(g));
+        let above = |h: &&Handled| {
+            let place = (h.group.as_str(), h.topic.as_str(), h.partition);
+            h.offset >= committed.get(&place).copied().unwrap_or(0)
+        };
+        let ours = self
+            .history
+            .handled
+            .iter()
+            .filter(|h| notifying.contains(&h.group));
+        let left = ours.filter(above).cloned().collect();
+        self.history.effects.clear();
+        left
     }
 
     /// Judges a run in its middle: only that nothing was committed that is not handled, and that
@@ -276,7 +344,7 @@ impl Evidence {
             settled.contains(id)
         });
         let forwarded: BTreeSet<&str> = self.ids(&self.topics.timeouts(), None).collect();
-        let delay = self.topics.group(super::topics::DELAY_GROUP);
+        let delay = self.topics.group(DELAY_GROUP);
         for topic in super::service::delay_topics(&self.topics) {
             self.note(&mut handled, &delay, &topic, |id| forwarded.contains(id));
         }
@@ -458,23 +526,4 @@ fn message_id(headers: &ottla::types::Headers) -> String {
         .last_str(names::MESSAGE_ID)
         .unwrap_or_default()
         .to_owned()
-}
-
-fn record_id(record: &ConsumedRecord) -> String {
-    message_id(&record.headers)
-}
-
-fn log_record(record: &ConsumedRecord) -> LogRecord {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    LogRecord {
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key.as_deref().map(text),
-        id: record_id(record),
-        headers: record
-            .headers
-            .iter()
-            .map(|h| (text(&h.key), text(h.value.as_deref().unwrap_or_default())))
-            .collect(),
-    }
 }

@@ -1,6 +1,7 @@
 //! The customers: they place and pay orders over HTTP, and repeat what was not answered.
 
 use super::faults::stays_unpaid;
+use super::settle::ShopStatus;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
@@ -93,6 +94,18 @@ pub async fn run(address: &str, load: &Load, tally: &Arc<Tally>) -> Result<(), L
         })??;
     }
     Ok(())
+}
+
+/// What the shop at `address` says of itself; `None` when it does not answer.
+pub async fn status(address: &str) -> Option<ShopStatus> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let uri = format!("http://{address}/status").parse().ok()?;
+    let response = timeout(Duration::from_secs(5), client.get(uri))
+        .await
+        .ok()?
+        .ok()?;
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&body).ok()
 }
 
 async fn order(shop: &ShopClient, load: &Load, tally: &Tally, n: u64) -> Result<(), LoadError> {

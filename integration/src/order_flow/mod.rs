@@ -41,7 +41,6 @@ pub mod ledger;
 pub mod load;
 pub mod notify;
 pub mod progress;
-pub mod reader;
 pub mod service;
 pub mod settle;
 pub mod shop;

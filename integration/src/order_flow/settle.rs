@@ -1,7 +1,7 @@
 //! Tells when the flow has nothing left to do, from the outside: every order is paid or closed, the
 //! outbox is empty and every group has committed to the end of every topic that it reads.
 
-use super::reader::bounds;
+use crate::read_back::bounds;
 use ottla::client::{Client, Error};
 use ottla::types::TopicPartition;
 use ottla::types::coordinator::OffsetFetchRequest;

@@ -1,8 +1,9 @@
 //! The least that a cluster must do: what is written is read back, also when a node is killed in
 //! between. On a cluster that cannot be killed only the first part runs.
 
-use super::{Context, Outcome, read_back};
+use super::{Context, Outcome};
 use crate::history::{Acknowledged, History};
+use crate::read_back;
 use ottla_client::transport::{Acks, Compression, ProduceOptions};
 use ottla_client::{Client, NewTopic};
 use ottla_record_batch::BatchBuilder;

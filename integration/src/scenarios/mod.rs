@@ -7,7 +7,7 @@
 mod broker_smoke;
 mod client_conformance;
 mod foreign_clients;
-pub mod read_back;
+mod order_flow;
 pub mod runner;
 
 use crate::harness::KafkaCluster;
@@ -33,6 +33,51 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(broker_smoke::run(context)),
+    },
+    Scenario {
+        name: "order-flow",
+        about: "the order flow in processes of its own, nothing is killed",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(order_flow::undisturbed(context)),
+    },
+    Scenario {
+        name: "broker-kill",
+        about: "the order flow; a broker is killed with -9 in the middle and comes back",
+        needs: Needs::Harness,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(180),
+        run: |context| Box::pin(order_flow::broker_kill(context)),
+    },
+    Scenario {
+        name: "consumer-kill",
+        about: "the order flow; the consumers' process is killed with -9 in the middle",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(order_flow::consumer_kill(context)),
+    },
+    Scenario {
+        name: "relay-kill",
+        about: "the order flow; the process with the relay is killed with -9 in the middle",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(order_flow::relay_kill(context)),
+    },
+    Scenario {
+        name: "graceful-stop",
+        about: "the order flow; both processes get SIGTERM under load and start again",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(order_flow::graceful_stop(context)),
     },
     Scenario {
         name: "client-conformance",

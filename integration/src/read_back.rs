@@ -1,8 +1,9 @@
-//! Reads whole topics back, for the ledger and for what the flow sends twice.
+//! Reads topics back: what the cluster really holds.
 
+use crate::history::{History, LogRecord};
 use ottla::client::transport::{FetchLimits, OffsetSpec};
 use ottla::client::{Client, Error, ErrorKind};
-use ottla::types::{ConsumedRecord, Offset, TopicPartition};
+use ottla::types::{ConsumedRecord, Offset, TopicPartition, names};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -49,6 +50,48 @@ pub async fn read_topic(
     Ok(records)
 }
 
+/// Adds every record that `topic` holds now to `history`.
+///
+/// # Errors
+/// As [`read_topic`].
+pub async fn read_into(
+    history: &mut History,
+    client: &Client,
+    topic: &str,
+    within: Duration,
+) -> Result<(), Error> {
+    for record in read_topic(client, topic, within).await? {
+        history.add_record(topic, record.partition, log_record(&record));
+    }
+    Ok(())
+}
+
+/// A record as the checker wants it. Its identity is its `message_id` header, else
+/// `topic-partition-offset`.
+pub fn log_record(record: &ConsumedRecord) -> LogRecord {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = record.headers.iter().map(|header| {
+        let value = header.value.as_deref().map(text).unwrap_or_default();
+        (header.key_str().into_owned(), value)
+    });
+    LogRecord {
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.as_deref().map(text),
+        id: record_id(record),
+        headers: headers.collect(),
+    }
+}
+
+/// The record's `message_id` header, else `topic-partition-offset`.
+pub fn record_id(record: &ConsumedRecord) -> String {
+    let place = || format!("{}-{}-{}", record.topic, record.partition, record.offset);
+    record
+        .headers
+        .last_str(names::MESSAGE_ID)
+        .map_or_else(place, str::to_owned)
+}
+
 /// The first and the next offset of each partition of `topic`.
 ///
 /// # Errors
@@ -58,7 +101,7 @@ pub async fn bounds(
     topic: &str,
     timeout: Duration,
 ) -> Result<Vec<(TopicPartition, Offset, Offset)>, Error> {
-    let metadata = client.topic(topic).await?;
+    let metadata = client.refresh_topic(topic).await?;
     let partitions: Vec<_> = metadata
         .partitions
         .iter()
