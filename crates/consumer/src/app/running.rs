@@ -116,13 +116,13 @@ impl RunningApp {
     /// Stops gracefully: no more records are fetched or begun, calls in progress may go on until the
     /// deadline, what is handled is committed, the groups are left.
     ///
-    /// Resolves by the deadline plus a second at most.
+    /// Resolves by the deadline plus a second, in which the last commits go out; plus two at most.
     pub async fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
         let by = Instant::now() + deadline;
         self.stop.send_replace(Stop::By(by));
         let mut report = ShutdownReport::default();
         let mut unheard: Vec<_> = self.groups.iter().flat_map(|g| &g.boards).collect();
-        let give_up = by + Duration::from_secs(1);
+        let give_up = by + Duration::from_secs(2);
         while let Ok(Some(ended)) = tokio::time::timeout_at(give_up, self.tasks.join_next()).await {
             // A supervisor catches its member's panics, so an error here is its own; the member then
             // stays among the unheard.

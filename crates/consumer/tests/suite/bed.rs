@@ -47,23 +47,7 @@ impl Bed {
         partition: i32,
         values: impl IntoIterator<Item = V>,
     ) {
-        let mut batch = BatchBuilder::new(1 << 20);
-        for value in values {
-            let value = value.as_ref().as_bytes();
-            batch
-                .try_append(1, None, Some(value), &Headers::new())
-                .unwrap();
-        }
-        let options = ProduceOptions {
-            acks: Acks::All,
-            compression: Compression::None,
-            timeout: LIMIT,
-        };
-        let batches = vec![(TopicPartition::new(topic, partition), batch.finish())];
-        let results = self.client.transport().produce(options, batches).await;
-        for (_, result) in results {
-            result.unwrap();
-        }
+        write(&self.client, topic, partition, values).await;
     }
 
     /// Appends a batch of one record that says it is compressed with zstd and is not, by a Produce
@@ -114,6 +98,32 @@ impl Bed {
     }
 }
 
+/// Writes one batch of text values.
+pub async fn write<V: AsRef<str>>(
+    client: &Client,
+    topic: &str,
+    partition: i32,
+    values: impl IntoIterator<Item = V>,
+) {
+    let mut batch = BatchBuilder::new(1 << 20);
+    for value in values {
+        let value = value.as_ref().as_bytes();
+        batch
+            .try_append(1, None, Some(value), &Headers::new())
+            .unwrap();
+    }
+    let options = ProduceOptions {
+        acks: Acks::All,
+        compression: Compression::None,
+        timeout: LIMIT,
+    };
+    let batches = vec![(TopicPartition::new(topic, partition), batch.finish())];
+    let results = client.transport().produce(options, batches).await;
+    for (_, result) in results {
+        result.unwrap();
+    }
+}
+
 async fn connect(cluster: &MockCluster) -> Client {
     let mut config = ClientConfig::new(&cluster.bootstrap());
     config.request_timeout = Duration::from_secs(5);
@@ -123,7 +133,7 @@ async fn connect(cluster: &MockCluster) -> Client {
 /// A configuration with short times.
 pub fn config() -> ConsumerConfig {
     ConsumerConfig {
-        session_timeout: Duration::from_millis(1500),
+        session_timeout: Duration::from_secs(10),
         heartbeat_interval: Duration::from_millis(100),
         max_poll_interval: Duration::from_secs(20),
         auto_offset_reset: AutoOffsetReset::Earliest,
@@ -134,6 +144,14 @@ pub fn config() -> ConsumerConfig {
         revoke_timeout: Duration::from_secs(5),
         start_timeout: Duration::from_secs(5),
         ..ConsumerConfig::default()
+    }
+}
+
+/// The same with a session that ends soon after the last heartbeat.
+pub fn short_session() -> ConsumerConfig {
+    ConsumerConfig {
+        session_timeout: Duration::from_millis(1500),
+        ..config()
     }
 }
 

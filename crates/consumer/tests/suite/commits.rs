@@ -1,6 +1,8 @@
 //! What is committed, when, and what a restart handles again.
 
-use crate::bed::{Bed, SHUTDOWN, Seen, config, numbers, owned, stop, text, wait_for};
+use crate::bed::{
+    Bed, SHUTDOWN, Seen, config, numbers, owned, short_session, stop, text, wait_for,
+};
 use ottla_consumer::{App, AutoOffsetReset, ConsumerConfig, Outcome, handler_fn};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use std::sync::Arc;
@@ -51,14 +53,14 @@ async fn nothing_is_committed_before_it_is_done_and_a_kill_repeats_it() {
             Outcome::Done
         }
     });
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", handler);
     let running = app.start().await.unwrap();
     wait_for("the call", || begun.load(Ordering::SeqCst) == 1).await;
     wait_for("the first commit", || bed.committed("g", "t", 0) == Some(1)).await;
     drop(running);
 
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", seen.handler());
     let running = app.start().await.unwrap();
     seen.wait_len(3).await;
@@ -159,7 +161,7 @@ async fn trap_c14_the_offset_that_latest_found_is_kept() {
     bed.write("t", 0, ["old"]).await;
     let latest = ConsumerConfig {
         auto_offset_reset: AutoOffsetReset::Latest,
-        ..config()
+        ..short_session()
     };
     let seen = Seen::default();
     let mut app = App::new(&bed.client, latest.clone());
@@ -221,13 +223,17 @@ async fn trap_c17_one_commit_is_out_at_a_time_and_a_failed_one_is_repeated() {
         .cluster
         .faults()
         .add(commit().action(Action::DropReply).times(1));
-    bed.write("t", 0, numbers(0..50)).await;
     let seen = Seen::default();
     let mut app = bed.app();
     app.topic("t").listen("g", seen.handler());
     let running = app.start().await.unwrap();
-    seen.wait_len(50).await;
-    wait_for("the commit", || bed.committed("g", "t", 0) == Some(50)).await;
+    for round in 1..=5 {
+        bed.write("t", 0, numbers(0..10)).await;
+        wait_for("the commit", || {
+            bed.committed("g", "t", 0) == Some(10 * round)
+        })
+        .await;
+    }
     assert_eq!((refused.hits(), dropped.hits()), (2, 1));
     let report = running.shutdown(SHUTDOWN).await;
     assert!(report.clean, "{report:?}");

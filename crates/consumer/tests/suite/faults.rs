@@ -1,6 +1,6 @@
 //! Coordinators that move, brokers that die, offsets that are gone.
 
-use crate::bed::{Bed, Seen, config, numbers, owned, stop, wait_for};
+use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, wait_for};
 use ottla_consumer::{App, AutoOffsetReset, ConsumerConfig};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
 
@@ -194,7 +194,7 @@ async fn trap_c18_an_unknown_member_joins_again_and_goes_on() {
     let bed = Bed::start().await;
     bed.cluster.create_topic("t", 1).unwrap();
     let seen = Seen::default();
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", seen.handler());
     let running = app.start().await.unwrap();
     bed.write("t", 0, ["a"]).await;
@@ -243,11 +243,13 @@ async fn trap_c1_a_refused_commit_keeps_the_assignment_and_is_repeated() {
             .action(Action::Refuse(code));
         let refused = bed.cluster.faults().add(refused);
         let seen = Seen::default();
-        let mut app = bed.app();
+        let mut app = App::new(&bed.client, short_session());
         app.topic("t").listen("g", seen.handler());
         let running = app.start().await.unwrap();
-        bed.write("t", 0, numbers(0..10)).await;
+        wait_for("the assignment", || owned(&running) == [2]).await;
         bed.write("t", 1, numbers(0..10)).await;
+        wait_for("a commit", || bed.committed("g", "t", 1) == Some(10)).await;
+        bed.write("t", 0, numbers(0..10)).await;
         let both = || {
             [0, 1]
                 .iter()

@@ -1,6 +1,6 @@
 //! Members of a group in one process and in two apps.
 
-use crate::bed::{Bed, Seen, config, numbers, owned, stop, text, wait_for};
+use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, text, wait_for};
 use ottla_consumer::{App, Assignor, ConsumerConfig, Outcome, RunningApp, handler_fn};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ async fn trap_c16_heartbeats_go_on_while_a_handler_is_slow() {
             Outcome::Done
         }
     });
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", handler);
     let running = app.start().await.unwrap();
     seen.wait_len(2).await;
@@ -129,7 +129,7 @@ async fn trap_c16_heartbeats_go_on_while_a_revocation_waits_for_a_call() {
     });
     let eager = ConsumerConfig {
         assignors: vec![Assignor::Range],
-        ..config()
+        ..short_session()
     };
     let mut app = App::new(&bed.client, eager.clone());
     app.topic("t").listen("g", handler);
@@ -187,10 +187,10 @@ async fn a_member_that_vanishes_is_replaced_after_its_session() {
     let bed = Bed::start().await;
     bed.cluster.create_topic("t", 2).unwrap();
     let (lost, kept) = (Seen::default(), Seen::default());
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", lost.handler());
     let first = app.start().await.unwrap();
-    let mut app = bed.app();
+    let mut app = App::new(&bed.client, short_session());
     app.topic("t").listen("g", kept.handler());
     let second = app.start().await.unwrap();
     wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;

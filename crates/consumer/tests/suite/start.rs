@@ -9,7 +9,7 @@ use tokio::time::Instant;
 async fn an_unknown_topic_is_an_error_within_the_deadline() {
     let bed = Bed::start().await;
     let hasty = ConsumerConfig {
-        start_timeout: Duration::from_millis(300),
+        start_timeout: Duration::from_secs(1),
         ..config()
     };
     let mut app = App::new(&bed.client, hasty);
@@ -78,4 +78,45 @@ async fn a_group_is_registered_once() {
     app.topic("t").listen("g", Seen::default().handler());
     app.topic("t").listen("g", Seen::default().handler());
     assert_eq!(app.start().await.unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn sigterm_stops_gracefully() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a"]).await;
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    let signal = async {
+        seen.wait_len(1).await;
+        kill_process(getpid(), Signal::TERM).unwrap();
+    };
+    let (report, ()) = tokio::join!(running.shutdown_on_signals(crate::bed::SHUTDOWN), signal);
+    let report = report.unwrap();
+    assert!(report.clean, "{report:?}");
+    assert_eq!(bed.committed("g", "t", 0), Some(1));
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_is_an_error_within_the_deadline() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.cluster.kill(1).await.unwrap();
+    let hasty = ConsumerConfig {
+        start_timeout: Duration::from_millis(300),
+        ..config()
+    };
+    let mut app = App::new(&bed.client, hasty);
+    app.topic("t").listen("g", Seen::default().handler());
+    let begun = Instant::now();
+    let error = app.start().await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(
+        matches!(error.kind(), ErrorKind::Client | ErrorKind::TimedOut),
+        "{error}"
+    );
 }
