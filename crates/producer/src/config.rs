@@ -28,7 +28,7 @@ pub struct ProducerConfig {
     /// `compression.type`.
     #[serde(rename = "compression.type")]
     pub compression: Compression,
-    /// `linger.ms`: how long a batch waits for more records. 5 ms by default; at most
+    /// `linger.ms`: how long a batch waits for more records. 5 ms by default; below
     /// `delivery_timeout`.
     #[serde(rename = "linger.ms", with = "duration_ms")]
     pub linger: Duration,
@@ -99,7 +99,9 @@ impl ProducerConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let day = Duration::from_secs(86_400);
         check_duration("delivery.timeout.ms", self.delivery_timeout, 1, day)?;
-        check_duration("linger.ms", self.linger, 0, self.delivery_timeout)?;
+        // A batch that lingers up to its deadline would expire unsent.
+        let most = self.delivery_timeout - Duration::from_millis(1);
+        check_duration("linger.ms", self.linger, 0, most)?;
         check_duration(
             "topic.metadata.propagation.max.ms",
             self.topic_unknown_timeout,
@@ -300,9 +302,7 @@ mod tests {
     fn trap_d_values_out_of_range_are_refused_at_build() {
         type Spoil = fn(&mut ProducerConfig);
         let spoilers: [(&str, Spoil); 9] = [
-            ("linger.ms", |c| {
-                c.linger = c.delivery_timeout + Duration::from_millis(1);
-            }),
+            ("linger.ms", |c| c.linger = c.delivery_timeout),
             ("delivery.timeout.ms", |c| {
                 c.delivery_timeout = Duration::ZERO
             }),

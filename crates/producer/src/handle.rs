@@ -188,7 +188,8 @@ impl DeliveryHandle {
     }
 
     /// The record's number within its producer, as in
-    /// [`DeliveryReport::id`](crate::DeliveryReport::id): it grows with every call.
+    /// [`DeliveryReport::id`](crate::DeliveryReport::id): it grows with every call. `u64::MAX` for a
+    /// record that was not taken for want of room.
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -271,7 +271,7 @@ impl Producer {
     }
 
     /// Resolves when the buffer has room for a record of `size` bytes ([`Record::size`]). Room is
-    /// not reserved.
+    /// not reserved. It comes within `delivery.timeout.ms`, unless reports are on and not read.
     ///
     /// # Errors
     /// [`PublishErrorKind::Closed`] or [`PublishErrorKind::RecordTooLarge`], where `enqueue` would

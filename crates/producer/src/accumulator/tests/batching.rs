@@ -1,0 +1,177 @@
+//! When batches close and which go out.
+
+use super::*;
+
+#[test]
+fn a_batch_is_sent_when_it_lingered() {
+    let mut bed = Bed::new(config(), 1);
+    let handle = bed.put(to_zero(5));
+    assert!(bed.drain().is_empty());
+    assert_eq!(bed.acc.next_wake(bed.now), Some(bed.now + ms(10)));
+    bed.now += ms(10);
+    let sent = bed.drain();
+    assert_eq!(sent.len(), 1);
+    bed.write(sent);
+    let written = bed.result(handle).expect("a result").expect("written");
+    assert_eq!((written.offset, written.timestamp_ms), (Some(0), 1_000));
+    assert_eq!(bed.acc.used(), 0);
+}
+
+#[test]
+fn ten_records_or_one_second_whichever_is_first() {
+    let config = ProducerConfig {
+        linger: ms(1_000),
+        delivery_timeout: ms(5_000),
+        batch_records: NonZeroU32::new(10),
+        ..config()
+    };
+    let mut bed = Bed::new(config, 1);
+    let handles: Vec<_> = (0..13).map(|_| bed.put(to_zero(1))).collect();
+    let sent = bed.drain();
+    assert_eq!(sent[0].batch.count(), 10);
+    bed.write(sent);
+    assert!(bed.drain().is_empty());
+    bed.now += ms(1_000);
+    let sent = bed.drain();
+    assert_eq!(sent[0].batch.count(), 3);
+    bed.write(sent);
+    let offsets: Vec<_> = handles
+        .into_iter()
+        .map(|h| bed.result(h).expect("a result").expect("written").offset)
+        .collect();
+    assert_eq!(offsets, (0..13).map(Some).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_full_batch_does_not_linger_and_a_large_record_has_its_own() {
+    let config = ProducerConfig {
+        batch_size: 500,
+        ..config()
+    };
+    let mut bed = Bed::new(config, 1);
+    for _ in 0..3 {
+        drop(bed.put(to_zero(200)));
+    }
+    drop(bed.put(to_zero(5_000)));
+    drop(bed.put(to_zero(1)));
+    let mut sizes = Vec::new();
+    bed.now += ms(10);
+    loop {
+        let sent = bed.drain();
+        let Some(dispatch) = sent.first() else { break };
+        sizes.push(dispatch.batch.count());
+        bed.write(sent);
+    }
+    assert_eq!(sizes, [2, 1, 1, 1]);
+}
+
+#[test]
+fn one_batch_of_a_partition_is_in_flight_and_a_retry_goes_first() {
+    let config = ProducerConfig {
+        batch_records: NonZeroU32::new(1),
+        ..config()
+    };
+    let mut bed = Bed::new(config, 2);
+    for value in ["a", "b"] {
+        drop(bed.put(Record::new("t").partition(0).value(value)));
+        drop(bed.put(Record::new("t").partition(1).value(value)));
+    }
+    let mut sent = bed.drain();
+    assert_eq!(sent.len(), 2, "one a partition");
+    assert!(bed.drain().is_empty());
+    let other = sent.pop().expect("two");
+    let first = sent.pop().expect("two");
+    bed.write(vec![other]);
+    assert_eq!(bed.fail(first, lost()), Completed::Again { refresh: true });
+    // The other partition goes on meanwhile.
+    let sent = bed.drain();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].partition.partition, 1);
+    let retry_at = bed.acc.next_wake(bed.now).expect("a time");
+    assert!(retry_at > bed.now && retry_at <= bed.now + ms(100));
+    bed.now = retry_at;
+    let sent = bed.drain();
+    assert_eq!(values(&sent[0].batch), ["a"]);
+    assert_eq!(sent[0].batch.attempts, 2);
+    bed.write(sent);
+    assert_eq!(values(&bed.drain()[0].batch), ["b"]);
+}
+
+#[test]
+fn the_buffer_is_bounded_and_room_comes_back() {
+    let config = ProducerConfig {
+        buffer_memory: 10_000,
+        max_request_size: 5_000,
+        batch_size: 4_000,
+        ..config()
+    };
+    let mut bed = Bed::new(config, 1);
+    let mut taken = 0;
+    while bed.try_put(to_zero(900)).is_some() {
+        taken += 1;
+        assert!(bed.acc.used() <= 10_000);
+    }
+    assert_eq!(taken, 10);
+    assert_eq!(bed.acc.room(900), Ok(false));
+    assert_eq!(bed.acc.room(5_000), Err(PublishErrorKind::RecordTooLarge));
+    let sent = bed.drain();
+    bed.write(sent);
+    assert!(bed.acc.take_effects().progress);
+    assert_eq!(bed.acc.room(900), Ok(true));
+    assert!(bed.try_put(to_zero(900)).is_some());
+}
+
+#[test]
+fn records_wait_for_their_topic_in_order() {
+    let mut bed = Bed::unknown(config());
+    for i in 0..5 {
+        drop(bed.put(Record::new("t").key("k").value(i.to_string())));
+    }
+    assert_eq!(bed.acc.take_wanted(), [Arc::from("t")]);
+    bed.now += ms(150);
+    let topic = Arc::from("t");
+    let creating = Error::from_code(ErrorCode::LEADER_NOT_AVAILABLE, "Metadata");
+    let next = bed.acc.apply_topic(&topic, Err(creating), bed.now);
+    assert_eq!(next, TopicNext::Retry);
+    bed.acc.apply_topic(&topic, Ok(described("t", 3)), bed.now);
+    drop(bed.put(Record::new("t").key("k").value("5")));
+    let sent = bed.drain();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(values(&sent[0].batch), ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn the_rate_limit_holds_batches_back() {
+    let mut bed = Bed::new(config(), 1);
+    drop(bed.put(to_zero(1)));
+    bed.now += ms(10);
+    bed.gate = Some(bed.now + ms(30));
+    assert!(bed.drain().is_empty());
+    assert_eq!(bed.acc.next_wake(bed.now), bed.gate);
+    bed.gate = None;
+    assert_eq!(bed.drain().len(), 1);
+}
+
+#[test]
+fn sticky_records_fill_one_batch_then_move_on() {
+    let config = ProducerConfig {
+        batch_records: NonZeroU32::new(4),
+        ..config()
+    };
+    let mut bed = Bed::new(config, 3);
+    let mut partitions = Vec::new();
+    for _ in 0..6 {
+        for _ in 0..4 {
+            drop(bed.put(Record::new("t")));
+        }
+        let sent = bed.drain();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].batch.count(), 4);
+        partitions.push(sent[0].partition.partition);
+        bed.write(sent);
+    }
+    assert!(
+        partitions.windows(2).all(|pair| pair[0] != pair[1]),
+        "{partitions:?}"
+    );
+}

@@ -1,0 +1,145 @@
+//! The accumulator on a virtual clock.
+
+mod batching;
+mod ending;
+mod failing;
+mod property;
+
+use super::*;
+use crate::handle::DeliveryHandle;
+use crate::partition::from_fn;
+use futures_util::FutureExt as _;
+use ottla_client::PartitionMetadata;
+use ottla_client::transport::Produced;
+use ottla_types::{ErrorCode, Fate, PublishErrorKind, Record, RecordMetadata};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn described(topic: &str, partitions: i32) -> Arc<TopicMetadata> {
+    let partition = |id| PartitionMetadata {
+        id,
+        leader: Some(0),
+        leader_epoch: None,
+        replicas: vec![0],
+        isr: vec![0],
+    };
+    Arc::new(TopicMetadata {
+        name: topic.into(),
+        topic_id: None,
+        partitions: (0..partitions).map(partition).collect(),
+        is_internal: false,
+    })
+}
+
+struct Bed {
+    acc: Accumulator,
+    now: Instant,
+    next_offset: i64,
+    gate: Option<Instant>,
+}
+
+impl Bed {
+    /// A topic `t` with so many partitions, known.
+    fn new(config: ProducerConfig, partitions: i32) -> Self {
+        let mut bed = Self::unknown(config);
+        let (handle, topic) = (bed.put(Record::new("t").partition(0)), Arc::from("t"));
+        assert_eq!(bed.acc.take_wanted(), [Arc::clone(&topic)]);
+        let next = bed
+            .acc
+            .apply_topic(&topic, Ok(described("t", partitions)), bed.now);
+        assert_eq!(next, TopicNext::Known);
+        bed.acc.flush();
+        let first = bed.drain();
+        bed.write(first);
+        assert!(bed.result(handle).is_some_and(|r| r.is_ok()));
+        bed.next_offset = 0;
+        bed
+    }
+
+    fn unknown(config: ProducerConfig) -> Self {
+        config.validate().expect("a valid configuration");
+        let partitioner = config.partitioner.build(1);
+        Self {
+            acc: Accumulator::new(config, false, partitioner, 1),
+            now: Instant::now(),
+            next_offset: 0,
+            gate: None,
+        }
+    }
+
+    fn put(&mut self, record: Record) -> DeliveryHandle {
+        self.try_put(record).expect("room in the buffer")
+    }
+
+    fn try_put(&mut self, record: Record) -> Option<DeliveryHandle> {
+        self.acc.enqueue(&mut Some(record), self.now, 1_000)
+    }
+
+    fn drain(&mut self) -> Vec<Dispatch> {
+        let gate = self.gate;
+        self.acc.expire(self.now);
+        self.acc.drain(self.now, &mut |_| gate)
+    }
+
+    fn write(&mut self, dispatches: Vec<Dispatch>) {
+        for dispatch in dispatches {
+            let produced = Produced {
+                base_offset: Some(self.next_offset),
+                log_append_time_ms: None,
+            };
+            self.next_offset += i64::from(dispatch.batch.count());
+            let (queue, batch) = (dispatch.queue, dispatch.batch);
+            self.acc.complete(queue, batch, Ok(produced), self.now);
+        }
+    }
+
+    fn fail(&mut self, dispatch: Dispatch, error: Error) -> Completed {
+        let (queue, batch) = (dispatch.queue, dispatch.batch);
+        self.acc.complete(queue, batch, Err(error), self.now)
+    }
+
+    fn result(
+        &mut self,
+        mut handle: DeliveryHandle,
+    ) -> Option<Result<RecordMetadata, PublishError>> {
+        self.acc.take_effects().apply();
+        (&mut handle).now_or_never()
+    }
+
+    fn error(&mut self, handle: DeliveryHandle) -> PublishError {
+        let result = self.result(handle).expect("a result");
+        result.expect_err("an error")
+    }
+}
+
+fn to_zero(value: usize) -> Record {
+    Record::new("t").partition(0).value(vec![b'x'; value])
+}
+
+fn values(batch: &ReadyBatch) -> Vec<String> {
+    let mut values = Vec::new();
+    for view in batch.encoded.clone().into_record_set().batches() {
+        for record in view.expect("a batch").records() {
+            let value = record.expect("a record").value.unwrap_or_default();
+            values.push(String::from_utf8_lossy(&value).into_owned());
+        }
+    }
+    values
+}
+
+fn config() -> ProducerConfig {
+    ProducerConfig {
+        linger: ms(10),
+        delivery_timeout: ms(1_000),
+        topic_unknown_timeout: ms(200),
+        ..ProducerConfig::default()
+    }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "Produce").with_fate(Fate::MaybeWritten)
+}
