@@ -6,3 +6,8 @@ pub mod history;
 pub mod order_flow;
 pub mod read_back;
 pub mod scenarios;
+
+/// The programs in README.md, which the tests compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -25,7 +25,9 @@ pub use ottla_client::{Client, ClientConfig};
 #[cfg(feature = "consumer")]
 pub use ottla_consumer as consumer;
 #[cfg(feature = "consumer")]
-pub use ottla_consumer::{App, Context, Handler, HandlerError, Outcome, handler_fn};
+pub use ottla_consumer::{
+    App, ConsumerConfig, Context, Handler, HandlerError, Outcome, Registration, handler_fn,
+};
 #[cfg(feature = "mock-cluster")]
 pub use ottla_mock_cluster as mock_cluster;
 #[cfg(feature = "outbox")]

@@ -1,6 +1,6 @@
 //! Starts, kills and heals real brokers and worker processes.
 //!
-//! Owns every process that it starts: dropping a handle kills its process, and a [`guard`] kills it
+//! Owns every process that it starts: dropping a handle kills its process, and a guard kills it
 //! when the harness itself is killed. Everything listens on loopback, on ports that were free a
 //! moment ago; data and logs stand in a temporary folder that goes away, unless something failed.
 
