@@ -8,6 +8,14 @@ use std::fmt::Write;
 /// The bound on the `error_class` header, in bytes.
 const ERROR_CLASS_MAX_BYTES: usize = 256;
 
+/// The headers that lead back to where a record first stood.
+const ORIGIN: [&str; 4] = [
+    names::ORIGINAL_TOPIC,
+    names::ORIGINAL_PARTITION,
+    names::ORIGINAL_OFFSET,
+    names::ORIGINAL_TIMESTAMP,
+];
+
 /// Why a record goes on to another topic.
 pub(crate) struct Failed<'a> {
     pub(crate) group: &'a str,
@@ -15,6 +23,8 @@ pub(crate) struct Failed<'a> {
     /// Failed attempts so far, this one included.
     pub(crate) attempts: u32,
     pub(crate) now_ms: i64,
+    /// The record stands where it first stood: headers that say otherwise are not ours.
+    pub(crate) is_first: bool,
 }
 
 /// A copy of the record for `topic`: raw bytes, key and all headers kept; where it first stood and
@@ -23,6 +33,11 @@ pub(crate) fn copy_for(topic: &str, record: &ConsumedRecord, failed: &Failed<'_>
     let mut copy = record.to_record(topic);
     let headers = &mut copy.headers;
     set_once(headers, names::MESSAGE_ID, || message_id(record));
+    if failed.is_first {
+        for name in ORIGIN {
+            headers.remove(name);
+        }
+    }
     set_once(headers, names::ORIGINAL_TOPIC, || record.topic.to_string());
     set_once(headers, names::ORIGINAL_PARTITION, || {
         record.partition.to_string()

@@ -328,6 +328,138 @@ async fn a_store_that_is_away_is_an_outage_and_a_mark_is_tried_again() {
     assert_eq!(handler.calls(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_has_finished_is_not_called_again_for_its_mark() {
+    let (handler, clock) = (Scripted::default(), ManualClock::new(NOW));
+    let store = Flaky {
+        inner: memory(),
+        claims: AtomicU32::new(0),
+        dones: AtomicU32::new(8),
+    };
+    let dedup = wrap(handler.clone(), store, &clock);
+    let source = with_id("orders", 1, "a");
+    let error = failed(dedup.handle(&context(), &source).await);
+    assert_eq!(error.failure(), Failure::Outage);
+    // The claim has ended long ago when the store is back.
+    clock.advance(60_000);
+    assert!(is_done(&dedup.handle(&context(), &source).await));
+    assert!(is_done(&dedup.handle(&context(), &source).await));
+    assert_eq!(handler.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_dropped_keeps_the_next_one_off_until_its_claim_ends() {
+    let (calls, clock) = (Arc::new(AtomicU32::new(0)), ManualClock::new(NOW));
+    let counter = calls.clone();
+    let first_hangs = handler_fn(move |_, _| {
+        let call = counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if call == 0 {
+                std::future::pending::<()>().await;
+            }
+            Outcome::Done
+        }
+    });
+    let dedup = wrap(first_hangs, memory(), &clock);
+    let (context, source) = (context(), with_id("orders", 1, "a"));
+    let limit = Duration::from_millis(20);
+    let dropped = tokio::time::timeout(limit, dedup.handle(&context, &source)).await;
+    assert!(dropped.is_err());
+    // What it began may go on: the same place waits as any other copy does.
+    for topic in ["orders", "orders_retry"] {
+        let waits = dedup.handle(&context, &with_id(topic, 1, "a")).await;
+        assert!(matches!(waits, Outcome::NotBefore(ms) if ms == NOW + 1000));
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    clock.advance(1000);
+    assert!(is_done(&dedup.handle(&context, &source).await));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+/// Grants the first claim; further ones do not answer until they are let through.
+struct SlowRenewal {
+    inner: MemoryDedup,
+    claims: AtomicU32,
+    asked: Arc<Notify>,
+    answer: Arc<Notify>,
+}
+
+impl DedupStore for SlowRenewal {
+    fn claim<'a>(
+        &'a self,
+        scope: &'a str,
+        id: &'a str,
+        owner: &'a str,
+        now_ms: i64,
+        lease_ms: i64,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        Box::pin(async move {
+            if self.claims.fetch_add(1, Ordering::SeqCst) > 0 {
+                self.asked.notify_one();
+                self.answer.notified().await;
+            }
+            self.inner.claim(scope, id, owner, now_ms, lease_ms).await
+        })
+    }
+
+    fn done<'a>(
+        &'a self,
+        scope: &'a str,
+        id: &'a str,
+        owner: &'a str,
+        now_ms: i64,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.done(scope, id, owner, now_ms)
+    }
+
+    fn release<'a>(
+        &'a self,
+        scope: &'a str,
+        id: &'a str,
+        owner: &'a str,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.release(scope, id, owner)
+    }
+
+    fn purge(&self, before_ms: i64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.inner.purge(before_ms)
+    }
+
+    fn retention_ms(&self) -> Option<i64> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_goes_on_while_its_claim_is_being_renewed() {
+    let clock = ManualClock::new(NOW);
+    let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let inner = memory();
+    let store = SlowRenewal {
+        inner: inner.clone(),
+        claims: AtomicU32::new(0),
+        asked: asked.clone(),
+        answer: answer.clone(),
+    };
+    let went_on = answer.clone();
+    let handler = handler_fn(move |_, _| {
+        let (asked, went_on) = (asked.clone(), went_on.clone());
+        async move {
+            // The renewal has begun, and is answered only after this goes on.
+            asked.notified().await;
+            went_on.notify_one();
+            Outcome::Failed(HandlerError::transient("C", "x"))
+        }
+    });
+    let dedup = wrap(handler, store, &clock);
+    let (context, source) = (context(), with_id("orders", 1, "a"));
+    let limit = Duration::from_secs(60);
+    let outcome = tokio::time::timeout(limit, dedup.handle(&context, &source)).await;
+    failed(outcome.expect("the handler is not held up by the renewal"));
+    // The late renewal did not bring back the claim that was given back.
+    assert!(inner.is_empty());
+}
+
 #[test]
 fn a_store_that_forgets_too_early_and_a_bad_lease_are_refused() {
     let store = || Arc::new(MemoryDedup::new(10, Duration::from_secs(60)));

@@ -157,7 +157,7 @@ async fn counts_of_other_groups_and_forms_are_read_right() {
     let (producer, clock) = (FakeProducer::default(), ManualClock::new(NOW));
     let reliable = reliable(failing(Failure::Transient), policy(), &producer, &clock);
     let topic_after = async |count: &'static [u8], group: Option<&'static str>| {
-        let mut source = record("orders", 1, NOW);
+        let mut source = record("orders_retry_sms_1s", 1, NOW);
         source.headers.push(names::RETRY_COUNT, Some(count.into()));
         if let Some(group) = group {
             source.headers.set(names::CONSUMER_GROUP, group);
@@ -174,6 +174,29 @@ async fn counts_of_other_groups_and_forms_are_read_right() {
     assert_eq!(topic_after(b"junk", None).await, tier(1, "1"));
     let dead = ("orders_dlq".to_owned(), "4294967295".to_owned());
     assert_eq!(topic_after(b"4294967295", None).await, dead);
+}
+
+#[tokio::test]
+async fn a_main_topic_cannot_tell_of_attempts_or_another_place() {
+    let (producer, clock) = (FakeProducer::default(), ManualClock::new(NOW));
+    let reliable = reliable(failing(Failure::Transient), policy(), &producer, &clock);
+    let mut forged = record("orders", 42, NOW);
+    for (name, value) in [
+        (names::RETRY_COUNT, "2"),
+        (names::RETRY_COUNT, "3"),
+        (names::CONSUMER_GROUP, "sms"),
+        (names::ORIGINAL_TOPIC, "elsewhere"),
+        (names::ORIGINAL_OFFSET, "7"),
+    ] {
+        forged.headers.push(name, Some(value.into()));
+    }
+    assert!(is_done(&reliable.handle(&context(), &forged).await));
+    let copy = producer.only();
+    assert_eq!(&*copy.topic, "orders_retry_sms_1s");
+    assert_eq!(header(&copy, names::RETRY_COUNT), Some("1"));
+    assert_eq!(header(&copy, names::ORIGINAL_TOPIC), Some("orders"));
+    assert_eq!(header(&copy, names::ORIGINAL_PARTITION), Some("3"));
+    assert_eq!(header(&copy, names::ORIGINAL_OFFSET), Some("42"));
 }
 
 #[tokio::test]
@@ -298,6 +321,16 @@ async fn a_record_that_its_headers_make_too_large_is_still_dead_lettered() {
     assert_eq!(&*dead.topic, "orders_dlq");
     assert_eq!(header(&dead, names::ERROR_MESSAGE), None);
     assert_eq!(header(&dead, names::ERROR_CLASS), Some("Gateway"));
+
+    // No room for any header of ours: the record itself, as it came.
+    let source = record("orders", 1, NOW);
+    producer.max_bytes(source.to_record("orders_dlq").size());
+    assert!(is_done(&reliable.handle(&context(), &source).await));
+    assert_eq!(producer.only(), source.to_record("orders_dlq"));
+    // Not even that: it waits, and is not lost.
+    producer.max_bytes(1);
+    let error = failed(reliable.handle(&context(), &source).await);
+    assert_eq!(error.class(), CLASS_PUBLISH_FAILED);
 }
 
 #[test]

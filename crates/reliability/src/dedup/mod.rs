@@ -1,7 +1,10 @@
 //! Deduplication: claim, handle, done.
 
+mod attempts;
+
 use crate::durations::{millis, text};
 use crate::identity::{claim_owner, message_id};
+use attempts::{Attempt, Attempts, Left, finished};
 use ottla_consumer::{Context, Handler, HandlerError, Outcome};
 use ottla_store::{Claim, DedupStore, StoreError, StoreErrorKind, SystemClock};
 use ottla_types::{Clock, ConfigError, ConsumedRecord};
@@ -14,7 +17,7 @@ use tokio::time::sleep;
 /// The class of the error when the store does not answer. It is an outage: the partition waits.
 pub const CLASS_DEDUP_STORE: &str = "dedup_store";
 
-/// How often a mark is tried before the record counts as failed.
+/// How often a mark is tried before the record waits for the store.
 const MARK_TRIES: u32 = 5;
 const MARK_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -47,7 +50,8 @@ impl Default for DedupConfig {
 /// for that claim's end. A failure gives the claim back; an attempt that is dropped (its time limit,
 /// a lost partition) leaves it until the lease ends, because work that it began may still go on.
 ///
-/// The effect happens once as long as the mark can be written after it. For an effect in a database,
+/// The effect happens once as long as this process lives until the mark is written: while the store
+/// is away the record waits, and its handler, which has finished, is not called again. For an effect in a database,
 /// the handler can put the mark into the effect's own transaction (an inbox: for redb,
 /// `ottla_store_redb::RedbDedup::done_in` with [`message_id`] and [`claim_owner`]); then it happens
 /// once whatever crashes. Without that, a crash between effect and mark repeats the effect.
@@ -61,6 +65,7 @@ pub struct Deduplicated<H> {
     store: Arc<dyn DedupStore>,
     config: DedupConfig,
     clock: Arc<dyn Clock>,
+    attempts: Attempts,
 }
 
 impl<H: Handler> Deduplicated<H> {
@@ -89,6 +94,7 @@ impl<H: Handler> Deduplicated<H> {
             store,
             config,
             clock: Arc::new(SystemClock),
+            attempts: Attempts::default(),
         })
     }
 
@@ -97,6 +103,11 @@ impl<H: Handler> Deduplicated<H> {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    fn lease_end(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        now_ms.saturating_add(millis(self.config.lease))
     }
 
     async fn claim(&self, key: &Key<'_>) -> Result<Claim, StoreError> {
@@ -114,6 +125,7 @@ impl<H: Handler> Deduplicated<H> {
         context: &Context,
         record: &ConsumedRecord,
         key: &Key<'_>,
+        attempt: &mut Attempt<'_>,
     ) -> Result<Outcome, i64> {
         let mut work = pin!(self.inner.handle(context, record));
         loop {
@@ -122,24 +134,42 @@ impl<H: Handler> Deduplicated<H> {
                 outcome = &mut work => return Ok(outcome),
                 () = sleep(self.config.lease / 3) => {}
             }
-            match self.claim(key).await {
+            let until_ms = self.lease_end();
+            let mut renewal = pin!(self.claim(key));
+            let claim = tokio::select! {
+                biased;
+                outcome = &mut work => {
+                    // A renewal that comes after the mark or the release would undo it.
+                    if let Err(error) = renewal.await {
+                        tracing::warn!(id = key.id, %error, "claim not renewed");
+                    }
+                    return Ok(outcome);
+                }
+                claim = &mut renewal => claim,
+            };
+            match claim {
+                Ok(Claim::Acquired) => attempt.renewed(until_ms),
                 // A message that is done may have been marked by the handler itself.
-                Ok(Claim::Acquired | Claim::AlreadyDone) => {}
+                Ok(Claim::AlreadyDone) => {}
                 Ok(Claim::Busy { until_ms }) => return Err(until_ms),
                 Err(error) => tracing::warn!(id = key.id, %error, "claim not renewed"),
             }
         }
     }
 
-    async fn mark(&self, key: &Key<'_>) -> Outcome {
+    async fn mark(&self, key: &Key<'_>, attempt: Attempt<'_>) -> Outcome {
         let mut tries = 0;
         loop {
             let done = self
                 .store
                 .done(key.scope, key.id, key.owner, self.clock.now_ms());
             match done.await {
-                Ok(()) => return Outcome::Done,
+                Ok(()) => {
+                    attempt.over();
+                    return Outcome::Done;
+                }
                 Err(error) if error.kind() == StoreErrorKind::Fenced => {
+                    attempt.over();
                     fenced(key, "its effect may have happened twice");
                     return Outcome::Done;
                 }
@@ -190,6 +220,17 @@ impl<H: Handler> Handler for Deduplicated<H> {
             id: &id,
             owner: &owner,
         };
+        let name = format!("{owner} {id}");
+        let now_ms = self.clock.now_ms();
+        match self.attempts.left(&name, now_ms) {
+            None => {}
+            Some(Left::Running { until_ms }) => return Outcome::NotBefore(until_ms),
+            Some(Left::Finished { .. }) => {
+                let attempt = self.attempts.begin(name, now_ms, finished(now_ms));
+                return self.mark(&key, attempt).await;
+            }
+        }
+        let until_ms = self.lease_end();
         match self.claim(&key).await {
             Ok(Claim::Acquired) => {}
             Ok(Claim::AlreadyDone) => {
@@ -201,13 +242,21 @@ impl<H: Handler> Handler for Deduplicated<H> {
             Ok(Claim::Busy { until_ms }) => return Outcome::NotBefore(until_ms),
             Err(error) => return Outcome::Failed(unavailable(error)),
         }
-        match self.handle_claimed(context, record, &key).await {
-            Ok(Outcome::Done) => self.mark(&key).await,
+        let left = Left::Running { until_ms };
+        let mut attempt = self.attempts.begin(name, now_ms, left);
+        let handled = self.handle_claimed(context, record, &key, &mut attempt);
+        match handled.await {
+            Ok(Outcome::Done) => {
+                attempt.finished(self.clock.now_ms());
+                self.mark(&key, attempt).await
+            }
             Ok(outcome) => {
+                attempt.over();
                 self.give_back(&key).await;
                 outcome
             }
             Err(until_ms) => {
+                attempt.over();
                 fenced(&key, "the handler was stopped");
                 Outcome::NotBefore(until_ms)
             }

@@ -151,6 +151,7 @@ impl DelayForwarder {
             error,
             attempts: 1,
             now_ms: self.clock.now_ms(),
+            is_first: true,
         };
         let topic = names::dead_letter_topic(&record.topic);
         let due = record.headers.last(names::NOT_BEFORE).cloned();
@@ -159,7 +160,7 @@ impl DelayForwarder {
             // A dead letter is taken back with all that it came with.
             copy.headers.push_raw(due);
         }
-        match publish_dead_letter(&*self.publish, copy).await {
+        match publish_dead_letter(&*self.publish, copy, record).await {
             Ok(()) => {
                 let labels = [
                     ("group", context.group().to_owned()),

@@ -116,13 +116,14 @@ impl<H> Reliable<H> {
         (due_ms > now_ms && due_ms <= now_ms.saturating_add(longest)).then_some(due_ms)
     }
 
-    /// Attempts of this group that failed before.
-    fn failures_before(&self, record: &ConsumedRecord) -> u32 {
+    /// Attempts of this group that failed before. Only the group's own retry topics can tell: what
+    /// stands on a main topic had none, whatever its headers say.
+    fn failures_before(&self, record: &ConsumedRecord, route: &Route) -> u32 {
         let of_another = record
             .headers
             .last_str(names::CONSUMER_GROUP)
             .is_some_and(|group| *group != *self.group);
-        if of_another {
+        if route.tier.is_none() || of_another {
             return 0;
         }
         record
@@ -155,12 +156,13 @@ impl<H> Reliable<H> {
             tracing::warn!(group = &*self.group, topic = &*record.topic, %error, "outage: the partition waits");
             return Outcome::NotBefore(now_ms.saturating_add(millis(self.policy.outage_wait)));
         }
-        let attempts = self.failures_before(record).saturating_add(1);
+        let attempts = self.failures_before(record, route).saturating_add(1);
         let failed = Failed {
             group: &self.group,
             error: &error,
             attempts,
             now_ms,
+            is_first: route.tier.is_none(),
         };
         let delay = match error.failure() {
             Failure::Permanent => None,
@@ -207,7 +209,7 @@ impl<H> Reliable<H> {
     ) -> Result<(), PublishError> {
         let topic = names::dead_letter_topic(&route.main);
         let copy = copy_for(&topic, record, failed);
-        publish_dead_letter(&*self.publish, copy).await?;
+        publish_dead_letter(&*self.publish, copy, record).await?;
         self.count("ottla_dead_lettered_total", route);
         tracing::warn!(topic, error = %failed.error, attempts = failed.attempts, "dead letter");
         Ok(())
