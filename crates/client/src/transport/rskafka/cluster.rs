@@ -1,19 +1,21 @@
 //! The way to the leaders: rskafka's client, its connections, and one loop that makes an attempt,
 //! judges the failure, mends what has to be mended and tries again until a time limit.
 //!
-//! What must hold: no call of rskafka is awaited without a time limit, and none of its retries
-//! happens inside of it.
+//! What must hold: no call of rskafka is awaited without a time limit, none of its retries happens
+//! inside of it, and a panic in it (its sums overflow on hostile numbers) is an error of that call.
 
 use super::RskafkaSettings;
-use super::failure::{Cure, Failure, Phase};
+use super::failure::{Cause, Cure, Failure, Phase};
 use crate::{Backoff, Error, ErrorKind};
 use ::rskafka::BackoffConfig;
 use ::rskafka::client::error::{Error as RsError, Result as RsResult};
 use ::rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
 use ::rskafka::client::{Client as RsClient, ClientBuilder};
+use futures_util::FutureExt;
 use futures_util::future::select_ok;
 use ottla_types::{Fate, TopicPartition};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -98,9 +100,9 @@ impl Cluster {
         let mut backoff = Backoff::new(settings.retry_backoff, settings.retry_backoff_max);
         let mut last = None;
         let client = loop {
-            match timeout_at(deadline, build(&settings)).await {
+            match timeout_at(deadline, guarded(build(&settings), Phase::Connect)).await {
                 Ok(Ok(client)) => break client,
-                Ok(Err(e)) => last = Some(e),
+                Ok(Err(failure)) => last = failure.source,
                 Err(_) => return Err(unreachable_error(&settings, last)),
             }
             let delay = backoff.next_delay();
@@ -193,15 +195,16 @@ impl Cluster {
             None => self.lead(call).await?,
         };
         let limit = call.deadline.min(Instant::now() + call.attempt);
-        let failure = match timeout_at(limit, request(client.clone())).await {
+        let answer = guarded(request(client.clone()), Phase::Request);
+        let failure = match timeout_at(limit, answer).await {
             Ok(Ok(value)) => {
                 self.put(call.partition, call.purpose, client);
                 return Ok(value);
             }
-            Ok(Err(e)) => Failure::of(e, Phase::Request),
+            Ok(Err(failure)) => failure,
             Err(_) => Failure::new(ErrorKind::TimedOut, Cure::Rebuild, cut_off(call.purpose)),
         };
-        if failure.cure <= Cure::Wait {
+        if failure.cure <= Cure::Wait && failure.kind != ErrorKind::Protocol {
             self.put(call.partition, call.purpose, client);
         } else {
             lock(&self.pool)
@@ -220,14 +223,12 @@ impl Cluster {
             self.mend().await;
             let client = lock(&self.client).clone();
             let partition = call.partition;
-            client
-                .partition_client(
-                    partition.topic.to_string(),
-                    partition.partition,
-                    UnknownTopicHandling::Error,
-                )
-                .await
-                .map_err(|e| Failure::of(e, Phase::Connect))
+            let found = client.partition_client(
+                partition.topic.to_string(),
+                partition.partition,
+                UnknownTopicHandling::Error,
+            );
+            guarded(found, Phase::Connect).await
         };
         metrics::counter!("ottla_client_connects_total").increment(1);
         match timeout_at(limit, connecting).await {
@@ -271,16 +272,16 @@ impl Cluster {
         if wanted.rebuild.is_none() {
             let client = lock(&self.client).clone();
             metrics::counter!("ottla_client_metadata_refreshes_total").increment(1);
-            if let Ok(Ok(_)) =
-                timeout(self.settings.connect_timeout / 2, client.list_topics()).await
-            {
+            let topics = guarded(client.list_topics(), Phase::Connect);
+            if let Ok(Ok(_)) = timeout(self.settings.connect_timeout / 2, topics).await {
                 self.settle(started);
                 return;
             }
             self.want(true);
         }
         metrics::counter!("ottla_client_rebuilds_total").increment(1);
-        match timeout(self.settings.connect_timeout, build(&self.settings)).await {
+        let built = guarded(build(&self.settings), Phase::Connect);
+        match timeout(self.settings.connect_timeout, built).await {
             Ok(Ok(client)) => {
                 *lock(&self.client) = Arc::new(client);
                 *last_failed = None;
@@ -354,7 +355,15 @@ impl Failure {
     }
 }
 
-fn unreachable_error(settings: &RskafkaSettings, last: Option<RsError>) -> Error {
+/// Makes a call of rskafka; a panic in it is a failure of the call, not of the caller's task.
+async fn guarded<T>(call: impl Future<Output = RsResult<T>>, phase: Phase) -> Result<T, Failure> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(result) => result.map_err(|e| Failure::of(e, phase)),
+        Err(_) => Err(Failure::panicked(phase)),
+    }
+}
+
+fn unreachable_error(settings: &RskafkaSettings, last: Option<Cause>) -> Error {
     let error = Error::new(ErrorKind::Connect, "connect").with_broker(settings.bootstrap.join(","));
     match last {
         Some(last) => error.with_source(last),

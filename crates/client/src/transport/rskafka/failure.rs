@@ -28,6 +28,24 @@ pub(super) enum Phase {
     Request,
 }
 
+impl Phase {
+    /// What may have become of a produce that failed here.
+    fn fate(self) -> Fate {
+        match self {
+            Self::Connect => Fate::NotWritten,
+            Self::Request => Fate::MaybeWritten,
+        }
+    }
+}
+
+/// What lies behind a failure.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The broker's answer made rskafka panic.
+#[derive(Debug, thiserror::Error)]
+#[error("reading the answer panicked: it holds numbers that cannot be")]
+struct Panicked;
+
 /// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -37,7 +55,7 @@ pub(super) struct Failure {
     pub(super) fate: Fate,
     /// An answer came, but rskafka could not read it.
     pub(super) undecodable: bool,
-    pub(super) source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    pub(super) source: Option<Cause>,
 }
 
 impl Failure {
@@ -58,6 +76,13 @@ impl Failure {
         failure
     }
 
+    /// rskafka panicked: an answer came, and it cannot be read. Another attempt would meet it again.
+    pub(super) fn panicked(phase: Phase) -> Self {
+        let mut failure = Self::new(ErrorKind::Protocol, Cure::None, phase.fate());
+        failure.source = Some(Box::new(Panicked));
+        failure
+    }
+
     pub(super) fn into_error(self, operation: &'static str, partition: &TopicPartition) -> Error {
         let mut error = match self.code {
             Some(code) => Error::from_code(code, operation),
@@ -71,10 +96,7 @@ impl Failure {
 }
 
 fn judge(error: &RsError, phase: Phase) -> Failure {
-    let sent = match phase {
-        Phase::Connect => Fate::NotWritten,
-        Phase::Request => Fate::MaybeWritten,
-    };
+    let sent = phase.fate();
     match error {
         RsError::ServerError {
             protocol_error,

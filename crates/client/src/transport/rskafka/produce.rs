@@ -6,7 +6,7 @@ use crate::transport::{Acks, Compression, ProduceOptions, Produced};
 use crate::{Error, ErrorKind};
 use ::rskafka::client::partition::Compression as RsCompression;
 use ottla_record_batch::EncodedBatch;
-use ottla_types::TopicPartition;
+use ottla_types::{Fate, Offset, TopicPartition};
 use tokio::time::{Instant, timeout_at};
 
 const PRODUCE: &str = "Produce";
@@ -59,10 +59,40 @@ pub(super) async fn produce(
         .await
         .map_err(|failure| failure.into_error(PRODUCE, partition))?;
     metrics::counter!("ottla_client_produced_records_total").increment(written.len() as u64);
+    let base_offset = base_offset(&written).map_err(|cause| {
+        error(ErrorKind::Protocol)
+            .with_fate(Fate::MaybeWritten)
+            .with_source(cause)
+    })?;
     Ok(Produced {
-        base_offset: written.first().copied(),
+        base_offset,
         log_append_time_ms: None,
     })
+}
+
+/// The offsets that rskafka counted up from the broker's base offset cannot be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{count} records were given the offsets from {base} on")]
+struct BadOffsets {
+    base: Offset,
+    count: usize,
+}
+
+/// The first record's offset; `None` for -1, by which a broker does not tell it.
+fn base_offset(offsets: &[Offset]) -> Result<Option<Offset>, BadOffsets> {
+    match offsets {
+        [] | [-1, ..] => Ok(None),
+        // Without overflow checks the sum wraps.
+        [base, .., last] if *base < 0 || last < base => Err(BadOffsets {
+            base: *base,
+            count: offsets.len(),
+        }),
+        [base] if *base < 0 => Err(BadOffsets {
+            base: *base,
+            count: 1,
+        }),
+        [base, ..] => Ok(Some(*base)),
+    }
 }
 
 fn codec(compression: Compression) -> Option<RsCompression> {
@@ -77,6 +107,17 @@ fn codec(compression: Compression) -> Option<RsCompression> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn offsets_that_cannot_be_are_refused() {
+        let bad = |base, count| Err(BadOffsets { base, count });
+        assert_eq!(base_offset(&[7, 8]), Ok(Some(7)));
+        assert_eq!(base_offset(&[i64::MAX]), Ok(Some(i64::MAX)));
+        assert_eq!(base_offset(&[-1, 0]), Ok(None));
+        assert_eq!(base_offset(&[-2]), bad(-2, 1));
+        assert_eq!(base_offset(&[-9, -8]), bad(-9, 2));
+        assert_eq!(base_offset(&[i64::MAX, i64::MIN]), bad(i64::MAX, 2));
+    }
 
     #[test]
     fn the_codecs_that_are_promised_are_the_ones_that_work() {
