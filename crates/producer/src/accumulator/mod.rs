@@ -35,6 +35,7 @@ use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
 use queue::{Due, Queue};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use topic::{Topic, View};
@@ -326,7 +327,12 @@ impl Accumulator {
         if queue.close_open(self.config.delivery_timeout)
             && let Some(topic) = self.topics.get_mut(&queue.partition.topic)
         {
-            topic.partitioner.batch_closed(queue.partition.partition);
+            let (partitioner, partition) = (&mut topic.partitioner, queue.partition.partition);
+            // The user's code: its panic must not end the sender, or hit the one that closes.
+            let told = catch_unwind(AssertUnwindSafe(|| partitioner.batch_closed(partition)));
+            if told.is_err() {
+                tracing::error!(partition = %queue.partition, "the partitioner panicked");
+            }
         }
     }
 

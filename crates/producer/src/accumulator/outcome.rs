@@ -5,7 +5,7 @@ use super::batch::ReadyBatch;
 use crate::handle::Outcome;
 use ottla_client::transport::Produced;
 use ottla_client::{Backoff, Error, ErrorKind};
-use ottla_types::{ErrorCode, Fate, PublishError, PublishErrorKind};
+use ottla_types::{ErrorCode, Fate, PublishError, PublishErrorKind, TopicPartition};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +20,30 @@ pub(crate) enum Completed {
         /// Whether the topic's partitions or leaders may have changed.
         refresh: bool,
     },
+}
+
+/// The broker's answer gives records offsets that cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} records were given the offsets from {base} on")]
+struct BadOffsets {
+    base: i64,
+    count: u32,
+}
+
+/// The answer, or an error in place of one whose offsets cannot be: the batch was acknowledged, but
+/// by whom and where is not to be believed.
+fn checked(produced: Produced, batch: &ReadyBatch) -> Result<Produced, Error> {
+    let (count, partition) = (batch.count(), batch.result.partition);
+    match produced.base_offset {
+        Some(base) if base < 0 || base.checked_add(i64::from(count)).is_none() => {
+            let partition = TopicPartition::new(Arc::clone(&batch.result.topic), partition);
+            Err(Error::new(ErrorKind::Protocol, "Produce")
+                .with_partition(partition)
+                .with_fate(Fate::MaybeWritten)
+                .with_source(BadOffsets { base, count }))
+        }
+        _ => Ok(produced),
+    }
 }
 
 /// A client error as the cause of several records' errors.
@@ -93,7 +117,7 @@ impl Accumulator {
             return Completed::Settled;
         }
         self.effects.work = true;
-        match result {
+        match result.and_then(|produced| checked(produced, &batch)) {
             Ok(produced) => {
                 self.queues[at].backoff = None;
                 self.settle(batch.group(), Outcome::Written(produced));

@@ -1,6 +1,7 @@
 //! What becomes of batches and records that cannot be written.
 
 use super::*;
+use crate::partition::{PartitionError, Partitions};
 
 #[test]
 fn a_batch_is_given_up_at_its_deadline_with_its_fate_and_cause() {
@@ -213,4 +214,66 @@ fn a_topic_that_vanishes_fails_within_its_limit() {
     }
     assert!(bed.now < started + ms(600), "{:?}", bed.now - started);
     assert_eq!(bed.error(handle).kind(), PublishErrorKind::UnknownTopic);
+}
+
+#[test]
+fn trap_d_offsets_that_cannot_be_are_a_typed_error_and_no_panic() {
+    let mut bed = Bed::new(config(), 1);
+    for base in [-1, i64::MIN, i64::MAX - 1, i64::MAX] {
+        let handles = [bed.put(to_zero(1)), bed.put(to_zero(1))];
+        bed.now += ms(10);
+        let sent = bed.drain().remove(0);
+        let produced = Produced {
+            base_offset: Some(base),
+            log_append_time_ms: None,
+        };
+        let (queue, batch) = (sent.queue, sent.batch);
+        let completed = bed.acc.complete(queue, batch, Ok(produced), bed.now);
+        assert_eq!(completed, Completed::Settled);
+        for handle in handles {
+            let error = bed.error(handle);
+            assert_eq!(error.kind(), PublishErrorKind::Refused, "{base}");
+            assert_eq!(error.fate(), Fate::MaybeWritten, "{base}");
+            assert_eq!((error.topic(), error.partition()), ("t", Some(0)));
+        }
+    }
+    assert_eq!(bed.acc.used(), 0);
+}
+
+/// Panics whenever it is told that a batch was closed.
+struct Moody;
+
+impl Partitioner for Moody {
+    fn partition(
+        &mut self,
+        _record: &Record,
+        partitions: &Partitions<'_>,
+    ) -> Result<i32, PartitionError> {
+        Ok(partitions.all()[0])
+    }
+
+    fn keeps_keys_together(&self) -> bool {
+        true
+    }
+
+    fn for_topic(&self, _topic: &str) -> Box<dyn Partitioner> {
+        Box::new(Self)
+    }
+
+    fn batch_closed(&mut self, _partition: i32) {
+        panic!("not today");
+    }
+}
+
+#[test]
+fn a_partitioner_that_panics_when_a_batch_closes_loses_nothing() {
+    let mut bed = Bed::unknown(config());
+    bed.acc.partitioner = Box::new(Moody);
+    let handle = bed.put(Record::new("t").value("x"));
+    let known = described("t", 1);
+    bed.acc.apply_topic(&Arc::from("t"), Ok(known), bed.now);
+    bed.now += ms(10);
+    let sent = bed.drain();
+    bed.write(sent);
+    assert!(bed.result(handle).is_some_and(|r| r.is_ok()));
 }
