@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
-    /// This relay's name among those of the outbox; must be unique among running relays. `None`
-    /// makes one.
+    /// What this relay is called in its lease and in logs; each start adds a part of its own, so
+    /// that two relays of the same name still exclude each other. 1 to 249 bytes, default `relay`.
     pub owner: Option<String>,
     /// How long a lease lasts without renewal: after a crash, another relay takes over within this
     /// time. It is renewed after a third of it. 300 ms to 10 min, default 10 s.

@@ -237,6 +237,32 @@ async fn another_relay_takes_over_at_once_after_a_stop_and_after_the_lease_after
 }
 
 #[tokio::test]
+async fn trap_c29_two_relays_of_the_same_name_do_not_both_publish() {
+    let outbox = MemoryOutbox::new(100);
+    let producer = FakeProducer::default();
+    let config = RelayConfig {
+        owner: Some("relay".into()),
+        ..quick()
+    };
+    let one = relay(&outbox, &producer, config);
+    let two = one.clone();
+    let one = one.start();
+    wait_for_role(&one, RelayRole::Active).await;
+    let two = two.start();
+    assert!(one.owner().starts_with("relay-") && one.owner() != two.owner());
+    for number in 0..20 {
+        add(&outbox, "orders", "k", &number.to_string());
+        wait_for_pending(&outbox, 0).await;
+    }
+    assert_eq!(
+        (one.role(), two.role()),
+        (RelayRole::Active, RelayRole::Standby)
+    );
+    let (one, two) = (one.stop(LIMIT).await, two.stop(LIMIT).await);
+    assert_eq!((one.published, two.published), (20, 0));
+}
+
+#[tokio::test]
 async fn trap_c29_a_relay_whose_lease_was_taken_marks_nothing_more() {
     let outbox = MemoryOutbox::new(100);
     let clock = ManualClock::new(1_000_000);

@@ -55,10 +55,7 @@ impl Relay {
         config: RelayConfig,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        let owner = config
-            .owner
-            .clone()
-            .unwrap_or_else(|| format!("relay-{}", uuid::Uuid::now_v7()));
+        let owner = config.owner.clone().unwrap_or_else(|| "relay".to_owned());
         Ok(Self {
             store,
             publish,
@@ -76,17 +73,14 @@ impl Relay {
         self
     }
 
-    /// The name by which this relay holds the lease.
-    pub fn owner(&self) -> &str {
-        &self.owner
-    }
-
     /// Starts the relay on the current tokio runtime. It waits for databases, clusters and other
     /// relays, and runs until it is stopped or its producer is closed.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(self) -> RunningRelay {
+    pub fn start(mut self) -> RunningRelay {
+        // Two relays of one name would renew each other's lease and both publish.
+        self.owner = format!("{}-{}", self.owner, uuid::Uuid::now_v7());
         RunningRelay::start(self)
     }
 }
