@@ -1,5 +1,6 @@
 //! [`BatchBuilder`]: records are encoded as they are added, into the buffer that is sent.
 
+use crate::codec::Compressor;
 use crate::encoded::EncodedBatch;
 use crate::error::AppendError;
 use crate::header::{self, BATCH_OVERHEAD, Header};
@@ -127,14 +128,27 @@ impl BatchBuilder {
 
     /// Writes the header and the checksum. A batch without records is legal to read, but brokers
     /// refuse to write it.
-    pub fn finish(mut self) -> EncodedBatch {
-        let header = Header::plain(
+    pub fn finish(self) -> EncodedBatch {
+        self.seal(None)
+    }
+
+    /// Compresses the records in their buffer, then writes the header and the checksum. A batch
+    /// that would not get smaller is left uncompressed, so `size` is never exceeded.
+    pub fn finish_with(self, compressor: &mut Compressor) -> EncodedBatch {
+        self.seal(Some(compressor))
+    }
+
+    fn seal(mut self, compressor: Option<&mut Compressor>) -> EncodedBatch {
+        let mut header = Header::plain(
             0,
             (self.count - 1).max(0),
             self.base_timestamp,
             self.max_timestamp,
             self.count,
         );
+        if let Some(compressor) = compressor {
+            header.attributes |= compressor.compress_records(&mut self.buf).bits();
+        }
         let records_crc = header.write(&mut self.buf);
         EncodedBatch::new(self.buf.freeze(), header, records_crc)
     }

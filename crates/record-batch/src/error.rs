@@ -1,5 +1,6 @@
 //! What can go wrong while encoding ([`AppendError`]) and decoding ([`DecodeError`]).
 
+use crate::compression::Compression;
 use std::fmt;
 
 /// Why a record was not taken into a batch. The batch is as it was before.
@@ -18,51 +19,6 @@ pub enum AppendError {
     /// The offset is negative or not above the one before it (record sets only).
     #[error("the offset is not above the one before it")]
     OffsetOrder,
-}
-
-/// The codec bits of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Codec {
-    /// Not compressed.
-    #[default]
-    None,
-    /// gzip.
-    Gzip,
-    /// Snappy.
-    Snappy,
-    /// LZ4.
-    Lz4,
-    /// Zstandard (KIP-110).
-    Zstd,
-    /// Bits that the format does not define.
-    Unknown(u8),
-}
-
-impl Codec {
-    pub(crate) fn from_attributes(attributes: i16) -> Self {
-        match attributes & 0x7 {
-            0 => Self::None,
-            1 => Self::Gzip,
-            2 => Self::Snappy,
-            3 => Self::Lz4,
-            4 => Self::Zstd,
-            other => Self::Unknown(other as u8),
-        }
-    }
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Gzip => f.write_str("gzip"),
-            Self::Snappy => f.write_str("snappy"),
-            Self::Lz4 => f.write_str("lz4"),
-            Self::Zstd => f.write_str("zstd"),
-            Self::Unknown(bits) => write!(f, "unknown ({bits})"),
-        }
-    }
 }
 
 /// Which rule of the format the bytes break.
@@ -130,15 +86,49 @@ pub enum DecodeError {
         /// What the bytes give.
         actual: u32,
     },
-    /// The batch is compressed with a codec that cannot be read.
+    /// The batch is compressed with a codec that the format does not define, or that this build
+    /// does not have.
     #[error(
-        "batch at offset {base_offset} is compressed with codec {codec}, which is not supported"
+        "batch at offset {base_offset} is compressed with codec {}, which is not supported",
+        codec_name(*codec)
     )]
     UnsupportedCodec {
         /// The batch's first offset.
         base_offset: i64,
+        /// The batch's last offset.
+        last_offset: i64,
+        /// The codec's number in the format.
+        codec: u8,
+    },
+    /// The records take more bytes when decompressed than the reader allows.
+    #[error("batch at offset {base_offset} takes more than {limit} bytes when decompressed")]
+    TooLarge {
+        /// The batch's first offset.
+        base_offset: i64,
+        /// The batch's last offset.
+        last_offset: i64,
+        /// The bytes that are allowed.
+        limit: usize,
+    },
+    /// The records are compressed with a zstd window above 128 MiB.
+    #[error("batch at offset {base_offset} has a zstd window of {window} bytes, above 128 MiB")]
+    WindowTooLarge {
+        /// The batch's first offset.
+        base_offset: i64,
+        /// The batch's last offset.
+        last_offset: i64,
+        /// The bytes that the frame asks for.
+        window: u64,
+    },
+    /// The records break a rule of their codec, although the batch's checksum is right.
+    #[error("the {codec} data of the batch at offset {base_offset} cannot be decompressed")]
+    BadCompression {
+        /// The batch's first offset.
+        base_offset: i64,
+        /// The batch's last offset.
+        last_offset: i64,
         /// The codec.
-        codec: Codec,
+        codec: Compression,
     },
     /// The bytes break a rule of the format.
     #[error("malformed data at offset {offset}: {problem}")]
@@ -156,12 +146,35 @@ impl DecodeError {
         match self {
             Self::UnknownMagic { base_offset, .. }
             | Self::BadCrc { base_offset, .. }
-            | Self::UnsupportedCodec { base_offset, .. } => *base_offset,
+            | Self::UnsupportedCodec { base_offset, .. }
+            | Self::TooLarge { base_offset, .. }
+            | Self::WindowTooLarge { base_offset, .. }
+            | Self::BadCompression { base_offset, .. } => *base_offset,
             Self::Malformed { offset, .. } => *offset,
+        }
+    }
+
+    /// Where a reader goes on that gives the whole batch up; `None` where the error is about a
+    /// single record or the bytes may be different when they are fetched again. An error that
+    /// tells an offset here comes back on every fetch.
+    pub fn skip_to(&self) -> Option<i64> {
+        match self {
+            Self::UnsupportedCodec { last_offset, .. }
+            | Self::TooLarge { last_offset, .. }
+            | Self::WindowTooLarge { last_offset, .. }
+            | Self::BadCompression { last_offset, .. } => Some(last_offset.saturating_add(1)),
+            Self::UnknownMagic { .. } | Self::BadCrc { .. } | Self::Malformed { .. } => None,
         }
     }
 
     pub(crate) fn malformed(offset: i64, problem: Problem) -> Self {
         Self::Malformed { offset, problem }
+    }
+}
+
+fn codec_name(bits: u8) -> String {
+    match Compression::from_attributes(i16::from(bits)) {
+        Ok(codec) => codec.to_string(),
+        Err(bits) => format!("{bits} (unknown)"),
     }
 }

@@ -25,8 +25,9 @@ const COUNT_AT: usize = 57;
 const MAGIC: i8 = 2;
 /// Length, attributes, timestamp delta, offset delta, key length, value length and header count
 /// take a byte each at least.
-const MIN_RECORD: usize = 7;
+pub(crate) const MIN_RECORD: usize = 7;
 
+const ATTRIBUTE_CODEC: i16 = 0x7;
 pub(crate) const ATTRIBUTE_LOG_APPEND_TIME: i16 = 1 << 3;
 pub(crate) const ATTRIBUTE_TRANSACTIONAL: i16 = 1 << 4;
 pub(crate) const ATTRIBUTE_CONTROL: i16 = 1 << 5;
@@ -125,7 +126,7 @@ impl Header {
         }
         match usize::try_from(self.count) {
             // Compressed records take fewer bytes than they have: they are counted when read.
-            Ok(_) if self.attributes & 0x7 != 0 => Ok(()),
+            Ok(_) if self.attributes & ATTRIBUTE_CODEC != 0 => Ok(()),
             Ok(count) if count <= records_len / MIN_RECORD => Ok(()),
             _ => problem(Problem::RecordCount),
         }

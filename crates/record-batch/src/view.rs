@@ -1,8 +1,10 @@
 //! [`BatchView`]: a batch whose header and checksum were checked, and its records.
 
-use crate::error::{Codec, DecodeError, Problem};
+use crate::codec::{self, DEFAULT_MAX_DECOMPRESSED, Failure};
+use crate::compression::Compression;
+use crate::error::{DecodeError, Problem};
 use crate::header::{
-    ATTRIBUTE_CONTROL, ATTRIBUTE_LOG_APPEND_TIME, ATTRIBUTE_TRANSACTIONAL, Header,
+    ATTRIBUTE_CONTROL, ATTRIBUTE_LOG_APPEND_TIME, ATTRIBUTE_TRANSACTIONAL, Header, MIN_RECORD,
 };
 use crate::record::RecordView;
 use crate::varint::Reader;
@@ -93,26 +95,76 @@ impl BatchView {
     }
 
     /// How the records are compressed.
-    pub fn codec(&self) -> Codec {
-        Codec::from_attributes(self.header.attributes)
+    ///
+    /// # Errors
+    /// [`DecodeError::UnsupportedCodec`] if the format does not define the batch's codec.
+    pub fn compression(&self) -> Result<Compression, DecodeError> {
+        Compression::from_attributes(self.header.attributes)
+            .map_err(|codec| self.unsupported(codec))
     }
 
-    /// The records, in order. The first error ends the iteration.
+    /// The records, in order. The first error ends the iteration. Compressed records are
+    /// decompressed now, into at most [`DEFAULT_MAX_DECOMPRESSED`] bytes.
     pub fn records(&self) -> Records {
-        let state = match self.codec() {
-            Codec::None => State::Next {
-                left: self.record_count(),
-                above: -1,
-            },
-            codec => State::Failed(DecodeError::UnsupportedCodec {
-                base_offset: self.header.base_offset,
-                codec,
-            }),
+        self.records_within(DEFAULT_MAX_DECOMPRESSED)
+    }
+
+    /// The records, in order. The first error ends the iteration. Compressed records are
+    /// decompressed now; if they take more than `max_decompressed` bytes, the only item is
+    /// [`DecodeError::TooLarge`].
+    pub fn records_within(&self, max_decompressed: usize) -> Records {
+        let (rest, state) = match self.plain_records(max_decompressed) {
+            Ok(rest) => {
+                let left = self.record_count();
+                (rest, State::Next { left, above: -1 })
+            }
+            Err(e) => (Bytes::new(), State::Failed(e)),
         };
         Records {
             header: self.header,
-            rest: self.records.clone(),
+            rest,
             state,
+        }
+    }
+
+    fn plain_records(&self, limit: usize) -> Result<Bytes, DecodeError> {
+        let compression = self.compression()?;
+        // Compaction leaves batches that have a codec and no bytes.
+        if compression == Compression::None || self.records.is_empty() {
+            return Ok(self.records.clone());
+        }
+        let (base_offset, last_offset) = (self.base_offset(), self.last_offset());
+        let records = codec::decompress(compression, &self.records, limit);
+        let records = records.map_err(|failure| match failure {
+            Failure::Unsupported => self.unsupported(compression.bits() as u8),
+            Failure::TooLarge => DecodeError::TooLarge {
+                base_offset,
+                last_offset,
+                limit,
+            },
+            Failure::WindowTooLarge(window) => DecodeError::WindowTooLarge {
+                base_offset,
+                last_offset,
+                window,
+            },
+            Failure::Corrupt => DecodeError::BadCompression {
+                base_offset,
+                last_offset,
+                codec: compression,
+            },
+        })?;
+        // What the header's check could not see before.
+        if self.record_count() as usize > records.len() / MIN_RECORD {
+            return Err(DecodeError::malformed(base_offset, Problem::RecordCount));
+        }
+        Ok(records.into())
+    }
+
+    fn unsupported(&self, codec: u8) -> DecodeError {
+        DecodeError::UnsupportedCodec {
+            base_offset: self.base_offset(),
+            last_offset: self.last_offset(),
+            codec,
         }
     }
 }

@@ -53,7 +53,11 @@ fn input() -> impl Strategy<Value = Input> {
 fn read_all(bytes: Bytes) {
     for batch in RecordSet::from(bytes).batches() {
         let Ok(batch) = batch else { continue };
-        let _ = (batch.last_offset(), batch.codec(), batch.producer_id());
+        let _ = (
+            batch.last_offset(),
+            batch.compression(),
+            batch.producer_id(),
+        );
         for record in batch.records().flatten() {
             let _ = record.headers();
         }

@@ -7,6 +7,7 @@
 mod rskafka;
 
 pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
+pub use ottla_record_batch::Compression;
 
 use crate::Error;
 use ottla_record_batch::{EncodedBatch, RecordSet};
@@ -141,26 +142,6 @@ pub enum RecordRefusal {
     /// The timestamp is more than about 260,000 years from now.
     #[error("the timestamp is out of range")]
     TimestampOutOfRange,
-}
-
-/// `compression.type`.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Compression {
-    /// As it is.
-    #[default]
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// Snappy, in the framing of xerial's library.
-    Snappy,
-    /// LZ4 frame.
-    Lz4,
-    /// Zstandard (RFC 8878).
-    Zstd,
 }
 
 /// `acks`: who must have a batch before it counts as written.

@@ -159,7 +159,7 @@ impl Member {
             Kind::Gap | Kind::Unsupported | Kind::InvalidRecord => {
                 let at = error.offset().unwrap_or(offset).max(offset);
                 let error = Error::new(ErrorKind::Unreadable).with_source(error);
-                self.on_unreadable(partition, at, error, now);
+                self.on_unreadable(partition, at, at.saturating_add(1), error, now);
             }
             _ if may_pass(&error) => {
                 tracing::warn!(group = %self.spec.group, %partition, %error, "a fetch failed");
@@ -180,21 +180,24 @@ impl Member {
             return;
         };
         owned.unreadable += 1;
-        let may_pass = !matches!(error, DecodeError::UnsupportedCodec { .. });
-        if may_pass && owned.unreadable < UNREADABLE_TRIES {
+        // What comes back on every fetch is not fetched again.
+        let behind_batch = error.skip_to();
+        if behind_batch.is_none() && owned.unreadable < UNREADABLE_TRIES {
             owned.retry_at(offset, now);
         } else {
             let at = error.offset().max(offset);
+            let next = behind_batch.unwrap_or(at).max(at.saturating_add(1));
             let error = Error::new(ErrorKind::Unreadable).with_source(error);
-            self.on_unreadable(partition, at, error, now);
+            self.on_unreadable(partition, at, next, error, now);
         }
     }
 
-    /// Stops the partition at `offset`, or goes on behind it, as the configuration says.
+    /// Stops the partition at `offset`, or goes on at `next`, as the configuration says.
     fn on_unreadable(
         &mut self,
         partition: &TopicPartition,
         offset: Offset,
+        next: Offset,
         error: Error,
         now: Instant,
     ) {
@@ -209,7 +212,6 @@ impl Member {
         metrics::counter!("ottla_consumer_unreadable_total", "group" => self.spec.group.to_string())
             .increment(1);
         owned.unreadable = 0;
-        let next = offset.saturating_add(1);
         if owned.deliver(Chunk::at(next)) {
             owned.read_at(next, now);
         } else {

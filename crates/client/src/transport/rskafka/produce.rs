@@ -100,7 +100,7 @@ fn codec(compression: Compression) -> Option<RsCompression> {
         Compression::None => Some(RsCompression::NoCompression),
         Compression::Gzip => Some(RsCompression::Gzip),
         Compression::Snappy => Some(RsCompression::Snappy),
-        Compression::Lz4 | Compression::Zstd => None,
+        _ => None,
     }
 }
 
