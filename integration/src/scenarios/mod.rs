@@ -4,6 +4,7 @@
 //! that no other run uses. It fails by an error or a panic, or by taking longer than its limit. The
 //! [`runner`] starts clusters, and gives a scenario a new one after a failure.
 
+mod bad_input;
 mod broker_smoke;
 mod client_conformance;
 mod foreign_clients;
@@ -78,6 +79,15 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(order_flow::graceful_stop(context)),
+    },
+    Scenario {
+        name: "bad-input",
+        about: "wrong addresses, topics, bodies, settings and sizes, a broker that stands still",
+        needs: Needs::Cluster,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(bad_input::run(context)),
     },
     Scenario {
         name: "client-conformance",

@@ -97,7 +97,7 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
 }
 
 /// A message and its causes.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

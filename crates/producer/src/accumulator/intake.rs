@@ -30,6 +30,8 @@ fn error(kind: PublishErrorKind, topic: &Arc<str>) -> PublishError {
 /// Why a record is not acceptable.
 #[derive(Debug, thiserror::Error)]
 enum Unacceptable {
+    #[error("it takes up to {size} bytes in a batch of its own, and max.request.size is {limit}")]
+    Size { size: usize, limit: usize },
     #[error("the timestamp is negative")]
     Timestamp,
     #[error("partition {0} is negative")]
@@ -149,8 +151,10 @@ impl Accumulator {
         {
             return Err(invalid(Unacceptable::NegativePartition(partition)));
         }
-        if BATCH_OVERHEAD + size > self.config.max_request_size {
-            return Err(error(PublishErrorKind::RecordTooLarge, &record.topic));
+        let (size, limit) = (BATCH_OVERHEAD + size, self.config.max_request_size);
+        if size > limit {
+            let why = Unacceptable::Size { size, limit };
+            return Err(error(PublishErrorKind::RecordTooLarge, &record.topic).with_source(why));
         }
         if !self.header_fidelity {
             check_headers(record).map_err(invalid)?;

@@ -99,6 +99,16 @@ fn only_the_too_large_record_of_a_batch_fails() {
 }
 
 #[test]
+fn a_record_above_the_producers_own_limit_names_the_limit() {
+    let mut bed = Bed::new(config(), 1);
+    let handle = bed.put(to_zero(2 << 20));
+    let error = bed.error(handle);
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    let cause = cause.unwrap_or_default();
+    assert!(cause.contains("max.request.size is 1048576"), "{cause}");
+}
+
+#[test]
 fn a_record_that_is_not_acceptable_fails_alone_and_at_once() {
     let mut bed = Bed::new(config(), 2);
     let good = bed.put(to_zero(1));
