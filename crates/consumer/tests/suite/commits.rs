@@ -239,3 +239,38 @@ async fn trap_c17_one_commit_is_out_at_a_time_and_a_failed_one_is_repeated() {
     assert!(report.clean, "{report:?}");
     assert_eq!(bed.committed("g", "t", 0), Some(50));
 }
+
+#[tokio::test]
+async fn trap_c1_a_commit_whose_refusal_comes_after_the_new_assignment_is_repeated() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the assignment", || bed.committed("g", "t", 0) == Some(0)).await;
+    // The member joins again. Before its join arrives it commits, and that arrives after the new
+    // generation has begun.
+    let fault = |api, action| {
+        bed.cluster
+            .faults()
+            .add(Fault::on(api).group("g").action(action))
+    };
+    let second = Duration::from_secs(1);
+    let join = fault(ApiKey::JoinGroup, Action::Delay(second));
+    let commit = fault(ApiKey::OffsetCommit, Action::Delay(2 * second));
+    fault(ApiKey::Heartbeat, Action::Refuse(27));
+    wait_for("the join", || join.hits() == 1).await;
+    bed.write("t", 0, ["a"]).await;
+    let refused = || {
+        let member = &running.status().registrations[0].members[0];
+        let error = member.last_error.as_deref().unwrap_or_default();
+        (member.rebalances, error.contains("ILLEGAL_GENERATION"))
+    };
+    wait_for("the refusal", || refused() == (2, true)).await;
+    assert_eq!(commit.hits(), 1);
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(1)).await;
+    assert_eq!(refused(), (2, true), "no third generation was needed");
+    stop(running).await;
+    assert_eq!(seen.values(), ["a"]);
+}

@@ -133,20 +133,28 @@ impl Membership {
             return CommitVerdict::Abandoned;
         }
         match code {
-            ErrorCode::ILLEGAL_GENERATION => self.on_commit_generation(identity),
-            ErrorCode::UNKNOWN_MEMBER_ID => {
-                if identity.member_id == self.member_id {
-                    self.on_unknown_member();
-                }
+            ErrorCode::ILLEGAL_GENERATION if self.is_current(identity) => {
+                self.on_commit_generation()
+            }
+            ErrorCode::UNKNOWN_MEMBER_ID if identity.member_id == self.member_id => {
+                self.on_unknown_member();
                 CommitVerdict::Abandoned
             }
-            ErrorCode::REBALANCE_IN_PROGRESS => {
-                if matches!(self.state, State::Stable) && self.is_current(identity) {
+            ErrorCode::REBALANCE_IN_PROGRESS if self.is_current(identity) => {
+                if matches!(self.state, State::Stable) {
                     self.rejoin.get_or_insert("the group is rebalancing");
                     self.begin_rejoin();
                 }
                 CommitVerdict::RetryAfterRebalance
             }
+            // An answer that was overtaken by a new assignment. That one is no longer to come, so
+            // nothing may wait for it.
+            ErrorCode::ILLEGAL_GENERATION
+            | ErrorCode::UNKNOWN_MEMBER_ID
+            | ErrorCode::REBALANCE_IN_PROGRESS => match self.owned.is_empty() {
+                true => CommitVerdict::Abandoned,
+                false => CommitVerdict::Retry,
+            },
             ErrorCode::FENCED_INSTANCE_ID
             | ErrorCode::GROUP_AUTHORIZATION_FAILED
             | ErrorCode::INVALID_GROUP_ID => {
@@ -158,13 +166,13 @@ impl Membership {
         }
     }
 
-    fn on_commit_generation(&mut self, identity: &CommitIdentity) -> CommitVerdict {
+    fn on_commit_generation(&mut self) -> CommitVerdict {
         // While a cooperative rebalance runs, the coordinator is ahead of the assignment: this says
-        // nothing about it. The same holds for an answer to a commit of an earlier generation.
-        if self.is_current(identity) && matches!(self.state, State::Stable) {
+        // nothing about it.
+        if matches!(self.state, State::Stable) {
             self.on_illegal_generation();
         }
-        if self.is_cooperative() && !self.owned.is_empty() && identity.member_id == self.member_id {
+        if self.is_cooperative() && !self.owned.is_empty() {
             CommitVerdict::RetryAfterRebalance
         } else {
             CommitVerdict::Abandoned

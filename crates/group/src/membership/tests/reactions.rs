@@ -125,7 +125,7 @@ fn code_25_on_a_commit_of_an_earlier_id_is_ignored() {
     let verdict = rig
         .member
         .commit_result(&old, ErrorCode::UNKNOWN_MEMBER_ID, rig.now);
-    assert_eq!(verdict, CommitVerdict::Abandoned);
+    assert_eq!(verdict, CommitVerdict::Retry);
     assert_eq!((rig.member.phase(), rig.events()), (Phase::Stable, vec![]));
 }
 

@@ -22,11 +22,34 @@ fn trap_c1_illegal_generation_on_a_commit_while_rebalancing_keeps_the_assignment
     let late = rig
         .member
         .commit_result(&identity, ErrorCode::ILLEGAL_GENERATION, rig.now);
-    assert_eq!(late, CommitVerdict::RetryAfterRebalance);
+    assert_eq!(late, CommitVerdict::Retry, "the rebalance is over");
     assert_eq!(rig.member.phase(), Phase::Stable);
     assert_eq!(rig.events().len(), 1, "nothing lost, nothing revoked");
     assert_eq!(rig.request(), None, "no rejoin");
     assert_eq!(rig.member.commit_identity().unwrap().generation, 2);
+}
+
+#[test]
+fn trap_c1_a_refusal_that_a_new_assignment_overtook_does_not_wait_for_another() {
+    use ErrorCode as Code;
+    for code in [Code::ILLEGAL_GENERATION, Code::REBALANCE_IN_PROGRESS] {
+        for rig in [Rig::cooperative(), Rig::eager()] {
+            let mut rig = rig.stable(&[0]);
+            let old = rig.member.commit_identity().unwrap();
+            rig.pass(SESSION);
+            rig.lost(&[0]);
+            let late = rig.member.commit_result(&old, code, rig.now);
+            assert_eq!(late, CommitVerdict::Abandoned, "nothing is owned");
+            let (id, _) = rig.join();
+            rig.answer_join(id, 2);
+            let (id, _) = rig.sync();
+            rig.answer_sync(id, &[0]);
+            rig.events();
+            let late = rig.member.commit_result(&old, code, rig.now);
+            assert_eq!(late, CommitVerdict::Retry);
+            assert_eq!((rig.member.phase(), rig.request()), (Phase::Stable, None));
+        }
+    }
 }
 
 #[test]
