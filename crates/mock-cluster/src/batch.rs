@@ -4,10 +4,72 @@
 //!
 //! Everything here is untrusted input: every length is checked against what is left.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::MockRecord;
 use crate::codes;
+
+/// The end of a transaction in one partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marker {
+    pub(crate) producer_id: i64,
+    pub(crate) producer_epoch: i16,
+    pub(crate) commit: bool,
+    pub(crate) timestamp: i64,
+}
+
+/// The types of a control record.
+const ABORT: i16 = 0;
+const COMMIT: i16 = 1;
+
+impl Marker {
+    /// A control batch of one record: key `version, type`, value `version, coordinator epoch`.
+    pub(crate) fn batch(self) -> Batch {
+        let kind = if self.commit { COMMIT } else { ABORT };
+        // Attributes, two deltas; key of 4 bytes; value of 6 bytes; no headers.
+        let mut record = vec![0, 0, 0, 4 << 1, 0, 0];
+        record.extend_from_slice(&kind.to_be_bytes());
+        record.extend_from_slice(&[6 << 1, 0, 0, 0, 0, 0, 0, 0]);
+        let attributes = ATTRIBUTE_TRANSACTIONAL | ATTRIBUTE_CONTROL;
+        let mut bytes = BytesMut::with_capacity(HEADER_LEN + record.len() + 1);
+        bytes.put_i64(0);
+        // The record and its length, one byte as a varint.
+        bytes.put_i32((HEADER_LEN - LENGTH_PREFIX + record.len() + 1) as i32);
+        bytes.put_i32(-1);
+        bytes.put_u8(2);
+        bytes.put_u32(0);
+        bytes.put_u16(attributes);
+        bytes.put_i32(0);
+        bytes.put_i64(self.timestamp);
+        bytes.put_i64(self.timestamp);
+        bytes.put_i64(self.producer_id);
+        bytes.put_i16(self.producer_epoch);
+        bytes.put_i32(-1);
+        bytes.put_i32(1);
+        bytes.put_u8((record.len() as u8) << 1);
+        bytes.put_slice(&record);
+        seal(&mut bytes);
+        Batch {
+            bytes: bytes.freeze(),
+            base_offset: 0,
+            last_offset_delta: 0,
+            base_timestamp: self.timestamp,
+            max_timestamp: self.timestamp,
+            producer_id: self.producer_id,
+            producer_epoch: self.producer_epoch,
+            base_sequence: -1,
+            record_count: 1,
+            leader_epoch: -1,
+            attributes,
+        }
+    }
+}
+
+/// Makes the CRC right.
+fn seal(bytes: &mut BytesMut) {
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+}
 
 /// Bytes before the first record.
 pub(crate) const HEADER_LEN: usize = 61;
@@ -89,9 +151,6 @@ impl Batch {
         if self.last_offset_delta != self.record_count - 1 {
             return Err(codes::INVALID_RECORD);
         }
-        if self.is_transactional() {
-            return Err(codes::INVALID_TXN_STATE);
-        }
         if self.codec() == 0 {
             let mut body = &self.bytes[HEADER_LEN..];
             for expected in 0..self.record_count {
@@ -120,8 +179,7 @@ impl Batch {
             self.max_timestamp = now;
             bytes[21..23].copy_from_slice(&self.attributes.to_be_bytes());
             bytes[35..43].copy_from_slice(&now.to_be_bytes());
-            let crc = crc32c::crc32c(&bytes[21..]);
-            bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+            seal(&mut bytes);
         }
         self.bytes = bytes.freeze();
     }
@@ -144,6 +202,40 @@ impl Batch {
 
     pub(crate) fn last_offset(&self) -> i64 {
         self.base_offset + i64::from(self.last_offset_delta)
+    }
+
+    /// Of a transaction's marker, whether it commits; `None` for data.
+    pub(crate) fn marker(&self) -> Option<bool> {
+        if !self.is_control() {
+            return None;
+        }
+        let mut body = &self.bytes[HEADER_LEN..];
+        let key = RawRecord::read(&mut body)?.key?;
+        Some(read::<2>(key, 2).map(i16::from_be_bytes)? == COMMIT)
+    }
+
+    /// The same batch with only those records of an uncompressed one that `keep` wants, by key and
+    /// offset. Offsets and sequences stay.
+    pub(crate) fn filtered(&self, keep: impl Fn(Option<&[u8]>, i64) -> bool) -> Self {
+        let mut bytes = BytesMut::from(&self.bytes[..HEADER_LEN]);
+        let mut slim = self.clone();
+        slim.record_count = 0;
+        let mut body = &self.bytes[HEADER_LEN..];
+        let mut before = body;
+        while let Some(record) = RawRecord::read(&mut body) {
+            let raw = &before[..before.len() - body.len()];
+            before = body;
+            if keep(record.key, self.base_offset + record.offset_delta) {
+                bytes.extend_from_slice(raw);
+                slim.record_count += 1;
+            }
+        }
+        let length = (bytes.len() - LENGTH_PREFIX) as i32;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        bytes[57..61].copy_from_slice(&slim.record_count.to_be_bytes());
+        seal(&mut bytes);
+        slim.bytes = bytes.freeze();
+        slim
     }
 
     /// The records of an uncompressed batch; `None` for a compressed one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{MockCluster, MockError};
+use crate::{MockCluster, MockError, Versions};
 
 /// What a cluster is started with.
 #[derive(Clone, Debug)]
@@ -17,6 +17,25 @@ pub(crate) struct Config {
     pub(crate) replicated: bool,
     pub(crate) initial_rebalance_delay: Duration,
     pub(crate) port: u16,
+    pub(crate) versions: Versions,
+    pub(crate) transaction_version: Option<i16>,
+    pub(crate) racks: Vec<String>,
+}
+
+impl Config {
+    /// The level of `transaction.version`: as set, or as the kind of broker has it.
+    pub(crate) fn transaction_version(&self) -> i16 {
+        self.transaction_version
+            .unwrap_or(self.versions.transaction_version)
+    }
+
+    /// The rack of a broker.
+    pub(crate) fn rack(&self, broker: i32) -> Option<&str> {
+        let index = usize::try_from(broker - 1).ok()?;
+        let count = self.racks.len();
+        let rack = self.racks.get(index % count.max(1))?;
+        Some(rack)
+    }
 }
 
 /// Settings of a [`MockCluster`]; see [`MockCluster::builder`].
@@ -40,6 +59,9 @@ impl MockClusterBuilder {
                 replicated: true,
                 initial_rebalance_delay: Duration::ZERO,
                 port: 0,
+                versions: Versions::kafka_4_3(),
+                transaction_version: None,
+                racks: Vec::new(),
             },
         }
     }
@@ -113,6 +135,28 @@ impl MockClusterBuilder {
         self
     }
 
+    /// Which versions of which APIs the brokers tell and take. Default [`Versions::kafka_4_3`].
+    pub fn versions(mut self, versions: Versions) -> Self {
+        self.config.versions = versions;
+        self
+    }
+
+    /// The finalised level of `transaction.version`, 1 or 2 (KIP-890). Default as
+    /// [`MockClusterBuilder::versions`] has it. It changes only what ApiVersions tells: which
+    /// version a transaction has is the client's choice by the versions of its requests.
+    pub fn transaction_version(mut self, level: i16) -> Self {
+        self.config.transaction_version = Some(level);
+        self
+    }
+
+    /// The racks of the brokers, given out in turn (`broker.rack`). With racks, a broker of the
+    /// client's rack that is a replica serves Fetch from version 11 on, and the leader sends the
+    /// client there (KIP-392). Default none: only leaders serve.
+    pub fn racks(mut self, racks: &[&str]) -> Self {
+        self.config.racks = racks.iter().map(|rack| (*rack).to_owned()).collect();
+        self
+    }
+
     /// Opens the ports on 127.0.0.1 and starts the brokers on the current tokio runtime, which
     /// needs its IO and time drivers.
     ///
@@ -159,6 +203,12 @@ impl MockClusterBuilder {
                 i64::try_from(delay).unwrap_or(i64::MAX),
                 0..=300_000,
                 "0 to 300000 ms",
+            ),
+            (
+                "transaction_version",
+                i64::from(config.transaction_version()),
+                1..=2,
+                "1 or 2",
             ),
             (
                 "port",

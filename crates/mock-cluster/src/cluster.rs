@@ -252,8 +252,7 @@ impl MockCluster {
             let now = self.shared.now_ms();
             let mut data = self.shared.data();
             let data = &mut *data;
-            data.topics.broker_down(broker);
-            data.coordinators.broker_down(broker, &data.topics, now);
+            data.broker_down(broker, now);
             data.ports.get(&broker).copied().unwrap_or_default()
         };
         let held = net::hold(port).map_err(|source| MockError::Bind { broker, source })?;
@@ -297,8 +296,7 @@ impl MockCluster {
         {
             let now = self.shared.now_ms();
             let mut data = self.shared.data();
-            data.topics.broker_up(broker);
-            data.coordinators.broker_up(broker, now);
+            data.broker_up(broker, now);
         }
         *slot = Broker::Up(spawn_broker(&self.shared, broker, port));
         self.shared.timer.notify_one();
@@ -330,7 +328,7 @@ impl MockCluster {
     }
 }
 
-fn check_live(topics: &crate::topics::Topics, broker: i32) -> Result<(), MockError> {
+pub(crate) fn check_live(topics: &crate::topics::Topics, broker: i32) -> Result<(), MockError> {
     match topics.brokers.get(&broker) {
         None => Err(MockError::UnknownBroker(broker)),
         Some(false) => Err(MockError::BrokerDown(broker)),

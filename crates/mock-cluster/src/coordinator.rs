@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::codes;
 use crate::group::{Answer, Group, Ticket};
+use crate::seat::Seat;
 use crate::topics::Topics;
 
 /// Groups that the cluster keeps.
@@ -15,9 +16,7 @@ const MAX_GROUPS: usize = 10_000;
 
 #[derive(Debug)]
 struct Entry {
-    /// `None` while its broker is down and the cluster is not replicated.
-    broker: Option<i32>,
-    home: i32,
+    seat: Seat,
     group: Group,
 }
 
@@ -48,7 +47,8 @@ impl Coordinators {
             return Err(codes::INVALID_GROUP_ID);
         }
         self.entry(name, topics)?
-            .broker
+            .seat
+            .broker()
             .ok_or(codes::COORDINATOR_NOT_AVAILABLE)
     }
 
@@ -57,22 +57,9 @@ impl Coordinators {
             if self.groups.len() >= MAX_GROUPS {
                 return Err(codes::COORDINATOR_NOT_AVAILABLE);
             }
-            let ids: Vec<i32> = topics.brokers.keys().copied().collect();
-            let hash = crc32c::crc32c(name.as_bytes()) as usize;
-            let mut home = ids[hash % ids.len()];
-            if !topics.is_up(home) && self.replicated {
-                home = topics.next_live(home).unwrap_or(home);
-            }
-            let broker = topics.is_up(home).then_some(home);
+            let seat = Seat::of(name, topics, self.replicated);
             let group = Group::new(self.initial_delay_ms);
-            self.groups.insert(
-                name.to_owned(),
-                Entry {
-                    broker,
-                    home,
-                    group,
-                },
-            );
+            self.groups.insert(name.to_owned(), Entry { seat, group });
         }
         self.groups
             .get_mut(name)
@@ -105,7 +92,7 @@ impl Coordinators {
         let owned = self
             .groups
             .iter()
-            .filter(move |(_, entry)| entry.broker == Some(broker));
+            .filter(move |(_, entry)| entry.seat.broker() == Some(broker));
         let groups = owned.map(|(name, entry)| (name.as_str(), &entry.group));
         groups.filter(|(_, group)| group.is_used())
     }
@@ -135,7 +122,7 @@ impl Coordinators {
         for entry in self
             .groups
             .values_mut()
-            .filter(|entry| entry.broker.is_some())
+            .filter(|entry| entry.seat.broker().is_some())
         {
             if entry
                 .group
@@ -150,7 +137,10 @@ impl Coordinators {
 
     /// When [`Coordinators::tick`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let live = self.groups.values().filter(|entry| entry.broker.is_some());
+        let live = self
+            .groups
+            .values()
+            .filter(|entry| entry.seat.broker().is_some());
         live.filter_map(|entry| entry.group.next_deadline()).min()
     }
 
@@ -172,7 +162,7 @@ impl Coordinators {
         for entry in self
             .groups
             .values_mut()
-            .filter(|entry| entry.broker == Some(broker))
+            .filter(|entry| entry.seat.broker() == Some(broker))
         {
             entry.relocate(heir, now);
             deliver(&mut entry.group, &mut self.waiting);
@@ -180,15 +170,18 @@ impl Coordinators {
     }
 
     pub(crate) fn broker_up(&mut self, broker: i32, now: u64) {
-        for entry in self
-            .groups
-            .values_mut()
-            .filter(|entry| entry.broker.is_none())
-        {
-            if self.replicated || entry.home == broker {
+        for entry in self.groups.values_mut() {
+            if entry.seat.waits_for(broker, self.replicated) {
                 entry.relocate(Some(broker), now);
                 deliver(&mut entry.group, &mut self.waiting);
             }
+        }
+    }
+
+    /// A marker of a transaction arrived: its offsets are committed, or forgotten.
+    pub(crate) fn end_transaction(&mut self, name: &str, producer_id: i64, commit: bool) {
+        if let Some(entry) = self.groups.get_mut(name) {
+            entry.group.end_transaction(producer_id, commit);
         }
     }
 
@@ -201,9 +194,7 @@ impl Coordinators {
 
 impl Entry {
     fn relocate(&mut self, broker: Option<i32>, now: u64) {
-        if self.broker != broker {
-            self.broker = broker;
-            self.home = broker.unwrap_or(self.home);
+        if self.seat.relocate(broker) {
             self.group.resign(now);
         }
     }

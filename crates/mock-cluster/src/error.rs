@@ -50,6 +50,14 @@ pub enum MockError {
         /// Kafka's error code.
         code: i16,
     },
+    /// Something with a transactional id was refused; the code is Kafka's.
+    #[error("transactional id {id} refused with error code {code}")]
+    Transaction {
+        /// The transactional id.
+        id: String,
+        /// Kafka's error code.
+        code: i16,
+    },
     /// The cluster has been shut down.
     #[error("the cluster has been shut down")]
     ShutDown,

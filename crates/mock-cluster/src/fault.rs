@@ -25,6 +25,9 @@ pub enum Action {
     Delay(Duration),
     /// Applied at once, answered after this long.
     DelayReply(Duration),
+    /// Applied and answered at once, with this as its throttle time; then the connection is muted
+    /// for as long, as under a client quota (KIP-219). A Fetch brings no records.
+    Throttle(Duration),
     /// Not applied and never answered; the connection stays open until the peer or the broker
     /// closes it.
     Hang,
@@ -38,6 +41,7 @@ pub struct Fault {
     broker: Option<i32>,
     topic: Option<String>,
     group: Option<String>,
+    transaction: Option<String>,
     skip: u32,
     times: Option<u32>,
     action: Action,
@@ -51,6 +55,7 @@ impl Fault {
             broker: None,
             topic: None,
             group: None,
+            transaction: None,
             skip: 0,
             times: Some(1),
             action: Action::Disconnect,
@@ -72,6 +77,12 @@ impl Fault {
     /// Only requests that name this consumer group.
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());
+        self
+    }
+
+    /// Only requests that name this transactional id.
+    pub fn transaction(mut self, id: impl Into<String>) -> Self {
+        self.transaction = Some(id.into());
         self
     }
 
@@ -110,6 +121,10 @@ impl Fault {
                 .group
                 .as_ref()
                 .is_none_or(|group| request.groups.iter().any(|g| g == group))
+            && self
+                .transaction
+                .as_deref()
+                .is_none_or(|id| request.transaction == Some(id))
     }
 }
 
@@ -119,6 +134,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) broker: i32,
     pub(crate) topics: &'a [String],
     pub(crate) groups: &'a [String],
+    pub(crate) transaction: Option<&'a str>,
 }
 
 /// A fault that was added: tells how often it hit, and can be removed.

@@ -4,7 +4,8 @@
 use std::sync::atomic::Ordering;
 
 use crate::group::GroupState;
-use crate::{ApiKey, MockBatch, MockCluster, MockError, MockRecord};
+use crate::txn::Transaction;
+use crate::{ApiKey, MockBatch, MockCluster, MockRecord, TransactionState};
 
 impl MockCluster {
     /// How many requests of this API arrived whole at any broker, those that met a fault too.
@@ -22,15 +23,26 @@ impl MockCluster {
         self.shared.failed_tasks.load(Ordering::SeqCst)
     }
 
-    /// The records of a topic, by partition, then offset; those in compressed batches are left
-    /// out (see [`MockCluster::batches`]). Empty when there is no such topic.
+    /// The records of a topic, by partition, then offset, those of open and aborted transactions
+    /// too; those in compressed batches are left out (see [`MockCluster::batches`]). Empty when
+    /// there is no such topic.
     pub fn records(&self, topic: &str) -> Vec<MockRecord> {
+        self.records_of(topic, false)
+    }
+
+    /// As [`MockCluster::records`], without open and aborted transactions, and nothing above the
+    /// last stable offset.
+    pub fn committed_records(&self, topic: &str) -> Vec<MockRecord> {
+        self.records_of(topic, true)
+    }
+
+    fn records_of(&self, topic: &str, only_committed: bool) -> Vec<MockRecord> {
         let data = self.shared.data();
         let Some(topic) = data.topics.by_name.get(topic) else {
             return Vec::new();
         };
         let logs = (0..).zip(&topic.partitions);
-        logs.flat_map(|(index, partition)| partition.log.records(index))
+        logs.flat_map(|(index, partition)| partition.log.records(index, only_committed))
             .collect()
     }
 
@@ -57,6 +69,40 @@ impl MockCluster {
         )
     }
 
+    /// The offset that readers of committed data do not pass; `None` when there is no such
+    /// partition.
+    pub fn last_stable_offset(&self, topic: &str, partition: i32) -> Option<i64> {
+        let data = self.shared.data();
+        let partition = data.topics.by_name.get(topic)?.partition(partition)?;
+        Some(partition.log.last_stable_offset())
+    }
+
+    /// The leader epoch of a partition; `None` when there is no such partition.
+    pub fn leader_epoch(&self, topic: &str, partition: i32) -> Option<i32> {
+        let data = self.shared.data();
+        let partition = data.topics.by_name.get(topic)?.partition(partition)?;
+        Some(partition.leader_epoch)
+    }
+
+    /// The state of a transactional id; `None` when no producer was initialised for it.
+    pub fn transaction_state(&self, id: &str) -> Option<TransactionState> {
+        let data = self.shared.data();
+        data.transactions.get(id).map(Transaction::state)
+    }
+
+    /// The producer id and epoch that a transactional id has now; `None` when no producer was
+    /// initialised for it.
+    pub fn transaction_producer(&self, id: &str) -> Option<(i64, i16)> {
+        let data = self.shared.data();
+        let producer = data.transactions.get(id)?.producer();
+        Some((producer.id, producer.epoch))
+    }
+
+    /// How many fetch sessions a broker keeps.
+    pub fn fetch_sessions(&self, broker: i32) -> usize {
+        self.shared.data().fetch_sessions(broker).len()
+    }
+
     /// The first readable offset; `None` when there is no such partition.
     pub fn log_start(&self, topic: &str, partition: i32) -> Option<i64> {
         let data = self.shared.data();
@@ -68,37 +114,6 @@ impl MockCluster {
                 .log
                 .start(),
         )
-    }
-
-    /// Makes everything below `offset` unreadable, as retention would; -1 is the high watermark.
-    ///
-    /// # Errors
-    /// [`MockError::UnknownPartition`]; [`MockError::Topic`] for an offset above the watermark.
-    pub fn delete_records(
-        &self,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-    ) -> Result<(), MockError> {
-        let mut data = self.shared.data();
-        let data = &mut *data;
-        let found = data
-            .topics
-            .by_name
-            .get_mut(topic)
-            .and_then(|t| t.partition_mut(partition));
-        let unknown = || MockError::UnknownPartition {
-            topic: topic.to_owned(),
-            partition,
-        };
-        let log = &mut found.ok_or_else(unknown)?.log;
-        let before = log.bytes();
-        let deleted = log.delete_before(offset);
-        data.log_bytes -= before - log.bytes();
-        deleted.map(|_| ()).map_err(|code| MockError::Topic {
-            topic: topic.to_owned(),
-            code,
-        })
     }
 
     /// The offset that a group committed for a partition, and the text that came with it.

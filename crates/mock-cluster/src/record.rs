@@ -64,6 +64,10 @@ pub struct MockBatch {
     pub base_sequence: i32,
     /// The leader epoch under which it was appended.
     pub leader_epoch: i32,
+    /// Whether it belongs to a transaction.
+    pub is_transactional: bool,
+    /// For a transaction's marker, whether it commits; `None` for data.
+    pub marker: Option<bool>,
     /// The whole batch.
     pub bytes: Bytes,
 }

@@ -8,15 +8,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
+use crate::batch::Marker;
 use crate::builder::Config;
 use crate::coordinator::Coordinators;
+use crate::fetch_session::FetchSessions;
 use crate::topics::{NewTopic, Topics};
+use crate::txn::{Ending, ProducerIds, Transactions};
 use crate::{ApiKey, Faults};
 
 /// The cluster id in every metadata answer.
 pub(crate) const CLUSTER_ID: &str = "ottla-mock-cluster";
 /// The host in every metadata answer.
 pub(crate) const HOST: &str = "127.0.0.1";
+
+/// Where producer ids begin, far from offsets and sequences that a test may mix up with them.
+const FIRST_PRODUCER_ID: i64 = 1000;
 
 /// The part of the state that is locked.
 #[derive(Debug)]
@@ -25,13 +31,74 @@ pub(crate) struct Data {
     pub(crate) coordinators: Coordinators,
     pub(crate) ports: BTreeMap<i32, u16>,
     pub(crate) log_bytes: usize,
-    next_producer_id: i64,
+    pub(crate) transactions: Transactions,
+    fetch_sessions: BTreeMap<i32, FetchSessions>,
+    pub(crate) producer_ids: ProducerIds,
 }
 
 impl Data {
-    pub(crate) fn new_producer_id(&mut self) -> i64 {
-        self.next_producer_id += 1;
-        self.next_producer_id
+    /// The fetch sessions of a broker.
+    pub(crate) fn fetch_sessions(&mut self, broker: i32) -> &mut FetchSessions {
+        self.fetch_sessions.entry(broker).or_default()
+    }
+
+    /// Writes the markers of every decided transaction, unless they are held back. In Kafka this
+    /// happens a moment after EndTxn is answered.
+    pub(crate) fn settle(&mut self) {
+        for ending in self.transactions.take_endings() {
+            self.write_markers(&ending);
+        }
+    }
+
+    /// Markers are written even where the leader is down: the data outlives it here. They count
+    /// as bytes of the log, but no bound refuses them.
+    fn write_markers(&mut self, ending: &Ending) {
+        let marker = Marker {
+            producer_id: ending.producer.id,
+            producer_epoch: ending.producer.epoch,
+            commit: ending.commit,
+            timestamp: wall_clock_ms(),
+        };
+        for (topic, index) in &ending.partitions {
+            if let Some(partition) = self.topics.partition_mut(topic, *index) {
+                let epoch = partition.leader_epoch;
+                self.log_bytes += partition.log.append_marker(marker, epoch);
+                partition.wake();
+            }
+        }
+        for group in &ending.groups {
+            let id = ending.producer.id;
+            self.coordinators.end_transaction(group, id, ending.commit);
+        }
+    }
+
+    /// Does what is due in groups and transactions.
+    fn tick(&mut self, now: u64) {
+        self.coordinators.tick(now);
+        self.transactions.tick(now);
+        self.settle();
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let groups = self.coordinators.next_deadline();
+        groups
+            .into_iter()
+            .chain(self.transactions.next_deadline())
+            .min()
+    }
+
+    pub(crate) fn broker_down(&mut self, broker: i32, now: u64) {
+        self.topics.broker_down(broker);
+        self.fetch_sessions.remove(&broker);
+        self.coordinators.broker_down(broker, &self.topics, now);
+        self.transactions.broker_down(broker, &self.topics);
+    }
+
+    pub(crate) fn broker_up(&mut self, broker: i32, now: u64) {
+        self.topics.broker_up(broker);
+        self.coordinators.broker_up(broker, now);
+        self.transactions.broker_up(broker);
+        self.settle();
     }
 
     pub(crate) fn port(&self, broker: i32) -> i32 {
@@ -52,6 +119,7 @@ impl Data {
     pub(crate) fn delete_topic(&mut self, name: &str) -> Result<(), i16> {
         self.log_bytes -= self.topics.delete(name)?;
         self.coordinators.forget_topic(name);
+        self.transactions.forget_topic(name);
         Ok(())
     }
 }
@@ -61,7 +129,7 @@ impl Data {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) faults: Faults,
-    /// Told whenever a group's next deadline may have changed.
+    /// Told whenever the next deadline may have changed.
     pub(crate) timer: Notify,
     pub(crate) connections: AtomicUsize,
     pub(crate) failed_tasks: AtomicUsize,
@@ -78,7 +146,9 @@ impl Shared {
             coordinators: Coordinators::new(delay, config.replicated),
             ports: BTreeMap::new(),
             log_bytes: 0,
-            next_producer_id: 999,
+            transactions: Transactions::new(config.replicated),
+            fetch_sessions: BTreeMap::new(),
+            producer_ids: ProducerIds::new(FIRST_PRODUCER_ID),
         };
         Self {
             config,
@@ -109,13 +179,13 @@ impl Shared {
         self.requests[api.index()].load(Ordering::SeqCst)
     }
 
-    /// Runs the groups' timers for ever.
+    /// Runs the timers of groups and transactions for ever.
     pub(crate) async fn run_timers(&self) {
         loop {
             let next = {
                 let mut data = self.data();
-                data.coordinators.tick(self.now_ms());
-                data.coordinators.next_deadline()
+                data.tick(self.now_ms());
+                data.next_deadline()
             };
             let changed = self.timer.notified();
             match next {

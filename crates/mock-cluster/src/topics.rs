@@ -3,7 +3,7 @@
 //! The data of a partition belongs to the cluster, not to a broker, so it survives every kill;
 //! what moves is the leadership. Each move raises the leader epoch by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
@@ -43,10 +43,19 @@ impl Partition {
         }
     }
 
+    /// Cuts the log as an unclean election does: a new epoch, though the leader stays.
+    pub(crate) fn truncate(&mut self, offset: i64) {
+        self.log.truncate(offset);
+        self.leader_epoch += 1;
+        self.log.begin_epoch(self.leader_epoch);
+        self.wake();
+    }
+
     fn lead(&mut self, leader: Option<i32>) {
         if self.leader != leader {
             self.leader = leader;
             self.leader_epoch += 1;
+            self.log.begin_epoch(self.leader_epoch);
             self.home = leader.unwrap_or(self.home);
             self.wake();
         }
@@ -95,6 +104,7 @@ pub(crate) struct NewTopic {
 #[derive(Debug)]
 pub(crate) struct Topics {
     pub(crate) by_name: BTreeMap<String, Topic>,
+    names: HashMap<Uuid, String>,
     /// Broker id to whether it is up.
     pub(crate) brokers: BTreeMap<i32, bool>,
     replicated: bool,
@@ -106,6 +116,7 @@ impl Topics {
     pub(crate) fn new(brokers: i32, default_partitions: i32, replicated: bool) -> Self {
         Self {
             by_name: BTreeMap::new(),
+            names: HashMap::new(),
             brokers: (1..=brokers).map(|id| (id, true)).collect(),
             replicated,
             default_partitions,
@@ -187,11 +198,13 @@ impl Topics {
             let home = homes[self.next_home % homes.len()];
             self.next_home = self.next_home.wrapping_add(1);
             let leader = self.is_up(home).then_some(home);
-            partitions.push(Partition {
+            let mut partition = Partition {
                 leader,
                 home,
                 ..Partition::default()
-            });
+            };
+            partition.log.begin_epoch(0);
+            partitions.push(partition);
         }
         let topic = Topic {
             id: Uuid::now_v7(),
@@ -199,6 +212,7 @@ impl Topics {
             configs: new.configs,
             partitions,
         };
+        self.names.insert(topic.id, new.name.clone());
         self.by_name.insert(new.name, topic);
         Ok(())
     }
@@ -223,6 +237,7 @@ impl Topics {
             .by_name
             .remove(name)
             .ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
+        self.names.remove(&topic.id);
         topic.partitions.iter_mut().for_each(Partition::wake);
         Ok(topic
             .partitions
@@ -231,11 +246,12 @@ impl Topics {
             .sum())
     }
 
-    pub(crate) fn name_of(&self, id: Uuid) -> Option<String> {
-        self.by_name
-            .iter()
-            .find(|(_, topic)| topic.id == id)
-            .map(|(name, _)| name.clone())
+    pub(crate) fn name_of(&self, id: Uuid) -> Option<&str> {
+        self.names.get(&id).map(String::as_str)
+    }
+
+    pub(crate) fn partition_mut(&mut self, topic: &str, index: i32) -> Option<&mut Partition> {
+        self.by_name.get_mut(topic)?.partition_mut(index)
     }
 
     /// Looks a partition up for a request at `broker`: the codes are those of a wrong broker and
@@ -259,6 +275,20 @@ impl Topics {
         Ok(partition)
     }
 
+    /// As [`Topics::led_by`], the epoch checked before the leader, as Kafka does.
+    pub(crate) fn led_at(
+        &mut self,
+        broker: i32,
+        topic: &str,
+        partition: i32,
+        epoch: i32,
+    ) -> Result<&mut Partition, i16> {
+        if let Some(known) = self.partition_mut(topic, partition) {
+            Self::check_epoch(known, epoch)?;
+        }
+        self.led_by(broker, topic, partition)
+    }
+
     /// KIP-320: what a client's idea of the leader epoch is worth; -1 is no idea.
     pub(crate) fn check_epoch(partition: &Partition, given: i32) -> Result<(), i16> {
         match given {
@@ -270,11 +300,7 @@ impl Topics {
     }
 
     pub(crate) fn move_leader(&mut self, topic: &str, index: i32, broker: i32) -> bool {
-        let partition = self
-            .by_name
-            .get_mut(topic)
-            .and_then(|t| t.partition_mut(index));
-        let Some(partition) = partition else {
+        let Some(partition) = self.partition_mut(topic, index) else {
             return false;
         };
         partition.lead(Some(broker));

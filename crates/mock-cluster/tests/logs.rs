@@ -122,7 +122,7 @@ async fn bad_batches_are_refused_with_their_codes() {
         (patched(60, 9, true), 87, "count"),
         (patched(26, 9, true), 87, "last offset delta"),
         (patched(22, 1 << 5, true), 87, "control"),
-        (transactional.encode(), 48, "transactional"),
+        (transactional.encode(), 53, "transactional"),
         (two, 87, "two batches"),
         (good.slice(..good.len() - 1), 2, "cut"),
         (good.slice(..30), 2, "cut header"),

@@ -3,6 +3,7 @@
 
 mod support;
 
+use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
@@ -13,6 +14,12 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::*;
 use ottla_mock_cluster::{Action, ApiKey as Api, Fault, MockCluster};
@@ -33,7 +40,7 @@ async fn api_versions_tells_every_api_and_what_is_too_new_gets_version_0() {
         assert_eq!(answer.error_code, 0);
         assert_eq!(answer.api_keys.len(), Api::ALL.len());
         let fetch = answer.api_keys.iter().find(|key| key.api_key == 1).unwrap();
-        assert_eq!((fetch.min_version, fetch.max_version), (4, 12));
+        assert_eq!((fetch.min_version, fetch.max_version), (4, 18));
     }
     // A version from the future: the header is one that we know, the answer is version 0.
     let mut frame = vec![0, 18, 0, 99, 0, 0, 0, 7, 0xff, 0xff, 0];
@@ -53,14 +60,15 @@ async fn api_versions_tells_every_api_and_what_is_too_new_gets_version_0() {
 #[tokio::test]
 async fn other_unsupported_versions_close_the_connection() {
     let (cluster, mut peer) = cluster().await;
-    assert!(
-        peer.try_call(13, &ProduceRequest::default())
+    // A Fetch and a Produce from the future.
+    for (key, version) in [(1, 19), (0, 14)] {
+        let frame = [0, 0, 0, 11, 0, key, 0, version, 0, 0, 0, 7, 0xff, 0xff, 0];
+        tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &frame)
             .await
-            .is_none()
-    );
-    let mut peer = Peer::connect(&cluster, 1).await;
-    assert!(peer.try_call(13, &FetchRequest::default()).await.is_none());
-    let mut peer = Peer::connect(&cluster, 1).await;
+            .unwrap();
+        assert!(peer.is_closed().await);
+        peer = Peer::connect(&cluster, 1).await;
+    }
     assert!(
         peer.try_call(0, &DescribeClusterRequest::default())
             .await
@@ -102,12 +110,20 @@ async fn metadata_in_every_version() {
 #[tokio::test]
 async fn produce_and_fetch_in_every_version() {
     let (cluster, mut peer) = cluster().await;
-    for version in 3..=12 {
-        let request = produce_request("t", 0, TestBatch::of(&["v"]).encode());
+    let named = MetadataRequestTopic::default().with_name(Some(topic("t")));
+    let request = MetadataRequest::default().with_topics(Some(vec![named]));
+    let id = peer.call(12, &request).await.topics[0].topic_id;
+    for version in 3..=13 {
+        let mut request = produce_request("t", 0, TestBatch::of(&["v"]).encode());
+        if version >= 13 {
+            request.topic_data[0].name = topic("");
+            request.topic_data[0].topic_id = id;
+        }
         let answer = peer.call(version, &request).await;
         assert_eq!(support::first_result(&answer), (0, i64::from(version) - 3));
+        assert_eq!(answer.responses[0].topic_id.is_nil(), version < 13);
     }
-    for version in 4..=12 {
+    for version in 4..=18 {
         let partition = FetchPartition::default()
             .with_partition(0)
             .with_fetch_offset(3);
@@ -117,9 +133,12 @@ async fn produce_and_fetch_in_every_version() {
         } else {
             partition
         };
-        let asked = FetchTopic::default()
-            .with_topic(topic("t"))
-            .with_partitions(vec![partition]);
+        let asked = FetchTopic::default().with_partitions(vec![partition]);
+        let asked = if version >= 13 {
+            asked.with_topic_id(id)
+        } else {
+            asked.with_topic(topic("t"))
+        };
         let request = FetchRequest::default()
             .with_max_wait_ms(1000)
             .with_min_bytes(1)
@@ -130,12 +149,29 @@ async fn produce_and_fetch_in_every_version() {
         let partition = &answer.responses[0].partitions[0];
         assert_eq!(
             (partition.error_code, partition.high_watermark),
-            (0, 10),
+            (0, 11),
             "v{version}"
         );
-        assert_eq!(partition.records.as_ref().unwrap().len(), 7 * 69);
+        assert_eq!(partition.records.as_ref().unwrap().len(), 8 * 69);
     }
     cluster.shutdown().await;
+    assert_eq!(cluster.failed_tasks(), 0);
+}
+
+#[tokio::test]
+async fn an_unknown_topic_id_is_an_error_of_its_partitions() {
+    let (_cluster, mut peer) = cluster().await;
+    let mut request = produce_request("", 0, TestBatch::of(&["v"]).encode());
+    request.topic_data[0].topic_id = uuid::Uuid::from_u128(7);
+    let answer = peer.call(13, &request).await;
+    assert_eq!(support::first_result(&answer).0, 100);
+    let asked = FetchTopic::default()
+        .with_topic_id(uuid::Uuid::from_u128(7))
+        .with_partitions(vec![FetchPartition::default()]);
+    let request = FetchRequest::default().with_topics(vec![asked]);
+    let answer = peer.call(13, &request).await;
+    assert_eq!(answer.responses[0].partitions[0].error_code, 100);
+    assert_eq!(answer.responses[0].topic_id, uuid::Uuid::from_u128(7));
 }
 
 #[tokio::test]
@@ -234,9 +270,10 @@ async fn refusals_in_every_version() {
             let answer = peer.call(version, &request).await;
             assert_eq!(support::first_result(&answer), (56, -1));
         }
-        if (4..=12).contains(&version) {
+        if (4..=13).contains(&version) {
+            let name = if version < 13 { topic("t") } else { topic("") };
             let asked = FetchTopic::default()
-                .with_topic(topic("t"))
+                .with_topic(name)
                 .with_partitions(vec![FetchPartition::default()]);
             let request = FetchRequest::default().with_topics(vec![asked]);
             let answer = peer.call(version, &request).await;
@@ -287,6 +324,35 @@ async fn refusals_in_every_version() {
                     .error_code,
                 56
             );
+            let end = EndTxnRequest::default();
+            assert_eq!(peer.call(version, &end).await.error_code, 56);
+            let partition = TxnOffsetCommitRequestPartition::default();
+            let asked = TxnOffsetCommitRequestTopic::default().with_partitions(vec![partition]);
+            let commit = TxnOffsetCommitRequest::default().with_topics(vec![asked]);
+            let answer = peer.call(version, &commit).await;
+            assert_eq!(answer.topics[0].partitions[0].error_code, 56);
+            let add = AddPartitionsToTxnRequest::default();
+            let add = if version <= 3 {
+                let asked = AddPartitionsToTxnTopic::default().with_partitions(vec![0]);
+                add.with_v3_and_below_topics(vec![asked])
+            } else {
+                add
+            };
+            let answer = peer.call(version, &add).await;
+            let code = answer.results_by_topic_v3_and_below.first();
+            let code = code.map(|topic| topic.results_by_partition[0].partition_error_code);
+            assert_eq!(code.unwrap_or(answer.error_code), 56);
+        }
+        if version <= 4 {
+            let add = AddOffsetsToTxnRequest::default();
+            assert_eq!(peer.call(version, &add).await.error_code, 56);
+        }
+        if (2..=4).contains(&version) {
+            let asked = OffsetForLeaderTopic::default()
+                .with_partitions(vec![OffsetForLeaderPartition::default()]);
+            let request = OffsetForLeaderEpochRequest::default().with_topics(vec![asked]);
+            let answer = peer.call(version, &request).await;
+            assert_eq!(answer.topics[0].partitions[0].error_code, 56);
         }
         if (2..=9).contains(&version) {
             let partition = OffsetCommitRequestPartition::default();

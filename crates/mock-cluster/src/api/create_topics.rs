@@ -9,7 +9,7 @@ use kafka_protocol::messages::create_topics_response::{
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
 
 use super::shape::{BOOL, Field, I16, I32, I32S, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::shared::Data;
 use crate::topics::NewTopic;
 use crate::{ApiKey, codes};
@@ -21,7 +21,7 @@ pub(super) struct CreateTopics;
 
 impl Api for CreateTopics {
     const KEY: ApiKey = ApiKey::CreateTopics;
-    const VERSIONS: Versions = Versions { min: 2, max: 7 };
+    const VERSIONS: Range = Range { min: 2, max: 7 };
     const FLEXIBLE: i16 = 5;
     const SHAPE: &'static [Field] = &[
         structs(&[

@@ -6,7 +6,7 @@ use kafka_protocol::messages::delete_records_response::{
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 
 use super::shape::{Field, I32, I64, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions};
+use super::{Api, Call, Names, Outcome, Range};
 use crate::shared::Data;
 use crate::{ApiKey, codes};
 
@@ -14,7 +14,7 @@ pub(super) struct DeleteRecords;
 
 impl Api for DeleteRecords {
     const KEY: ApiKey = ApiKey::DeleteRecords;
-    const VERSIONS: Versions = Versions { min: 0, max: 2 };
+    const VERSIONS: Range = Range { min: 0, max: 2 };
     const FLEXIBLE: i16 = 2;
     const SHAPE: &'static [Field] = &[structs(&[TEXT, structs(&[I32, I64])]), I32];
     type Request = DeleteRecordsRequest;

@@ -5,14 +5,14 @@ use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicN
 use uuid::Uuid;
 
 use super::shape::{Field, I32, TEXT, TEXTS, UUID, structs};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::{ApiKey, codes};
 
 pub(super) struct DeleteTopics;
 
 impl Api for DeleteTopics {
     const KEY: ApiKey = ApiKey::DeleteTopics;
-    const VERSIONS: Versions = Versions { min: 1, max: 6 };
+    const VERSIONS: Range = Range { min: 1, max: 6 };
     const FLEXIBLE: i16 = 4;
     const SHAPE: &'static [Field] = &[structs(&[TEXT, UUID]).from(6), TEXTS.to(5), I32];
     type Request = DeleteTopicsRequest;
@@ -45,7 +45,11 @@ impl Api for DeleteTopics {
         for (name, id) in asked(&request) {
             let found = match (&name, id) {
                 (Some(name), _) => Ok(name.to_string()),
-                (None, Some(id)) => data.topics.name_of(id).ok_or(codes::UNKNOWN_TOPIC_ID),
+                (None, Some(id)) => data
+                    .topics
+                    .name_of(id)
+                    .map(str::to_owned)
+                    .ok_or(codes::UNKNOWN_TOPIC_ID),
                 (None, None) => Err(codes::INVALID_REQUEST),
             };
             let known_id = found

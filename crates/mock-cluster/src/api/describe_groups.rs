@@ -5,7 +5,7 @@ use kafka_protocol::messages::describe_groups_response::{DescribedGroup, Describ
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
 
 use super::shape::{BOOL, Field, TEXTS};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::group::{DescribedMember, Group, GroupState};
 use crate::shared::Data;
 use crate::{ApiKey, codes};
@@ -14,7 +14,7 @@ pub(super) struct DescribeGroups;
 
 impl Api for DescribeGroups {
     const KEY: ApiKey = ApiKey::DescribeGroups;
-    const VERSIONS: Versions = Versions { min: 0, max: 6 };
+    const VERSIONS: Range = Range { min: 0, max: 6 };
     const FLEXIBLE: i16 = 5;
     const SHAPE: &'static [Field] = &[TEXTS, BOOL.from(3)];
     type Request = DescribeGroupsRequest;
@@ -23,8 +23,8 @@ impl Api for DescribeGroups {
     fn names(request: &Self::Request) -> Names {
         let groups = request.groups.iter().map(|group| group.to_string());
         Names {
-            topics: Vec::new(),
             groups: groups.collect(),
+            ..Names::default()
         }
     }
 

@@ -1,33 +1,44 @@
 //! Fetch: whole batches from the asked offsets; waits for `min_bytes` up to `max_wait`, woken by
-//! appends and by changes of leaders.
+//! appends, markers and changes of leaders.
 //!
-//! There are no sessions (KIP-227): the session id is always 0, which tells a client to name its
-//! partitions in every request. The isolation level is ignored: nothing is ever uncommitted here.
+//! What is read where: [`read`]; sessions: [`crate::fetch_session`].
+
+mod read;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::messages::fetch_request::FetchPartition;
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use kafka_protocol::messages::fetch_response::{
+    FetchableTopicResponse, NodeEndpoint, PartitionData,
+};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
-use super::shape::{Field, I8, I32, I32S, I64, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions};
-use crate::shared::Data;
-use crate::topics::Topics;
+use super::shape::{Field, I8, I32, I32S, I64, TEXT, UUID, structs};
+use super::{Api, Call, Names, Outcome, Range, text};
+use crate::fetch_session::{Plan, Step, Told, TopicKey, Wanted};
+use crate::shared::{Data, HOST};
 use crate::{ApiKey, codes};
+use read::Reader;
+
+/// The first version that names topics by id.
+const IDS_FROM: i16 = 13;
+/// The first version with room for a code of the whole answer.
+const CODE_FROM: i16 = 7;
+/// The first version that says where the leader is (KIP-951).
+const HINTS_FROM: i16 = 16;
 
 pub(super) struct Fetch;
 
 impl Api for Fetch {
     const KEY: ApiKey = ApiKey::Fetch;
-    const VERSIONS: Versions = Versions { min: 4, max: 12 };
+    const VERSIONS: Range = Range { min: 4, max: 18 };
     const FLEXIBLE: i16 = 12;
     const SHAPE: &'static [Field] = &[
-        I32,
+        I32.to(14),
         I32,
         I32,
         I32,
@@ -35,10 +46,11 @@ impl Api for Fetch {
         I32.from(7),
         I32.from(7),
         structs(&[
-            TEXT,
+            TEXT.to(12),
+            UUID.from(13),
             structs(&[I32, I32.from(9), I64, I32.from(12), I64.from(5), I32]),
         ]),
-        structs(&[TEXT, I32S]).from(7),
+        structs(&[TEXT.to(12), UUID.from(13), I32S]).from(7),
         TEXT.from(11),
     ];
     type Request = FetchRequest;
@@ -46,17 +58,37 @@ impl Api for Fetch {
 
     fn names(request: &Self::Request) -> Names {
         Names::topics(request.topics.iter().map(|topic| topic.topic.as_str()))
+            .and_topic_ids(request.topics.iter().map(|topic| topic.topic_id))
     }
 
-    fn refuse(request: &Self::Request, _: i16, code: i16) -> Option<Self::Response> {
-        Some(answer_each(request, |_, _| refused(code)))
+    /// The code is put on each partition; a step of a session that names none is refused whole.
+    fn refuse(request: &Self::Request, version: i16, code: i16) -> Option<Self::Response> {
+        if request.topics.is_empty() && version >= CODE_FROM {
+            return Some(FetchResponse::default().with_error_code(code));
+        }
+        let answers = wanted(request).into_iter();
+        let answers = answers.map(|wanted| (wanted, refused(code)));
+        Some(assemble(answers.collect(), version))
     }
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
-        if request.session_id != 0 {
-            let code = codes::FETCH_SESSION_ID_NOT_FOUND;
-            return Outcome::Answer(FetchResponse::default().with_error_code(code));
+        let step = Step {
+            id: request.session_id,
+            epoch: request.session_epoch,
+            uses_ids: call.version >= IDS_FROM,
+            wanted: wanted(&request),
+            forgotten: forgotten(&request),
+        };
+        let taken = call.shared.data().fetch_sessions(call.broker).step(step);
+        let plan = match taken {
+            Ok(plan) => plan,
+            Err(code) => return Outcome::Answer(FetchResponse::default().with_error_code(code)),
+        };
+        if call.is_throttled {
+            let empty = FetchResponse::default().with_session_id(plan.session);
+            return Outcome::Answer(empty);
         }
+        let reader = Reader::new(call, &request);
         let wait = u64::try_from(request.max_wait_ms).unwrap_or_default();
         let deadline = Instant::now() + Duration::from_millis(wait);
         let changed = Arc::new(Notify::new());
@@ -64,99 +96,99 @@ impl Api for Fetch {
             let now_or_never = request.min_bytes <= 0 || Instant::now() >= deadline;
             {
                 let mut data = call.shared.data();
-                let ready = now_or_never || is_ready(&data, call.broker, &request);
-                if ready {
-                    return Outcome::Answer(read(&mut data, call.broker, &request));
+                if now_or_never || reader.is_ready(&data, &plan.wanted) {
+                    return Outcome::Answer(answer(&mut data, call, &reader, plan));
                 }
-                register(&mut data, &request, &changed);
+                register(&mut data, &plan.wanted, &changed);
             }
             let _ = timeout_at(deadline, changed.notified()).await;
         }
     }
 }
 
-/// Whether there is enough to send, or an error to tell.
-fn is_ready(data: &Data, broker: i32, request: &FetchRequest) -> bool {
-    let enough = usize::try_from(request.min_bytes).unwrap_or_default();
-    let mut available = 0;
+fn key(name: &str, id: Uuid) -> TopicKey {
+    TopicKey {
+        name: name.into(),
+        id,
+    }
+}
+
+fn wanted(request: &FetchRequest) -> Vec<Wanted> {
+    let mut all = Vec::new();
     for topic in &request.topics {
-        for asked in &topic.partitions {
-            let Ok(partition) = check(data, broker, &topic.topic, asked) else {
-                return true;
-            };
-            available += partition.log.available(asked.fetch_offset, enough);
-            if available >= enough {
-                return true;
-            }
+        let topic_key = key(&topic.topic, topic.topic_id);
+        all.extend(topic.partitions.iter().map(|asked| Wanted {
+            topic: topic_key.clone(),
+            index: asked.partition,
+            offset: asked.fetch_offset,
+            leader_epoch: asked.current_leader_epoch,
+            last_fetched_epoch: asked.last_fetched_epoch,
+            max_bytes: asked.partition_max_bytes,
+        }));
+    }
+    all
+}
+
+fn forgotten(request: &FetchRequest) -> Vec<(TopicKey, i32)> {
+    let mut all = Vec::new();
+    for topic in &request.forgotten_topics_data {
+        let topic_key = key(&topic.topic, topic.topic_id);
+        let partitions = topic.partitions.iter();
+        all.extend(partitions.map(|index| (topic_key.clone(), *index)));
+    }
+    all
+}
+
+fn register(data: &mut Data, wanted: &[Wanted], changed: &Arc<Notify>) {
+    for wanted in wanted {
+        if let Some(name) = read::name_of(data, &wanted.topic)
+            && let Some(partition) = data.topics.partition_mut(&name, wanted.index)
+        {
+            partition.wake_on_change(changed);
         }
     }
-    request.topics.is_empty()
 }
 
-fn register(data: &mut Data, request: &FetchRequest, changed: &Arc<Notify>) {
-    for topic in &request.topics {
-        let Some(known) = data.topics.by_name.get_mut(topic.topic.as_str()) else {
-            continue;
-        };
-        for asked in &topic.partitions {
-            if let Some(partition) = known.partition_mut(asked.partition) {
-                partition.wake_on_change(changed);
-            }
-        }
-    }
+fn answer(data: &mut Data, call: &Call<'_>, reader: &Reader, plan: Plan) -> FetchResponse {
+    let answers = reader.read_all(data, &plan.wanted);
+    let mut leaders: Vec<i32> = answers
+        .iter()
+        .map(|answer| answer.current_leader.leader_id.0)
+        .filter(|leader| *leader >= 0)
+        .collect();
+    leaders.sort_unstable();
+    leaders.dedup();
+    let endpoints = leaders.into_iter().map(|leader| {
+        NodeEndpoint::default()
+            .with_node_id(BrokerId(leader))
+            .with_host(text(HOST))
+            .with_port(data.port(leader))
+    });
+    let endpoints = endpoints.collect();
+    let sessions = data.fetch_sessions(call.broker);
+    let told = plan
+        .wanted
+        .iter()
+        .zip(answers)
+        .filter_map(|(wanted, answer)| {
+            let is_told = sessions.tells(&plan, wanted, told(&answer));
+            is_told.then(|| (wanted.clone(), answer))
+        });
+    let told = told.collect();
+    assemble(told, call.version)
+        .with_session_id(plan.session)
+        .with_node_endpoints(endpoints)
 }
 
-fn check<'a>(
-    data: &'a Data,
-    broker: i32,
-    topic: &str,
-    asked: &FetchPartition,
-) -> Result<&'a crate::topics::Partition, i16> {
-    let topic = data
-        .topics
-        .by_name
-        .get(topic)
-        .ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = topic
-        .partition(asked.partition)
-        .ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
-    if partition.leader != Some(broker) {
-        return Err(codes::NOT_LEADER_OR_FOLLOWER);
+fn told(answer: &PartitionData) -> Told {
+    let has_records = answer.records.as_ref().is_some_and(|all| !all.is_empty());
+    let has_failed = answer.error_code != codes::NONE;
+    let points_elsewhere =
+        answer.preferred_read_replica.0 >= 0 || answer.diverging_epoch.end_offset >= 0;
+    Told {
+        has_news: has_records || has_failed || points_elsewhere,
+        marks: (!has_failed).then_some((answer.high_watermark, answer.log_start_offset)),
     }
-    Topics::check_epoch(partition, asked.current_leader_epoch)?;
-    let readable = partition.log.start()..=partition.log.high_watermark();
-    if !readable.contains(&asked.fetch_offset) {
-        return Err(codes::OFFSET_OUT_OF_RANGE);
-    }
-    Ok(partition)
-}
-
-fn read(data: &mut Data, broker: i32, request: &FetchRequest) -> FetchResponse {
-    let mut left = usize::try_from(request.max_bytes).unwrap_or_default();
-    let mut is_first = true;
-    answer_each(request, |topic, asked| {
-        let partition = match check(data, broker, topic, asked) {
-            Ok(partition) => partition,
-            Err(code) => return refused(code),
-        };
-        let limit = usize::try_from(asked.partition_max_bytes)
-            .unwrap_or_default()
-            .min(left);
-        let records = match partition.log.read(asked.fetch_offset, limit, is_first) {
-            Ok(records) => records,
-            Err(code) => return refused(code),
-        };
-        // KIP-74: the first batch of a response comes whatever its size.
-        is_first &= records.is_empty();
-        left = left.saturating_sub(records.len());
-        let none_aborted = (request.isolation_level == 1).then(Vec::new);
-        PartitionData::default()
-            .with_high_watermark(partition.log.high_watermark())
-            .with_last_stable_offset(partition.log.high_watermark())
-            .with_log_start_offset(partition.log.start())
-            .with_aborted_transactions(none_aborted)
-            .with_records(Some(records))
-    })
 }
 
 fn refused(code: i16) -> PartitionData {
@@ -169,18 +201,24 @@ fn refused(code: i16) -> PartitionData {
         .with_records(Some(Bytes::new()))
 }
 
-fn answer_each(
-    request: &FetchRequest,
-    mut answer: impl FnMut(&str, &FetchPartition) -> PartitionData,
-) -> FetchResponse {
-    let topics = request.topics.iter().map(|topic| {
-        let partitions = topic
-            .partitions
-            .iter()
-            .map(|asked| answer(&topic.topic, asked).with_partition_index(asked.partition));
-        FetchableTopicResponse::default()
-            .with_topic(topic.topic.clone())
-            .with_partitions(partitions.collect())
-    });
-    FetchResponse::default().with_responses(topics.collect())
+/// Partitions of one topic that follow on each other share an entry.
+fn assemble(answers: Vec<(Wanted, PartitionData)>, version: i16) -> FetchResponse {
+    let mut topics: Vec<FetchableTopicResponse> = Vec::new();
+    let mut last: Option<TopicKey> = None;
+    for (wanted, data) in answers {
+        let data = data.with_partition_index(wanted.index);
+        match topics.last_mut() {
+            Some(topic) if last.as_ref() == Some(&wanted.topic) => topic.partitions.push(data),
+            _ => {
+                let topic = FetchableTopicResponse::default().with_partitions(vec![data]);
+                topics.push(if version >= IDS_FROM {
+                    topic.with_topic_id(wanted.topic.id)
+                } else {
+                    topic.with_topic(text(&wanted.topic.name).into())
+                });
+                last = Some(wanted.topic);
+            }
+        }
+    }
+    FetchResponse::default().with_responses(topics)
 }

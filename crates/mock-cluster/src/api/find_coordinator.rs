@@ -1,22 +1,23 @@
-//! FindCoordinator: the broker of a group. There are no transactions and share groups: other key
-//! types are refused.
+//! FindCoordinator: the broker of a group or a transactional id. There are no share groups: their
+//! key type is refused.
 
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::shape::{Field, I8, TEXT, TEXTS};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::shared::{Data, HOST};
 use crate::{ApiKey, codes};
 
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 
 pub(super) struct FindCoordinator;
 
 impl Api for FindCoordinator {
     const KEY: ApiKey = ApiKey::FindCoordinator;
-    const VERSIONS: Versions = Versions { min: 0, max: 6 };
+    const VERSIONS: Range = Range { min: 0, max: 6 };
     const FLEXIBLE: i16 = 3;
     const SHAPE: &'static [Field] = &[TEXT.to(3), I8.from(1), TEXTS.from(4)];
     type Request = FindCoordinatorRequest;
@@ -27,9 +28,12 @@ impl Api for FindCoordinator {
         let groups = keys
             .filter(|key| !key.is_empty())
             .map(|key| key.to_string());
+        if request.key_type == TRANSACTION {
+            return Names::default().and_transaction(groups.last().as_deref());
+        }
         Names {
-            topics: Vec::new(),
             groups: groups.collect(),
+            ..Names::default()
         }
     }
 
@@ -40,15 +44,17 @@ impl Api for FindCoordinator {
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let mut data = call.shared.data();
         let response = answer(&request, call.version, |key| {
-            if request.key_type != GROUP {
-                return Err(codes::INVALID_REQUEST);
-            }
             let Data {
                 topics,
                 coordinators,
+                transactions,
                 ..
             } = &mut *data;
-            let broker = coordinators.find(key, topics)?;
+            let broker = match request.key_type {
+                GROUP => coordinators.find(key, topics)?,
+                TRANSACTION => transactions.find(key, topics)?,
+                _ => return Err(codes::INVALID_REQUEST),
+            };
             Ok((broker, data.port(broker)))
         });
         Outcome::Answer(response)

@@ -3,7 +3,7 @@
 use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
 
 use super::shape::{Field, I32, TEXT};
-use super::{Api, Call, Names, Outcome, Versions, owned};
+use super::{Api, Call, Names, Outcome, Range, owned};
 use crate::ApiKey;
 use crate::group::MemberCall;
 use crate::shared::Data;
@@ -12,7 +12,7 @@ pub(super) struct Heartbeat;
 
 impl Api for Heartbeat {
     const KEY: ApiKey = ApiKey::Heartbeat;
-    const VERSIONS: Versions = Versions { min: 0, max: 4 };
+    const VERSIONS: Range = Range { min: 0, max: 4 };
     const FLEXIBLE: i16 = 4;
     const SHAPE: &'static [Field] = &[TEXT, I32, TEXT, TEXT.from(3)];
     type Request = HeartbeatRequest;

@@ -6,7 +6,7 @@ use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use uuid::Uuid;
 
 use super::shape::{BLOB, Field, I32, TEXT, structs};
-use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Versions, owned, text};
+use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Range, owned, text};
 use crate::ApiKey;
 use crate::group::{Answer, JoinAnswer, JoinRequest};
 use crate::shared::Data;
@@ -15,7 +15,7 @@ pub(super) struct JoinGroup;
 
 impl Api for JoinGroup {
     const KEY: ApiKey = ApiKey::JoinGroup;
-    const VERSIONS: Versions = Versions { min: 0, max: 9 };
+    const VERSIONS: Range = Range { min: 0, max: 9 };
     const FLEXIBLE: i16 = 6;
     const SHAPE: &'static [Field] = &[
         TEXT,

@@ -4,7 +4,7 @@ use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
 
 use super::shape::{Field, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions, owned, text};
+use super::{Api, Call, Names, Outcome, Range, owned, text};
 use crate::group::LeaveRequest;
 use crate::shared::Data;
 use crate::{ApiKey, codes};
@@ -13,7 +13,7 @@ pub(super) struct LeaveGroup;
 
 impl Api for LeaveGroup {
     const KEY: ApiKey = ApiKey::LeaveGroup;
-    const VERSIONS: Versions = Versions { min: 0, max: 5 };
+    const VERSIONS: Range = Range { min: 0, max: 5 };
     const FLEXIBLE: i16 = 4;
     const SHAPE: &'static [Field] = &[
         TEXT,

@@ -4,14 +4,14 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{ListGroupsRequest, ListGroupsResponse};
 
 use super::shape::{Field, TEXTS};
-use super::{Api, Call, Outcome, Versions, text};
+use super::{Api, Call, Outcome, Range, text};
 use crate::ApiKey;
 
 pub(super) struct ListGroups;
 
 impl Api for ListGroups {
     const KEY: ApiKey = ApiKey::ListGroups;
-    const VERSIONS: Versions = Versions { min: 0, max: 5 };
+    const VERSIONS: Range = Range { min: 0, max: 5 };
     const FLEXIBLE: i16 = 3;
     const SHAPE: &'static [Field] = &[TEXTS.from(4), TEXTS.from(5)];
     type Request = ListGroupsRequest;

@@ -1,4 +1,5 @@
-//! ListOffsets: the offset of a timestamp; -1 is the end, -2 the start, -3 the record with the
+//! ListOffsets: the offset of a timestamp; -1 is the end, which for a reader of committed data is the
+//! last stable offset, -2 the start, -3 the record with the
 //! highest timestamp (KIP-734), -4 the local start (KIP-405, the same as the start here).
 
 use kafka_protocol::messages::list_offsets_response::{
@@ -7,9 +8,8 @@ use kafka_protocol::messages::list_offsets_response::{
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use super::shape::{Field, I8, I32, I64, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions};
-use crate::shared::Data;
-use crate::topics::Topics;
+use super::{Api, Call, Names, Outcome, Range};
+use crate::topics::Partition;
 use crate::{ApiKey, codes};
 
 const LATEST: i64 = -1;
@@ -21,7 +21,7 @@ pub(super) struct ListOffsets;
 
 impl Api for ListOffsets {
     const KEY: ApiKey = ApiKey::ListOffsets;
-    const VERSIONS: Versions = Versions { min: 1, max: 10 };
+    const VERSIONS: Range = Range { min: 1, max: 10 };
     const FLEXIBLE: i16 = 6;
     const SHAPE: &'static [Field] = &[
         I32,
@@ -42,37 +42,31 @@ impl Api for ListOffsets {
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let mut data = call.shared.data();
+        let read_committed = request.isolation_level == 1;
         let response = answer_each(
             &request,
             call.version,
             |topic, partition, epoch, timestamp| {
-                look_up(&mut data, call.broker, topic, partition, epoch, timestamp)
+                let partition = data.topics.led_at(call.broker, topic, partition, epoch)?;
+                let end = partition.log.readable_end(read_committed);
+                Ok(look_up(partition, timestamp, end))
             },
         );
         Outcome::Answer(response)
     }
 }
 
-/// Offset, timestamp and leader epoch; all -1 when no record is that young.
-fn look_up(
-    data: &mut Data,
-    broker: i32,
-    topic: &str,
-    partition: i32,
-    epoch: i32,
-    timestamp: i64,
-) -> Result<(i64, i64, i32), i16> {
-    let partition = data.topics.led_by(broker, topic, partition)?;
-    Topics::check_epoch(partition, epoch)?;
+/// Offset, timestamp and leader epoch; all -1 when no record below `end` is that young.
+fn look_up(partition: &Partition, timestamp: i64, end: i64) -> (i64, i64, i32) {
     let (log, epoch) = (&partition.log, partition.leader_epoch);
     let found = match timestamp {
-        LATEST => Some((log.high_watermark(), -1, epoch)),
+        LATEST => Some((end, -1, epoch)),
         EARLIEST | EARLIEST_LOCAL => Some((log.start(), -1, epoch)),
-        MAX_TIMESTAMP => log.find_max_timestamp(),
+        MAX_TIMESTAMP => log.find_max_timestamp(end),
         negative if negative < 0 => None,
-        timestamp => log.find_timestamp(timestamp),
+        timestamp => log.find_timestamp(timestamp, end),
     };
-    Ok(found.unwrap_or((-1, -1, -1)))
+    found.unwrap_or((-1, -1, -1))
 }
 
 fn answer_each(

@@ -7,7 +7,7 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, Topi
 use uuid::Uuid;
 
 use super::shape::{BOOL, Field, TEXT, UUID, structs};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::shared::{CLUSTER_ID, Data, HOST};
 use crate::topics::Topic;
 use crate::{ApiKey, codes};
@@ -16,7 +16,7 @@ pub(super) struct Metadata;
 
 impl Api for Metadata {
     const KEY: ApiKey = ApiKey::Metadata;
-    const VERSIONS: Versions = Versions { min: 0, max: 13 };
+    const VERSIONS: Range = Range { min: 0, max: 13 };
     const FLEXIBLE: i16 = 9;
     const SHAPE: &'static [Field] = &[
         structs(&[UUID.from(10), TEXT]),
@@ -73,6 +73,7 @@ impl Api for Metadata {
                 .with_node_id(BrokerId(*id))
                 .with_host(text(HOST))
                 .with_port(i32::from(*port))
+                .with_rack(call.shared.config.rack(*id).map(text))
         });
         let response = MetadataResponse::default()
             .with_brokers(brokers.collect())
@@ -101,7 +102,7 @@ fn named(data: &mut Data, name: &str, may_create: bool) -> MetadataResponseTopic
 
 fn by_id(data: &Data, id: Uuid) -> MetadataResponseTopic {
     match data.topics.name_of(id) {
-        Some(name) => by_name(data, &name),
+        Some(name) => by_name(data, name),
         None => MetadataResponseTopic::default()
             .with_error_code(codes::UNKNOWN_TOPIC_ID)
             .with_name(Some(TopicName::default()))

@@ -3,11 +3,14 @@
 //! The way of a request: its header, its version, the shape of its body, decoding, a fault if one
 //! hits, the handler, encoding. What does not fit closes the connection.
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod api_versions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;
 mod describe_groups;
+mod end_txn;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -19,28 +22,35 @@ mod list_offsets;
 mod metadata;
 mod offset_commit;
 mod offset_fetch;
+mod offset_for_leader_epoch;
 mod produce;
 mod shape;
 mod sync_group;
+mod throttle;
+mod txn_offset_commit;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::fault::{Action, Subject};
 use crate::shared::Shared;
+use crate::versions::{Range, Versions};
 use crate::{ApiKey, codes};
 use shape::Field;
+use throttle::Throttle;
 
 /// What a connection does after a request.
 pub(crate) enum Reply {
-    /// Sends this frame.
-    Answer(Bytes),
-    /// Goes on without an answer (acks 0).
-    Silence,
+    /// Sends this frame, then takes nothing for a while (KIP-219).
+    Answer { frame: Bytes, mute: Duration },
+    /// Goes on without an answer (acks 0), after a while.
+    Silence { mute: Duration },
     /// Closes the connection.
     Close,
     /// Never answers; stays open until the peer leaves.
@@ -54,13 +64,6 @@ pub(crate) enum Outcome<R> {
     Close,
 }
 
-/// The versions of an API that the mock speaks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Versions {
-    pub(crate) min: i16,
-    pub(crate) max: i16,
-}
-
 /// A request and where it came from.
 pub(crate) struct Call<'a> {
     pub(crate) shared: &'a Arc<Shared>,
@@ -68,28 +71,55 @@ pub(crate) struct Call<'a> {
     pub(crate) version: i16,
     pub(crate) client_id: &'a str,
     pub(crate) host: &'a str,
+    /// Whether a quota holds the client back after this request.
+    pub(crate) is_throttled: bool,
+}
+
+impl Call<'_> {
+    /// PRODUCER_FENCED as this version and this kind of broker say it.
+    fn fenced(&self, code: i16, says_fenced_from: i16) -> i16 {
+        let is_known =
+            self.version >= says_fenced_from && self.shared.config.versions.says_producer_fenced;
+        match code {
+            codes::PRODUCER_FENCED if !is_known => codes::INVALID_PRODUCER_EPOCH,
+            code => code,
+        }
+    }
 }
 
 /// The names inside a request that a fault may ask for.
 #[derive(Default)]
 pub(crate) struct Names {
     pub(crate) topics: Vec<String>,
+    /// Topics that are named by their id alone.
+    pub(crate) topic_ids: Vec<Uuid>,
     pub(crate) groups: Vec<String>,
+    pub(crate) transaction: Option<String>,
 }
 
 impl Names {
     fn topics<'a>(names: impl Iterator<Item = &'a str>) -> Self {
         Self {
             topics: names.map(str::to_owned).collect(),
-            groups: Vec::new(),
+            ..Self::default()
         }
     }
 
     fn group(name: &str) -> Self {
         Self {
-            topics: Vec::new(),
             groups: vec![name.to_owned()],
+            ..Self::default()
         }
+    }
+
+    fn and_transaction(mut self, name: Option<&str>) -> Self {
+        self.transaction = name.map(str::to_owned);
+        self
+    }
+
+    fn and_topic_ids(mut self, ids: impl Iterator<Item = Uuid>) -> Self {
+        self.topic_ids.extend(ids.filter(|id| !id.is_nil()));
+        self
     }
 
     fn and_topics<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
@@ -101,13 +131,13 @@ impl Names {
 /// One API key.
 pub(crate) trait Api {
     const KEY: ApiKey;
-    const VERSIONS: Versions;
+    const VERSIONS: Range;
     /// The first version with compact lengths and tagged fields (KIP-482).
     const FLEXIBLE: i16;
     /// The fields of the request.
     const SHAPE: &'static [Field];
     type Request: Decodable + HeaderVersion + Send + Sync;
-    type Response: Encodable + HeaderVersion + Send;
+    type Response: Encodable + HeaderVersion + Throttle + Send;
 
     fn names(_request: &Self::Request) -> Names {
         Names::default()
@@ -123,36 +153,54 @@ pub(crate) trait Api {
     ) -> impl Future<Output = Outcome<Self::Response>> + Send;
 }
 
+/// The versions of an API that this cluster takes.
+fn taken<A: Api>(versions: &Versions) -> Option<Range> {
+    versions.range(A::KEY)?.and(A::VERSIONS)
+}
+
 /// The versions that ApiVersions tells: key, lowest, highest.
-fn advertised() -> Vec<(i16, i16, i16)> {
-    fn of<A: Api>() -> (i16, i16, i16) {
-        (A::KEY.key(), A::VERSIONS.min, A::VERSIONS.max)
+fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
+    let mut all = Vec::new();
+    macro_rules! list {
+        ($($api:ty),* $(,)?) => {
+            $(if let Some(range) = taken::<$api>(versions) {
+                all.push((<$api>::KEY.key(), range.min, range.max));
+            })*
+        };
     }
-    let mut all = vec![
-        of::<fetch::Fetch>(),
-        of::<list_offsets::ListOffsets>(),
-        of::<metadata::Metadata>(),
-        of::<offset_commit::OffsetCommit>(),
-        of::<offset_fetch::OffsetFetch>(),
-        of::<find_coordinator::FindCoordinator>(),
-        of::<join_group::JoinGroup>(),
-        of::<heartbeat::Heartbeat>(),
-        of::<leave_group::LeaveGroup>(),
-        of::<sync_group::SyncGroup>(),
-        of::<describe_groups::DescribeGroups>(),
-        of::<list_groups::ListGroups>(),
-        of::<api_versions::ApiVersions>(),
-        of::<create_topics::CreateTopics>(),
-        of::<delete_topics::DeleteTopics>(),
-        of::<delete_records::DeleteRecords>(),
-        of::<init_producer_id::InitProducerId>(),
-    ];
+    list!(
+        produce::Produce,
+        fetch::Fetch,
+        list_offsets::ListOffsets,
+        metadata::Metadata,
+        offset_commit::OffsetCommit,
+        offset_fetch::OffsetFetch,
+        find_coordinator::FindCoordinator,
+        join_group::JoinGroup,
+        heartbeat::Heartbeat,
+        leave_group::LeaveGroup,
+        sync_group::SyncGroup,
+        describe_groups::DescribeGroups,
+        list_groups::ListGroups,
+        api_versions::ApiVersions,
+        create_topics::CreateTopics,
+        delete_topics::DeleteTopics,
+        delete_records::DeleteRecords,
+        init_producer_id::InitProducerId,
+        offset_for_leader_epoch::OffsetForLeaderEpoch,
+        add_partitions_to_txn::AddPartitionsToTxn,
+        add_offsets_to_txn::AddOffsetsToTxn,
+        end_txn::EndTxn,
+        txn_offset_commit::TxnOffsetCommit,
+    );
     // Kafka 4 says 0 here and speaks from 3 on: librdkafka reads a higher minimum as a broker
     // without compression.
-    all.insert(
-        0,
-        (ApiKey::Produce.key(), 0, produce::Produce::VERSIONS.max),
-    );
+    let promised = versions.range(ApiKey::Produce).map(|range| range.min);
+    if let (Some((key, min, _)), Some(promised)) = (all.first_mut(), promised)
+        && *key == ApiKey::Produce.key()
+    {
+        *min = promised.min(*min);
+    }
     all
 }
 
@@ -191,7 +239,7 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, fram
         ApiKey::SyncGroup => Box::pin(incoming.run::<sync_group::SyncGroup>()).await,
         ApiKey::DescribeGroups => Box::pin(incoming.run::<describe_groups::DescribeGroups>()).await,
         ApiKey::ListGroups => Box::pin(incoming.run::<list_groups::ListGroups>()).await,
-        ApiKey::ApiVersions if version > api_versions::ApiVersions::VERSIONS.max => {
+        ApiKey::ApiVersions if incoming.is_unknown::<api_versions::ApiVersions>() => {
             incoming.answer_unknown_api_versions()
         }
         ApiKey::ApiVersions => Box::pin(incoming.run::<api_versions::ApiVersions>()).await,
@@ -200,6 +248,19 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, fram
         ApiKey::DeleteRecords => Box::pin(incoming.run::<delete_records::DeleteRecords>()).await,
         ApiKey::InitProducerId => {
             Box::pin(incoming.run::<init_producer_id::InitProducerId>()).await
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            Box::pin(incoming.run::<offset_for_leader_epoch::OffsetForLeaderEpoch>()).await
+        }
+        ApiKey::AddPartitionsToTxn => {
+            Box::pin(incoming.run::<add_partitions_to_txn::AddPartitionsToTxn>()).await
+        }
+        ApiKey::AddOffsetsToTxn => {
+            Box::pin(incoming.run::<add_offsets_to_txn::AddOffsetsToTxn>()).await
+        }
+        ApiKey::EndTxn => Box::pin(incoming.run::<end_txn::EndTxn>()).await,
+        ApiKey::TxnOffsetCommit => {
+            Box::pin(incoming.run::<txn_offset_commit::TxnOffsetCommit>()).await
         }
     }
 }
@@ -215,7 +276,8 @@ struct Incoming<'a> {
 impl Incoming<'_> {
     async fn run<A: Api>(self) -> Reply {
         let version = self.version;
-        if !(A::VERSIONS.min..=A::VERSIONS.max).contains(&version) {
+        let taken = taken::<A>(&self.shared.config.versions);
+        if !taken.is_some_and(|taken| taken.contains(version)) {
             tracing::warn!(broker = self.broker, api = ?A::KEY, version, "unsupported version");
             return Reply::Close;
         }
@@ -224,14 +286,15 @@ impl Incoming<'_> {
             return Reply::Close;
         };
         self.shared.count(A::KEY);
+        let fault = pick::<A>(self.shared, self.broker, &request);
         let call = Call {
             shared: self.shared,
             broker: self.broker,
             version,
             client_id: header.client_id.as_deref().unwrap_or_default(),
             host: self.host,
+            is_throttled: matches!(fault, Some(Action::Throttle(_))),
         };
-        let fault = pick::<A>(&call, &request);
         let outcome = match &fault {
             Some(Action::Disconnect) => Outcome::Close,
             Some(Action::Hang) => return Reply::Hang,
@@ -243,20 +306,34 @@ impl Incoming<'_> {
                 sleep(*time).await;
                 A::handle(&call, request).await
             }
-            Some(Action::DropReply | Action::DelayReply(_)) | None => {
+            Some(Action::DropReply | Action::DelayReply(_) | Action::Throttle(_)) | None => {
                 A::handle(&call, request).await
             }
         };
+        let mut mute = Duration::ZERO;
         match fault {
             Some(Action::DropReply) => return Reply::Close,
             Some(Action::DelayReply(time)) => sleep(time).await,
+            Some(Action::Throttle(time)) => mute = time,
             _ => {}
         }
         match outcome {
-            Outcome::Answer(response) => encode(header.correlation_id, version, &response),
-            Outcome::Silence => Reply::Silence,
+            Outcome::Answer(mut response) => {
+                let ms = i32::try_from(mute.as_millis()).unwrap_or(i32::MAX);
+                response.set_throttle_time_ms(ms);
+                match encode(header.correlation_id, version, &response) {
+                    Some(frame) => Reply::Answer { frame, mute },
+                    None => Reply::Close,
+                }
+            }
+            Outcome::Silence => Reply::Silence { mute },
             Outcome::Close => Reply::Close,
         }
+    }
+
+    /// Whether the version is above those that this cluster takes.
+    fn is_unknown<A: Api>(&self) -> bool {
+        taken::<A>(&self.shared.config.versions).is_some_and(|taken| self.version > taken.max)
     }
 
     fn decode<A: Api>(&self) -> Option<(RequestHeader, A::Request)> {
@@ -275,25 +352,43 @@ impl Incoming<'_> {
             return Reply::Close;
         };
         let correlation_id = i32::from_be_bytes([c0, c1, c2, c3]);
-        encode(correlation_id, 0, &api_versions::unsupported())
+        let response = api_versions::unsupported(&self.shared.config.versions);
+        match encode(correlation_id, 0, &response) {
+            Some(frame) => Reply::Answer {
+                frame,
+                mute: Duration::ZERO,
+            },
+            None => Reply::Close,
+        }
     }
 }
 
-fn pick<A: Api>(call: &Call<'_>, request: &A::Request) -> Option<Action> {
-    if call.shared.faults.is_empty() {
+fn pick<A: Api>(shared: &Shared, broker: i32, request: &A::Request) -> Option<Action> {
+    if shared.faults.is_empty() {
         return None;
     }
-    let Names { topics, groups } = A::names(request);
+    let mut names = A::names(request);
+    if !names.topic_ids.is_empty() {
+        let data = shared.data();
+        let known = names.topic_ids.iter();
+        let known = known.filter_map(|id| data.topics.name_of(*id));
+        names.topics.extend(known.map(str::to_owned));
+    }
     let subject = Subject {
         api: A::KEY,
-        broker: call.broker,
-        topics: &topics,
-        groups: &groups,
+        broker,
+        topics: &names.topics,
+        groups: &names.groups,
+        transaction: names.transaction.as_deref(),
     };
-    call.shared.faults.pick(&subject)
+    shared.faults.pick(&subject)
 }
 
-fn encode<R: Encodable + HeaderVersion>(correlation_id: i32, version: i16, response: &R) -> Reply {
+fn encode<R: Encodable + HeaderVersion>(
+    correlation_id: i32,
+    version: i16,
+    response: &R,
+) -> Option<Bytes> {
     let mut frame = BytesMut::new();
     frame.put_i32(0);
     let header = ResponseHeader::default().with_correlation_id(correlation_id);
@@ -302,13 +397,11 @@ fn encode<R: Encodable + HeaderVersion>(correlation_id: i32, version: i16, respo
         .and_then(|()| response.encode(&mut frame, version));
     if let Err(error) = encoded {
         tracing::error!(%error, version, "an answer could not be encoded");
-        return Reply::Close;
+        return None;
     }
-    let Ok(length) = i32::try_from(frame.len() - 4) else {
-        return Reply::Close;
-    };
+    let length = i32::try_from(frame.len() - 4).ok()?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
-    Reply::Answer(frame.freeze())
+    Some(frame.freeze())
 }
 
 fn text(value: &str) -> StrBytes {

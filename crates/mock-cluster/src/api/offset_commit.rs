@@ -7,19 +7,19 @@ use kafka_protocol::messages::offset_commit_response::{
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 
 use super::shape::{Field, I32, I64, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions, owned};
+use super::{Api, Call, Names, Outcome, Range, owned};
 use crate::group::{Committed, MemberCall};
 use crate::shared::Data;
 use crate::{ApiKey, codes};
 
 /// `offset.metadata.max.bytes`, Kafka's default.
-const MAX_METADATA_BYTES: usize = 4096;
+pub(super) const MAX_METADATA_BYTES: usize = 4096;
 
 pub(super) struct OffsetCommit;
 
 impl Api for OffsetCommit {
     const KEY: ApiKey = ApiKey::OffsetCommit;
-    const VERSIONS: Versions = Versions { min: 2, max: 9 };
+    const VERSIONS: Range = Range { min: 2, max: 9 };
     const FLEXIBLE: i16 = 8;
     const SHAPE: &'static [Field] = &[
         TEXT,

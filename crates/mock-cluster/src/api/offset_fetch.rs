@@ -8,7 +8,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
 use super::shape::{BOOL, Field, I32, I32S, TEXT, structs};
-use super::{Api, Call, Names, Outcome, Versions, text};
+use super::{Api, Call, Names, Outcome, Range, text};
 use crate::group::{Committed, Group};
 use crate::shared::Data;
 use crate::{ApiKey, codes};
@@ -17,11 +17,36 @@ pub(super) struct OffsetFetch;
 
 /// Topic names and partitions; `None` is everything.
 type Asked = Option<Vec<(String, Vec<i32>)>>;
-type Found = Vec<(String, Vec<(i32, Committed)>)>;
+type Found = Vec<(String, Vec<(i32, Told)>)>;
+
+/// What is told of one partition.
+#[derive(Clone, Debug)]
+struct Told {
+    committed: Committed,
+    code: i16,
+}
+
+impl Told {
+    fn of(committed: &Committed) -> Self {
+        Self {
+            committed: committed.clone(),
+            code: codes::NONE,
+        }
+    }
+
+    fn nothing(code: i16) -> Self {
+        let committed = Committed {
+            offset: -1,
+            leader_epoch: -1,
+            metadata: String::new(),
+        };
+        Self { committed, code }
+    }
+}
 
 impl Api for OffsetFetch {
     const KEY: ApiKey = ApiKey::OffsetFetch;
-    const VERSIONS: Versions = Versions { min: 1, max: 9 };
+    const VERSIONS: Range = Range { min: 1, max: 9 };
     const FLEXIBLE: i16 = 6;
     const SHAPE: &'static [Field] = &[
         TEXT.to(7),
@@ -46,6 +71,7 @@ impl Api for OffsetFetch {
         Names {
             topics: topics.collect(),
             groups: groups.chain(single).collect(),
+            ..Names::default()
         }
     }
 
@@ -61,37 +87,41 @@ impl Api for OffsetFetch {
             ..
         } = &mut *data;
         let response = answer(&request, call.version, |group, asked| {
-            Ok(look_up(coordinators.at(call.broker, group, topics)?, asked))
+            let group = coordinators.at(call.broker, group, topics)?;
+            Ok(look_up(group, asked, request.require_stable))
         });
         Outcome::Answer(response)
     }
 }
 
-fn look_up(group: &Group, asked: Asked) -> Found {
+/// An offset that an open transaction may replace is not told to who wants stable ones (KIP-447).
+fn told(group: &Group, topic: &str, partition: i32, require_stable: bool) -> Told {
+    if require_stable && group.is_unstable(topic, partition) {
+        return Told::nothing(codes::UNSTABLE_OFFSET_COMMIT);
+    }
+    match group.committed(topic, partition) {
+        Some(committed) => Told::of(committed),
+        None => Told::nothing(codes::NONE),
+    }
+}
+
+fn look_up(group: &Group, asked: Asked, require_stable: bool) -> Found {
     let Some(asked) = asked else {
         let mut found: Found = Vec::new();
-        for (topic, partition, committed) in group.all_committed() {
+        for (topic, partition, _) in group.all_committed() {
+            let told = told(group, topic, partition, require_stable);
             match found.last_mut() {
-                Some((last, partitions)) if last == topic => {
-                    partitions.push((partition, committed.clone()));
-                }
-                _ => found.push((topic.to_owned(), vec![(partition, committed.clone())])),
+                Some((last, partitions)) if last == topic => partitions.push((partition, told)),
+                _ => found.push((topic.to_owned(), vec![(partition, told)])),
             }
         }
         return found;
     };
-    let none = Committed {
-        offset: -1,
-        leader_epoch: -1,
-        metadata: String::new(),
-    };
     let of_topic = |(topic, partitions): (String, Vec<i32>)| {
-        let committed = partitions.into_iter().map(|partition| {
-            let committed = group.committed(&topic, partition).unwrap_or(&none);
-            (partition, committed.clone())
-        });
-        let committed = committed.collect();
-        (topic, committed)
+        let partitions = partitions.into_iter();
+        let found = partitions.map(|index| (index, told(group, &topic, index, require_stable)));
+        let found = found.collect();
+        (topic, found)
     };
     asked.into_iter().map(of_topic).collect()
 }
@@ -125,14 +155,13 @@ fn answer(
     });
     let result = look_up(&request.group_id, asked.clone());
     let code = result.as_ref().err().copied().unwrap_or(codes::NONE);
-    let topics = match result {
-        Ok(found) => found
-            .into_iter()
-            .map(|topic| old_topic(topic, version, code))
-            .collect(),
+    let found = match result {
+        Ok(found) => found,
         // Version 1 has no room for the code but at the partitions.
-        Err(_) => refused_topics(asked, version, code),
+        Err(_) => refused(asked, code),
     };
+    let topics = found.into_iter().map(|topic| old_topic(topic, version));
+    let topics = topics.collect();
     let response = OffsetFetchResponse::default().with_topics(topics);
     if version >= 2 {
         response.with_error_code(code)
@@ -141,35 +170,27 @@ fn answer(
     }
 }
 
-fn refused_topics(asked: Asked, version: i16, code: i16) -> Vec<OffsetFetchResponseTopic> {
-    let none = Committed {
-        offset: -1,
-        leader_epoch: -1,
-        metadata: String::new(),
-    };
+fn refused(asked: Asked, code: i16) -> Found {
     let topics = asked.into_iter().flatten().map(|(topic, partitions)| {
-        let partitions = partitions
-            .into_iter()
-            .map(|index| (index, none.clone()))
-            .collect();
-        old_topic((topic, partitions), version, code)
+        let partitions = partitions.into_iter();
+        let refused = partitions.map(|index| (index, Told::nothing(code)));
+        (topic, refused.collect())
     });
     topics.collect()
 }
 
 fn old_topic(
-    (topic, partitions): (String, Vec<(i32, Committed)>),
+    (topic, partitions): (String, Vec<(i32, Told)>),
     version: i16,
-    code: i16,
 ) -> OffsetFetchResponseTopic {
-    let partitions = partitions.into_iter().map(|(index, committed)| {
+    let partitions = partitions.into_iter().map(|(index, told)| {
         let answer = OffsetFetchResponsePartition::default()
             .with_partition_index(index)
-            .with_committed_offset(committed.offset)
-            .with_metadata(Some(text(&committed.metadata)))
-            .with_error_code(code);
+            .with_committed_offset(told.committed.offset)
+            .with_metadata(Some(text(&told.committed.metadata)))
+            .with_error_code(told.code);
         if version >= 5 {
-            answer.with_committed_leader_epoch(committed.leader_epoch)
+            answer.with_committed_leader_epoch(told.committed.leader_epoch)
         } else {
             answer
         }
@@ -179,13 +200,14 @@ fn old_topic(
         .with_partitions(partitions.collect())
 }
 
-fn new_topic((topic, partitions): (String, Vec<(i32, Committed)>)) -> OffsetFetchResponseTopics {
-    let partitions = partitions.into_iter().map(|(index, committed)| {
+fn new_topic((topic, partitions): (String, Vec<(i32, Told)>)) -> OffsetFetchResponseTopics {
+    let partitions = partitions.into_iter().map(|(index, told)| {
         OffsetFetchResponsePartitions::default()
             .with_partition_index(index)
-            .with_committed_offset(committed.offset)
-            .with_committed_leader_epoch(committed.leader_epoch)
-            .with_metadata(Some(text(&committed.metadata)))
+            .with_committed_offset(told.committed.offset)
+            .with_committed_leader_epoch(told.committed.leader_epoch)
+            .with_metadata(Some(text(&told.committed.metadata)))
+            .with_error_code(told.code)
     });
     OffsetFetchResponseTopics::default()
         .with_name(text(&topic).into())

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 
 use super::shape::{BLOB, Field, I32, TEXT, structs};
-use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Versions, owned};
+use super::{Api, Call, NEVER_ANSWERED, Names, Outcome, Range, owned};
 use crate::ApiKey;
 use crate::group::{Answer, MemberCall, SyncAnswer, SyncRequest};
 use crate::shared::Data;
@@ -13,7 +13,7 @@ pub(super) struct SyncGroup;
 
 impl Api for SyncGroup {
     const KEY: ApiKey = ApiKey::SyncGroup;
-    const VERSIONS: Versions = Versions { min: 0, max: 5 };
+    const VERSIONS: Range = Range { min: 0, max: 5 };
     const FLEXIBLE: i16 = 4;
     const SHAPE: &'static [Field] = &[
         TEXT,

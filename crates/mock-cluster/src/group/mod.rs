@@ -181,6 +181,8 @@ pub(crate) struct Group {
     /// Member ids given out with MEMBER_ID_REQUIRED, and when they lapse.
     pending: BTreeMap<String, u64>,
     offsets: BTreeMap<(String, i32), Committed>,
+    /// Producer id to the offsets of its open transaction.
+    pending_offsets: BTreeMap<i64, BTreeMap<(String, i32), Committed>>,
     initial_delay_ms: u64,
     answers: Vec<(Ticket, Answer)>,
 }
@@ -208,6 +210,7 @@ impl Group {
             statics: BTreeMap::new(),
             pending: BTreeMap::new(),
             offsets: BTreeMap::new(),
+            pending_offsets: BTreeMap::new(),
             initial_delay_ms,
             answers: Vec::new(),
         }
@@ -225,7 +228,7 @@ impl Group {
     /// Whether it ever had a member or an offset.
     pub(crate) fn is_used(&self) -> bool {
         let untouched = self.generation == 0 && self.members.is_empty() && self.offsets.is_empty();
-        !(untouched && self.pending.is_empty())
+        !(untouched && self.pending.is_empty() && self.pending_offsets.is_empty())
     }
 
     pub(crate) fn generation(&self) -> i32 {

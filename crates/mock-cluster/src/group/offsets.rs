@@ -1,4 +1,5 @@
-//! The offsets that a group committed. They outlive its members.
+//! The offsets that a group committed, and those of transactions that have not ended. They outlive
+//! its members.
 
 use super::Group;
 
@@ -27,8 +28,44 @@ impl Group {
             .map(|((topic, partition), kept)| (topic.as_str(), *partition, kept))
     }
 
+    /// Keeps an offset until the producer's transaction ends (KIP-98).
+    pub(crate) fn commit_pending(
+        &mut self,
+        producer_id: i64,
+        topic: &str,
+        partition: i32,
+        committed: Committed,
+    ) {
+        self.pending_offsets
+            .entry(producer_id)
+            .or_default()
+            .insert((topic.to_owned(), partition), committed);
+    }
+
+    /// Whether a transaction that has not ended holds an offset of this partition (KIP-447).
+    pub(crate) fn is_unstable(&self, topic: &str, partition: i32) -> bool {
+        let key = (topic.to_owned(), partition);
+        self.pending_offsets
+            .values()
+            .any(|offsets| offsets.contains_key(&key))
+    }
+
+    /// The producer's transaction ended.
+    pub(crate) fn end_transaction(&mut self, producer_id: i64, commit: bool) {
+        let pending = self
+            .pending_offsets
+            .remove(&producer_id)
+            .unwrap_or_default();
+        if commit {
+            self.offsets.extend(pending);
+        }
+    }
+
     /// The topic is gone, and its offsets with it.
     pub(crate) fn forget_topic(&mut self, topic: &str) {
         self.offsets.retain(|(known, _), _| known != topic);
+        for pending in self.pending_offsets.values_mut() {
+            pending.retain(|(known, _), _| known != topic);
+        }
     }
 }

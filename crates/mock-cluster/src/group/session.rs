@@ -151,4 +151,20 @@ impl Group {
             State::Empty | State::Preparing { .. } | State::Stable => codes::NONE,
         }
     }
+
+    /// Whether a transaction may commit offsets for this caller (KIP-447). Unlike a plain commit,
+    /// one without a member is taken in every state, and one within a rebalance, too.
+    pub(crate) fn check_transactional_commit(&mut self, caller: &MemberCall, now: u64) -> i16 {
+        let outsider = caller.generation < 0 && caller.member_id.is_empty();
+        if outsider && caller.instance_id.is_none() {
+            return codes::NONE;
+        }
+        if let Err(error) = self.check_caller(caller) {
+            return error;
+        }
+        if let Some(member) = self.members.get_mut(&caller.member_id) {
+            member.touch(now);
+        }
+        codes::NONE
+    }
 }

@@ -64,30 +64,39 @@ impl Connection {
     async fn serve(&mut self, shared: &Arc<Shared>, broker: i32, host: &str) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         while let Some(frame) = self.next_frame().await? {
-            let reply = {
-                let mut work = pin!(api::dispatch(shared, broker, host, frame));
-                loop {
-                    tokio::select! {
-                        biased;
-                        reply = &mut work => break reply,
-                        read = self.stream.read_buf(&mut self.buffer),
-                            if self.open.is_some() && self.buffer.len() < READ_AHEAD =>
-                        {
-                            if matches!(read, Ok(0) | Err(_)) {
-                                self.open = None;
-                            }
-                        }
-                    }
+            let work = api::dispatch(shared, broker, host, frame);
+            let mute = match self.reading(work).await {
+                Reply::Answer { frame, mute } => {
+                    self.stream.write_all(&frame).await?;
+                    mute
                 }
-            };
-            match reply {
-                Reply::Answer(bytes) => self.stream.write_all(&bytes).await?,
-                Reply::Silence => {}
+                Reply::Silence { mute } => mute,
                 Reply::Close => return Ok(()),
                 Reply::Hang => return self.wait_for_close().await,
+            };
+            if !mute.is_zero() {
+                self.reading(tokio::time::sleep(mute)).await;
             }
         }
         Ok(())
+    }
+
+    /// Does the work to its end, reading ahead meanwhile.
+    async fn reading<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done,
+                read = self.stream.read_buf(&mut self.buffer),
+                    if self.open.is_some() && self.buffer.len() < READ_AHEAD =>
+                {
+                    if matches!(read, Ok(0) | Err(_)) {
+                        self.open = None;
+                    }
+                }
+            }
+        }
     }
 
     /// The next whole frame without its length; `None` at the end of the stream.

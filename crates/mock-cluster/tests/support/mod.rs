@@ -14,6 +14,8 @@ use ottla_mock_cluster::MockCluster;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+pub(crate) mod txn;
+
 /// The limit of everything that a test waits for.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
