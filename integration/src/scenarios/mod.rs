@@ -7,6 +7,7 @@
 mod bad_input;
 mod broker_smoke;
 mod client_conformance;
+mod codecs;
 mod foreign_clients;
 mod order_flow;
 pub mod runner;
@@ -97,6 +98,24 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(300),
         run: |context| Box::pin(client_conformance::run(context)),
+    },
+    Scenario {
+        name: "codecs-read-back",
+        about: "batches compressed by us, checked by the broker, read by kcat and the Java client",
+        needs: Needs::Harness,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(codecs::on_kafka(context)),
+    },
+    Scenario {
+        name: "kcat-codecs",
+        about: "kcat reads batches compressed by us from the mock cluster",
+        needs: Needs::MockCluster,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(60),
+        run: |context| Box::pin(codecs::on_mock(context)),
     },
     Scenario {
         name: "kcat-produce-consume",
