@@ -1,8 +1,9 @@
 //! One broker of the cluster and the connections to it, kept apart by purpose.
 //!
 //! A broker answers a connection's requests one after another. A request that it holds back (a
-//! JoinGroup until all members came, a CreateTopics until the topic is everywhere) would hold back
-//! everything behind it, so heartbeats never share a connection with either.
+//! JoinGroup until all members came, a CreateTopics until the topic is everywhere, an OffsetCommit
+//! until it is replicated) would hold back everything behind it, so heartbeats share a connection
+//! with none of them.
 
 use crate::connection::{Api, Connection, Connector};
 use crate::{Error, ErrorKind};
@@ -17,8 +18,10 @@ const IDLE_MAX: usize = 4;
 pub(crate) enum Purpose {
     /// Metadata and administration.
     Control,
-    /// Heartbeats, commits and offset fetches.
+    /// Heartbeats and farewells.
     Coordination,
+    /// Commits and offset fetches.
+    Offsets,
 }
 
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(crate) struct Broker {
     pub name: Arc<str>,
     control: Slot,
     coordination: Slot,
+    offsets: Slot,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -45,6 +49,7 @@ impl Broker {
             address,
             control: Slot::default(),
             coordination: Slot::default(),
+            offsets: Slot::default(),
             idle: Mutex::default(),
         }
     }
@@ -104,6 +109,7 @@ impl Broker {
         let slot = match purpose {
             Purpose::Control => &self.control,
             Purpose::Coordination => &self.coordination,
+            Purpose::Offsets => &self.offsets,
         };
         let timed_out = |_| Error::new(ErrorKind::TimedOut, operation).with_broker(&*self.name);
         let mut slot = timeout_at(deadline, slot.connection.lock())

@@ -1,8 +1,8 @@
 //! The calls to a group's coordinator (the classic protocol), mapped to plain structs.
 //!
 //! Owns what it knows of the coordinator's place. What must hold: a JoinGroup or SyncGroup, which
-//! the broker holds back until every member came, has a connection of its own; a heartbeat never
-//! waits behind it. A partition that the answer leaves out is never taken for committed.
+//! the broker holds back until every member came, has a connection of its own, and commits, which
+//! wait for replicas, have another; a heartbeat never waits behind either. A partition that the answer leaves out is never taken for committed.
 
 use crate::broker::{Broker, Purpose};
 use crate::cluster::Cluster;
@@ -133,7 +133,7 @@ impl GroupClient {
                 .min(group.cluster.config.request_timeout),
         };
         let build = |_| convert::heartbeat_request(&group.id, request);
-        let (coordinator, answer, _) = group.call(limit, build).await?;
+        let (coordinator, answer, _) = group.call(Purpose::Coordination, limit, build).await?;
         let code = ErrorCode(answer.error_code);
         group.note(&coordinator, code);
         Ok(code)
@@ -147,7 +147,11 @@ impl GroupClient {
         let group = &*self.inner;
         let build = |version| convert::leave_request(&group.id, request, version);
         let (coordinator, answer, _) = group
-            .call(group.cluster.config.request_timeout, build)
+            .call(
+                Purpose::Coordination,
+                group.cluster.config.request_timeout,
+                build,
+            )
             .await?;
         let code = convert::leave_answer(&answer);
         group.note(&coordinator, code);
@@ -173,7 +177,11 @@ impl GroupClient {
             .collect();
         let build = |_| convert::commit_request(&group.id, request);
         let (coordinator, answer, _) = group
-            .call(group.cluster.config.request_timeout, build)
+            .call(
+                Purpose::Offsets,
+                group.cluster.config.request_timeout,
+                build,
+            )
             .await?;
         let codes = convert::commit_answer(answer, wanted)
             .map_err(|error| error.with_broker(&*coordinator.name))?;
@@ -199,7 +207,11 @@ impl GroupClient {
         }
         let build = |version| convert::fetch_request(&group.id, &request, version);
         let (coordinator, answer, version) = group
-            .call(group.cluster.config.request_timeout, build)
+            .call(
+                Purpose::Offsets,
+                group.cluster.config.request_timeout,
+                build,
+            )
             .await?;
         let answer = convert::fetch_answer(answer, version, &group.id, &request.partitions)
             .map_err(|error| error.with_broker(&*coordinator.name))?;
@@ -217,13 +229,14 @@ impl Group {
     /// A call that the coordinator answers at once.
     async fn call<A: Api>(
         &self,
+        purpose: Purpose,
         limit: Duration,
         build: impl FnOnce(i16) -> A,
     ) -> Result<Answered<A>, Error> {
         let deadline = Instant::now() + limit;
         let coordinator = self.coordinator(deadline).await?;
         let connector = &self.cluster.connector;
-        let call = coordinator.call(connector, Purpose::Coordination, deadline, build);
+        let call = coordinator.call(connector, purpose, deadline, build);
         match call.await {
             Ok((answer, version)) => Ok((coordinator, answer, version)),
             Err(error) => Err(self.failed(&coordinator, error)),

@@ -274,3 +274,25 @@ async fn trap_c1_a_commit_whose_refusal_comes_after_the_new_assignment_is_repeat
     stop(running).await;
     assert_eq!(seen.values(), ["a"]);
 }
+
+#[tokio::test]
+async fn a_slow_commit_does_not_hold_up_heartbeats() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, numbers(0..3)).await;
+    // Longer than a heartbeat may take, which is a third of the session.
+    let slow = Action::Delay(Duration::from_millis(800));
+    let slow = Fault::on(ApiKey::OffsetCommit).action(slow).forever();
+    let slow = bed.cluster.faults().add(slow);
+    let seen = Seen::default();
+    let mut app = App::new(&bed.client, short_session());
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(3)).await;
+    bed.write("t", 0, ["more"]).await;
+    wait_for("the commit", || bed.committed("g", "t", 0) == Some(4)).await;
+    assert_eq!(running.status().registrations[0].members[0].rebalances, 1);
+    slow.remove();
+    stop(running).await;
+    assert_eq!(seen.values(), ["0", "1", "2", "more"]);
+}
