@@ -82,10 +82,15 @@ impl GroupConsumer {
     /// The next batch, as soon as there is one; `None` when the member has failed for good (see
     /// [`status`](Self::status)). Safe to cancel.
     pub async fn next_batch(&mut self) -> Option<ConsumedBatch> {
-        tokio::select! {
-            biased;
-            batch = self.batches.recv() => batch,
-            _ = self.running.failed() => None,
+        loop {
+            let batch = tokio::select! {
+                biased;
+                batch = self.batches.recv() => batch,
+                _ = self.running.failed() => None,
+            };
+            if batch.as_ref().is_none_or(ConsumedBatch::is_current) {
+                return batch;
+            }
         }
     }
 
@@ -110,7 +115,12 @@ impl Stream for GroupConsumer {
         mut self: Pin<&mut Self>,
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<ConsumedBatch>> {
-        self.batches.poll_recv(cx)
+        loop {
+            let batch = task::ready!(self.batches.poll_recv(cx));
+            if batch.as_ref().is_none_or(ConsumedBatch::is_current) {
+                return Poll::Ready(batch);
+            }
+        }
     }
 }
 
@@ -133,6 +143,11 @@ impl ConsumedBatch {
     /// The right to the partition, to be looked at before an effect that cannot be undone.
     pub fn lease(&self) -> &PartitionLease {
         &self.lease
+    }
+
+    /// Whether its partition is still owned; it may have been lost while the batch waited (C24).
+    fn is_current(&self) -> bool {
+        self.lease.is_held() && !self.answer.is_closed()
     }
 
     /// All records are handled: the offset behind the last one is committed with the next commit.

@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 const RESTART_BACKOFF: Duration = Duration::from_millis(200);
 const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -29,6 +30,7 @@ pub(super) async fn supervise(
 ) -> Ended {
     let mut backoff = Backoff::new(RESTART_BACKOFF, RESTART_BACKOFF_MAX);
     let report = loop {
+        let begun = Instant::now();
         // The member's state is dropped with it, so a panic leaves nothing half done behind.
         let run = AssertUnwindSafe(member::run(spec.clone(), stop.clone())).catch_unwind();
         let error = match run.await {
@@ -42,6 +44,10 @@ pub(super) async fn supervise(
             spec.board.member_failed(MemberState::Failed, &error);
             fatal.send_modify(|first| *first = first.take().or(Some(error)));
             break None;
+        }
+        if begun.elapsed() > RESTART_BACKOFF_MAX {
+            // It had been well for a while: this is a new trouble.
+            backoff.reset();
         }
         let wait = backoff.next_delay();
         tracing::warn!(group = %spec.group, member = %spec.name, %error, ?wait, "restarting member");

@@ -207,6 +207,10 @@ impl Lane {
             () = self.drain.cancelled() => ControlFlow::Break(()),
             chunk = self.inbox.recv() => match chunk {
                 Some(chunk) => {
+                    if self.inbox.capacity() == 1 {
+                        // It was full, and the member may wait for that to end.
+                        self.progress.wake();
+                    }
                     self.buffer.extend(chunk.records);
                     self.end = Some(chunk.next_offset);
                     ControlFlow::Continue(())

@@ -16,7 +16,7 @@ pub(crate) struct Progress {
     /// At this many buffered bytes or fewer the member fetches more.
     low_water: AtomicUsize,
     high_watermark: AtomicI64,
-    /// Wakes the member when the buffer has sunk to the low water mark.
+    /// Wakes the member when the buffer has sunk to the low water mark, or the inbox has room again.
     wake: Arc<Notify>,
 }
 
@@ -151,6 +151,11 @@ impl Progress {
 
     pub(crate) fn add_buffered(&self, bytes: usize) {
         self.buffered.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Lets the member look whether there is room.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Gives bytes back, and wakes the member when this made room.

@@ -4,6 +4,7 @@
 
 use super::MemberSpec;
 use super::partition::may_pass;
+use crate::app::MemberBoard;
 use crate::{Assignor, Error};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -33,6 +34,7 @@ pub(super) struct Driver {
     /// When the leader's metadata is refreshed next; `None` while a refresh is out.
     refresh_at: Option<Instant>,
     refresh_every: Duration,
+    board: Arc<MemberBoard>,
 }
 
 /// The end of a call.
@@ -71,6 +73,7 @@ impl Driver {
             is_static: config.group_instance_id.is_some(),
             refresh_at: Some(begun + client.metadata_max_age),
             refresh_every: client.metadata_max_age,
+            board: spec.board.clone(),
         })
     }
 
@@ -139,22 +142,34 @@ impl Driver {
                 if is_final(&error) && self.membership.phase() != Phase::Leaving {
                     return Err(error.into());
                 }
-                tracing::debug!(%error, "a call to the group coordinator failed");
+                self.note("a call to the group coordinator failed", &error);
                 Input::Failed { id }
             }
             Answer::Wanted(Ok(counts)) => Input::Metadata { counts },
             Answer::Wanted(Err(error)) if is_final(&error) => return Err(error.into()),
-            Answer::Wanted(Err(_)) => Input::MetadataFailed,
+            Answer::Wanted(Err(error)) => {
+                self.note("the topics to assign could not be asked for", &error);
+                Input::MetadataFailed
+            }
             Answer::Refreshed(counts) => {
                 self.refresh_at = Some(now + self.refresh_every);
                 match counts {
                     Ok(counts) => Input::Metadata { counts },
-                    Err(_) => Input::Tick,
+                    Err(error) => {
+                        self.note("the topics could not be looked at", &error);
+                        Input::Tick
+                    }
                 }
             }
         };
         self.membership.handle(input, now_ms);
         Ok(())
+    }
+
+    /// What is tried again by itself is seen in the member's status.
+    fn note(&self, what: &'static str, error: &ottla_client::Error) {
+        tracing::debug!(group = &**self.group.group_id(), %error, "{what}");
+        self.board.set_last_error(error);
     }
 
     pub(super) fn revoke_completed(&mut self, id: RevocationId, now: Instant) {

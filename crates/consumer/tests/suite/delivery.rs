@@ -379,3 +379,41 @@ async fn memory_stays_bounded_while_a_handler_is_slow() {
     assert_eq!(seen.offsets(0), (0..400).collect::<Vec<_>>());
     stop(running).await;
 }
+
+#[tokio::test]
+async fn reading_goes_on_as_soon_as_a_full_inbox_has_room() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let value = "x".repeat(1000);
+    for _ in 0..60 {
+        bed.write("t", 0, [&value]).await;
+    }
+    let (seen, open) = (Seen::default(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let (log, gate) = (seen.clone(), open.clone());
+    let handler = handler_fn(move |context, record| {
+        let (log, gate) = (log.clone(), gate.clone());
+        async move {
+            gate.acquire().await.unwrap().forget();
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    });
+    let mut app = bed.app();
+    app.register(
+        // Each fetch brings one record, and nothing else wakes the member for a long time.
+        Registration::new("g", ["t"], handler).config(ConsumerConfig {
+            max_partition_fetch_bytes: 1024,
+            session_timeout: Duration::from_secs(120),
+            heartbeat_interval: Duration::from_secs(40),
+            commit_interval: Duration::from_secs(3600),
+            ..config()
+        }),
+    );
+    let running = app.start().await.unwrap();
+    let buffered = || running.status().registrations[0].members[0].buffered_bytes;
+    // One with the handler, sixteen in the inbox.
+    wait_for("a full inbox", || buffered() >= 17 * 1000).await;
+    open.add_permits(60);
+    seen.wait_len(60).await;
+    stop(running).await;
+}

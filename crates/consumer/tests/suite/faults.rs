@@ -350,3 +350,25 @@ async fn what_cannot_be_read_stops_its_partition_or_is_skipped_as_told() {
     wait_for("the commit", || bed.committed("g", "t", 0) == Some(4)).await;
     stop(running).await;
 }
+
+#[tokio::test]
+async fn a_coordinator_that_is_not_reached_is_seen_in_the_status() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let gone = Fault::on(ApiKey::JoinGroup).forever();
+    let gone = bed.cluster.faults().add(gone.action(Action::Disconnect));
+    let seen = Seen::default();
+    let mut app = bed.app();
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    let said = |word: &str| {
+        let status = running.status();
+        let error = status.registrations[0].members[0].last_error.clone();
+        error.is_some_and(|e| e.contains(word))
+    };
+    wait_for("the error", || said("JoinGroup")).await;
+    gone.remove();
+    bed.write("t", 0, ["a"]).await;
+    seen.wait_len(1).await;
+    stop(running).await;
+}

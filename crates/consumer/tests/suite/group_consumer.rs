@@ -1,8 +1,9 @@
 //! The consumer for callers that ask for records themselves.
 
-use crate::bed::{Bed, SHUTDOWN, config, numbers, text, wait_for};
+use crate::bed::{Bed, SHUTDOWN, config, numbers, short_session, text, wait_for};
 use futures_util::StreamExt;
 use ottla_consumer::{ConsumerConfig, GroupConsumer, HandlerError};
+use ottla_mock_cluster::{Action, ApiKey, Fault};
 use std::time::Duration;
 
 fn in_group(group: &str) -> ConsumerConfig {
@@ -75,6 +76,45 @@ async fn a_close_waits_for_batches_that_are_out() {
         batch.done().unwrap();
     };
     let (report, ()) = tokio::join!(consumer.close(SHUTDOWN), done);
+    assert!(report.clean, "{report:?}");
+    assert_eq!(bed.committed("g", "t", 0), Some(1));
+}
+
+#[tokio::test]
+async fn trap_c24_a_batch_of_a_lost_partition_is_not_given_out() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a"]).await;
+    // The coordinator keeps the member that thinks it is forgotten for a session.
+    let config = ConsumerConfig {
+        group_id: "g".to_owned(),
+        ..short_session()
+    };
+    let mut consumer = GroupConsumer::start(&bed.client, config, ["t"], 10)
+        .await
+        .unwrap();
+    let member = |consumer: &GroupConsumer| {
+        let status = consumer.status();
+        let member = &status.registrations[0].members[0];
+        (member.rebalances, member.buffered_bytes > 0)
+    };
+    wait_for("a batch", || member(&consumer) == (1, true)).await;
+    for streamed in [false, true] {
+        let evicted = Fault::on(ApiKey::Heartbeat).action(Action::Refuse(25));
+        bed.cluster.faults().add(evicted);
+        let generation = if streamed { 3 } else { 2 };
+        wait_for("a batch", || member(&consumer) == (generation, true)).await;
+        let batch = if streamed {
+            consumer.next().await.unwrap()
+        } else {
+            consumer.next_batch().await.unwrap()
+        };
+        assert!(batch.lease().is_held());
+        if streamed {
+            batch.done().unwrap();
+        }
+    }
+    let report = consumer.close(SHUTDOWN).await;
     assert!(report.clean, "{report:?}");
     assert_eq!(bed.committed("g", "t", 0), Some(1));
 }
