@@ -31,25 +31,48 @@
 //!   poll or a join holds back only its own connection.
 //! - Batches are checked (CRC-32C, counts, `max.message.bytes`), placed (offset, leader epoch,
 //!   `LogAppendTime`) and checked for the sequence of their idempotent producer; a replay of one
-//!   of the last five batches answers the offset it had.
+//!   of the last five batches answers the offset it had, a new epoch begins at 0, an unknown
+//!   producer anywhere.
+//! - Transactions of version 1 and 2 (KIP-98, KIP-360, KIP-447, KIP-890): epochs, fencing, markers
+//!   in the logs, the last stable offset, the aborted list, offsets that wait for the commit,
+//!   the transaction timeout. [`MockCluster::hold_markers`] keeps a decided transaction undone.
+//! - Fetch by name and by topic id, in incremental sessions (KIP-227), with leader epochs
+//!   (KIP-320), diverging epochs, hints to the new leader (KIP-951) and, with
+//!   [`MockClusterBuilder::racks`], from the closest replica (KIP-392).
 //! - Leaders and their epochs, coordinators, the classic group protocol with static members
 //!   (KIP-345), member ids required (KIP-394) and session expiry.
+//! - [`Action::Throttle`] is a client quota: the answer says how long, then the connection is
+//!   muted (KIP-219).
+//! - [`Versions`] are the tables of Kafka 3.9, 4.0, 4.3 and Redpanda: what is told and taken.
+//!   Other differences between these brokers are not imitated.
 //! - Several errors are those of Kafka 4: a request of an unsupported version closes the
 //!   connection, except ApiVersions, which is answered as version 0 with error 35.
 //!
+//! # What a test can do to it
+//! [`Fault`]s by API, broker, topic, group or transactional id; kills and restarts; moves of leaders
+//! and coordinators; [`MockCluster::truncate`] cuts a log under a new epoch,
+//! [`MockCluster::compact`] leaves gaps and empty batches, [`MockCluster::delete_records`] raises
+//! the log's start; [`MockCluster::evict_fetch_sessions`].
+//!
 //! # What it does not do
 //! - Replication: one copy of each log, acknowledged at once, acks 0, 1 and all alike. A kill loses
-//!   nothing. The replica lists in metadata are for show.
-//! - Transactions, read_committed, control batches; KIP-848 and share groups; fetch sessions,
-//!   fetch from followers, topic ids in Produce and Fetch; offsets for leader epochs.
-//! - SASL, TLS, ACLs, quotas; altering configs or partitions; deleting groups.
-//! - Retention and compaction: records go by DeleteRecords alone. Offsets do not expire.
+//!   nothing. The replica lists in metadata are for show; a follower reads the leader's log.
+//! - Markers take no time unless they are held: EndTxn is answered when they are written, where
+//!   Kafka answers first. A write to a partition without its leader's coordinator in sight is
+//!   checked all the same. Two-phase commit (KIP-939) is not there.
+//! - AddPartitionsToTxn from version 4 on is refused with CLUSTER_AUTHORIZATION_FAILED: it is for
+//!   brokers, which here need none.
+//! - KIP-848 and share groups; fetching as a replica.
+//! - SASL, TLS, ACLs; quotas that count by themselves; altering configs or partitions; deleting
+//!   groups.
+//! - Retention and compaction by themselves: records go when a test or DeleteRecords says so.
+//!   Offsets, producers and transactional ids do not expire.
 //! - Looking into compressed batches: they are stored and served as they came, found by timestamp
-//!   only as a whole, and left out of [`MockCluster::records`].
-//! - `__consumer_offsets` and other internal topics; a group's coordinator is a choice by name.
+//!   only as a whole, left alone by compaction, and left out of [`MockCluster::records`].
+//! - `__consumer_offsets` and other internal topics; a coordinator is a choice by name.
 //! - Lower bounds for session timeouts: a test may ask for 1 ms.
-//! - Versions of Produce and Fetch above 12, Produce below 3 (advertised from 0, as Kafka 4 does
-//!   for old clients), and record formats before v2.
+//! - Versions of Produce below 3 (advertised from 0, as Kafka 4 does for old clients), ListOffsets
+//!   above 10, OffsetCommit and OffsetFetch above 9, and record formats before v2.
 //!
 //! Input is not trusted: requests are bounded in size and checked in shape before they are
 //! decoded; what does not fit closes the connection.

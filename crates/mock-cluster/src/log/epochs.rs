@@ -22,9 +22,12 @@ impl Epochs {
     }
 
     /// The highest epoch up to `asked` and the offset after its last record; `None` when the
-    /// epoch lies above all that are known.
+    /// epoch lies above all that are known, or is none.
     pub(crate) fn end_of(&self, asked: i32, log_end: i64) -> Option<(i32, i64)> {
         let (latest, _) = *self.0.last()?;
+        if asked < 0 {
+            return None;
+        }
         if asked == latest {
             return Some((latest, log_end));
         }
@@ -55,6 +58,7 @@ mod tests {
         assert_eq!(epochs.end_of(4, 20), Some((3, 17)));
         assert_eq!(epochs.end_of(5, 20), Some((5, 20)));
         assert_eq!(epochs.end_of(6, 20), None);
+        assert_eq!(epochs.end_of(-1, 20), None);
         epochs.truncate(12);
         epochs.begin(6, 12);
         assert_eq!(epochs.end_of(5, 12), Some((3, 12)));

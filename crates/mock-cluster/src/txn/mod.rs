@@ -194,9 +194,10 @@ impl Transaction {
         Ok(self.producer)
     }
 
-    /// Aborts an open transaction from the coordinator's side.
+    /// Aborts an open transaction from the coordinator's side. Its producer may go on with another
+    /// InitProducerId that names its id and epoch.
     fn fence(&mut self) {
-        self.last_epoch = if self.is_v2 { self.producer.epoch } else { -1 };
+        self.last_epoch = self.producer.epoch;
         self.producer.epoch = self.producer.epoch.saturating_add(1);
         self.state = State::Prepare { commit: false };
     }

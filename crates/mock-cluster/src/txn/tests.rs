@@ -59,6 +59,20 @@ fn an_init_aborts_an_open_transaction_with_a_raised_epoch() {
 }
 
 #[test]
+fn a_producer_that_lost_track_aborts_its_own_transaction_and_goes_on() {
+    for is_v2 in [false, true] {
+        let (mut txn, mut ids) = fresh();
+        let me = txn.init(None, 10, &mut ids).unwrap();
+        txn.add(me, P, is_v2, 0).unwrap();
+        let first = txn.init(Some(me), 10, &mut ids);
+        assert_eq!(first, Err(codes::CONCURRENT_TRANSACTIONS));
+        assert!(!txn.complete().unwrap().commit);
+        assert_eq!(txn.init(Some(me), 10, &mut ids), Ok(at(7, 1)));
+        assert_eq!(txn.add(me, P, is_v2, 0), Err(codes::PRODUCER_FENCED));
+    }
+}
+
+#[test]
 fn version_1_ends_keep_the_epoch_and_may_be_repeated() {
     let (mut txn, mut ids) = fresh();
     let me = txn.init(None, 10, &mut ids).unwrap();

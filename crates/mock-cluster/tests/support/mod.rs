@@ -34,7 +34,10 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) async fn connect(cluster: &MockCluster, broker: i32) -> Self {
-        let addr = cluster.broker_addr(broker).unwrap();
+        Self::at(&cluster.broker_addr(broker).unwrap()).await
+    }
+
+    pub(crate) async fn at(addr: &str) -> Self {
         Self {
             stream: TcpStream::connect(addr).await.unwrap(),
             next_id: 0,
