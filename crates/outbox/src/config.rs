@@ -6,6 +6,19 @@ use std::time::Duration;
 
 /// How a [`Relay`](crate::Relay) works. The names in TOML, JSON and the environment are the
 /// dotted ones, durations in milliseconds.
+///
+/// # How fast it is
+///
+/// One row of a key is on its way at a time, so a key gets one row for each round trip and each
+/// linger of the producer; different keys go side by side, in common batches. Measured against
+/// brokers in the same process (debug build, rows of 100 bytes): one key alone 141 rows/s with the
+/// producer's default linger of 5 ms, 273 with 2 ms and 1,310 with none; 100 keys 11,000, 15,000 and
+/// 23,000. So give the relay a producer of its own with `linger.ms` 0: what becomes ready while a
+/// batch is in flight shares the next one anyway.
+///
+/// More rows of a key at once would not be safe behind [`Publish`](ottla_types::Publish): a producer
+/// that gives up on one record goes on with the next one, and when the relay sends the first again,
+/// it stands behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {

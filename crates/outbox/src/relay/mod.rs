@@ -44,8 +44,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay from `store` to `publish`. The producer should be set to `acks=all`: what it
-    /// acknowledges is marked as sent.
+    /// A relay from `store` to `publish`. The producer should be set to `acks=all`, because what it
+    /// acknowledges is marked as sent, and to no linger (see [`RelayConfig`]).
     ///
     /// # Errors
     /// Names the first value of `config` that is not allowed.
