@@ -81,7 +81,9 @@ impl GroupClient {
     }
 
     /// Joins the group (JoinGroup v1 to v9). The coordinator answers when every member has joined,
-    /// so the call may take the rebalance timeout and five seconds more.
+    /// so the call may take the rebalance timeout and five seconds more. Meanwhile the broker is
+    /// asked now and then whether it still is the coordinator; the call ends when it is not, or does
+    /// not answer for a third of the session timeout.
     ///
     /// # Errors
     /// When no coordinator was found or its connection failed; of kind `Unsupported` when the
@@ -125,13 +127,7 @@ impl GroupClient {
     /// As [`join`](Self::join).
     pub async fn heartbeat(&self, request: HeartbeatRequest) -> Result<ErrorCode, Error> {
         let group = &*self.inner;
-        let session_ms = group.session_timeout_ms.load(Ordering::Relaxed);
-        let limit = match session_ms {
-            0 => group.cluster.config.request_timeout,
-            ms => Duration::from_millis(ms / 3)
-                .max(HEARTBEAT_LIMIT_MIN)
-                .min(group.cluster.config.request_timeout),
-        };
+        let limit = group.heartbeat_limit();
         let build = |_| convert::heartbeat_request(&group.id, request);
         let (coordinator, answer, _) = group.call(Purpose::Coordination, limit, build).await?;
         let code = ErrorCode(answer.error_code);
@@ -249,9 +245,45 @@ impl Group {
         let rebalance = Duration::from_millis(self.rebalance_timeout_ms.load(Ordering::Relaxed));
         let limit = (rebalance + REBALANCE_SLACK).max(self.cluster.config.request_timeout);
         let call = coordinator.call_alone(&self.cluster.connector, Instant::now() + limit, build);
-        match call.await {
+        let answer = tokio::select! {
+            answer = call => answer,
+            gone = self.gone(&coordinator) => Err(gone),
+        };
+        match answer {
             Ok((answer, version)) => Ok((coordinator, answer, version)),
             Err(error) => Err(self.failed(&coordinator, error)),
+        }
+    }
+
+    /// Resolves when `coordinator` does not answer any more, or names another broker as the group's
+    /// coordinator: within a third of the session timeout. What waits there would wait in vain.
+    async fn gone(&self, coordinator: &Arc<Broker>) -> Error {
+        let third = self.heartbeat_limit();
+        loop {
+            sleep(third / 4).await;
+            let deadline = Instant::now() + third * 3 / 4;
+            let build = |version| convert::find_request(&self.id, version);
+            let connector = &self.cluster.connector;
+            let asked = coordinator.call(connector, Purpose::Coordination, deadline, build);
+            let found = match asked.await {
+                Ok((answer, version)) => self.read_found(&answer, version),
+                Err(error) => return error,
+            };
+            if found.is_ok_and(|found| found.address != coordinator.address) {
+                let moved = ErrorCode::NOT_COORDINATOR;
+                return Error::from_code(moved, FindCoordinatorRequest::NAME)
+                    .with_broker(&*coordinator.name);
+            }
+        }
+    }
+
+    /// A third of the session timeout, so that a dead connection leaves time for another heartbeat.
+    fn heartbeat_limit(&self) -> Duration {
+        match self.session_timeout_ms.load(Ordering::Relaxed) {
+            0 => self.cluster.config.request_timeout,
+            ms => Duration::from_millis(ms / 3)
+                .max(HEARTBEAT_LIMIT_MIN)
+                .min(self.cluster.config.request_timeout),
         }
     }
 

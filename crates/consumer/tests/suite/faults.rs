@@ -372,3 +372,34 @@ async fn a_coordinator_that_is_not_reached_is_seen_in_the_status() {
     seen.wait_len(1).await;
     stop(running).await;
 }
+
+#[tokio::test]
+async fn a_join_at_a_broker_that_is_no_coordinator_any_more_is_given_up() {
+    for is_dumb in [false, true] {
+        let bed = three_brokers().await;
+        bed.cluster.create_topic("t", 1).unwrap();
+        let seen = Seen::default();
+        let mut app = bed.app();
+        app.topic("t").listen("g", seen.handler());
+        let running = app.start().await.unwrap();
+        wait_for("the assignment", || owned(&running) == [1]).await;
+        let old = bed.cluster.coordinator("g").unwrap();
+        let hang = |api| {
+            let fault = Fault::on(api).at_broker(old).forever();
+            bed.cluster.faults().add(fault.action(Action::Hang))
+        };
+        let join = hang(ApiKey::JoinGroup);
+        let rejoin = Fault::on(ApiKey::Heartbeat).action(Action::Refuse(27));
+        bed.cluster.faults().add(rejoin);
+        wait_for("the join", || join.hits() == 1).await;
+        // It says who the coordinator is now, or nothing at all.
+        let _silent = is_dumb.then(|| hang(ApiKey::FindCoordinator));
+        bed.cluster.move_coordinator("g", old % 3 + 1).unwrap();
+        // Far sooner than the join's own limit, which is above that of the wait.
+        let generations = || running.status().registrations[0].members[0].rebalances;
+        wait_for("another generation", || generations() == 2).await;
+        bed.write("t", 0, ["a"]).await;
+        wait_for("the commit", || bed.committed("g", "t", 0) == Some(1)).await;
+        stop(running).await;
+    }
+}
