@@ -68,7 +68,8 @@ impl Fault {
         self
     }
 
-    /// Only requests that name this topic, alone or among others.
+    /// Only requests that name this topic, alone or among others; a step of a fetch session names
+    /// every topic of the session.
     pub fn topic(mut self, topic: impl Into<String>) -> Self {
         self.topic = Some(topic.into());
         self

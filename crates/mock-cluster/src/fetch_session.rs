@@ -9,7 +9,7 @@
 //! Must hold: a session answers each epoch once; what all sessions keep is bounded. Where there is
 //! no room, a client gets id 0, and goes on without.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 const PARTITION_BYTES: usize = 200;
 
 /// A topic as a request names it: by its name, or from version 13 on by its id alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TopicKey {
     pub(crate) name: Arc<str>,
     pub(crate) id: Uuid,
@@ -169,6 +169,15 @@ pub(crate) struct FetchSessions {
 impl FetchSessions {
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// The topics of a session.
+    pub(crate) fn topics(&self, id: i32) -> BTreeSet<TopicKey> {
+        let session = self.sessions.get(&id).into_iter();
+        let partitions = session.flat_map(|session| session.partitions.values());
+        partitions
+            .map(|cached| cached.wanted.topic.clone())
+            .collect()
     }
 
     /// Takes one step.

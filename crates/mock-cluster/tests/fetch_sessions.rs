@@ -170,6 +170,23 @@ async fn a_refused_or_throttled_step_says_so_without_partitions() {
 }
 
 #[tokio::test]
+async fn a_fault_by_topic_hits_the_steps_of_its_sessions() {
+    let (cluster, mut peer) = cluster().await;
+    cluster.create_topic("other", 1).unwrap();
+    let id = peer.call(12, &step(0, 0, &[(0, 0)])).await.session_id;
+    let fault = |name| {
+        Fault::on(ApiKey::Fetch)
+            .topic(name)
+            .action(Action::Refuse(56))
+    };
+    let misses = cluster.faults().add(fault("other"));
+    let hits = cluster.faults().add(fault("t"));
+    assert_eq!(peer.call(12, &step(id, 1, &[])).await.error_code, 56);
+    assert_eq!((misses.hits(), hits.hits()), (0, 1));
+    assert_eq!(peer.call(12, &step(id, 1, &[])).await.error_code, 0);
+}
+
+#[tokio::test]
 async fn a_killed_broker_forgets_its_sessions() {
     let (cluster, mut peer) = cluster().await;
     let id = peer.call(12, &step(0, 0, &[(0, 0)])).await.session_id;

@@ -59,6 +59,7 @@ impl Api for Fetch {
     fn names(request: &Self::Request) -> Names {
         Names::topics(request.topics.iter().map(|topic| topic.topic.as_str()))
             .and_topic_ids(request.topics.iter().map(|topic| topic.topic_id))
+            .and_fetch_session(request.session_id)
     }
 
     /// The code is put on each partition; a step of a session that names none is refused whole.
@@ -141,7 +142,7 @@ fn forgotten(request: &FetchRequest) -> Vec<(TopicKey, i32)> {
 
 fn register(data: &mut Data, wanted: &[Wanted], changed: &Arc<Notify>) {
     for wanted in wanted {
-        if let Some(name) = read::name_of(data, &wanted.topic)
+        if let Some(name) = read::name_of(data, &wanted.topic).map(str::to_owned)
             && let Some(partition) = data.topics.partition_mut(&name, wanted.index)
         {
             partition.wake_on_change(changed);

@@ -95,6 +95,8 @@ pub(crate) struct Names {
     pub(crate) topic_ids: Vec<Uuid>,
     pub(crate) groups: Vec<String>,
     pub(crate) transaction: Option<String>,
+    /// The session whose topics the request means, too; 0 for none.
+    pub(crate) fetch_session: i32,
 }
 
 impl Names {
@@ -115,6 +117,13 @@ impl Names {
     fn and_transaction(mut self, name: Option<&str>) -> Self {
         self.transaction = name.map(str::to_owned);
         self
+    }
+
+    fn and_fetch_session(self, id: i32) -> Self {
+        Self {
+            fetch_session: id,
+            ..self
+        }
     }
 
     fn and_topic_ids(mut self, ids: impl Iterator<Item = Uuid>) -> Self {
@@ -368,8 +377,16 @@ fn pick<A: Api>(shared: &Shared, broker: i32, request: &A::Request) -> Option<Ac
         return None;
     }
     let mut names = A::names(request);
-    if !names.topic_ids.is_empty() {
-        let data = shared.data();
+    if !names.topic_ids.is_empty() || names.fetch_session != 0 {
+        let mut data = shared.data();
+        let session = data.fetch_sessions(broker).topics(names.fetch_session);
+        for topic in session {
+            if topic.id.is_nil() {
+                names.topics.push(topic.name.to_string());
+            } else {
+                names.topic_ids.push(topic.id);
+            }
+        }
         let known = names.topic_ids.iter();
         let known = known.filter_map(|id| data.topics.name_of(*id));
         names.topics.extend(known.map(str::to_owned));

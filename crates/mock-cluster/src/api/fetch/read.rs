@@ -18,11 +18,11 @@ use crate::topics::{Partition, Topic, Topics};
 const RACKS_FROM: i16 = 11;
 
 /// The topic's name; `None` for an id that is unknown.
-pub(super) fn name_of(data: &Data, topic: &TopicKey) -> Option<String> {
+pub(super) fn name_of<'a>(data: &'a Data, topic: &'a TopicKey) -> Option<&'a str> {
     if topic.id.is_nil() {
-        return Some(topic.name.to_string());
+        return Some(&topic.name);
     }
-    data.topics.name_of(topic.id).map(str::to_owned)
+    data.topics.name_of(topic.id)
 }
 
 /// What a partition has for a reader.
@@ -145,7 +145,7 @@ impl Reader {
             codes::NOT_LEADER_OR_FOLLOWER | codes::FENCED_LEADER_EPOCH
         );
         let name = name_of(data, &wanted.topic).filter(|_| is_stale && self.version >= HINTS_FROM);
-        let topic = name.and_then(|name| data.topics.by_name.get(&name));
+        let topic = name.and_then(|name| data.topics.by_name.get(name));
         let partition = topic.and_then(|topic| topic.partition(wanted.index));
         let known = partition.and_then(|known| Some((known.leader?, known.leader_epoch)));
         match known {
@@ -166,7 +166,7 @@ impl Reader {
             codes::UNKNOWN_TOPIC_OR_PARTITION
         };
         let name = name_of(data, &wanted.topic).ok_or(unknown)?;
-        let topic = data.topics.by_name.get(&name).ok_or(unknown)?;
+        let topic = data.topics.by_name.get(name).ok_or(unknown)?;
         let partition = topic
             .partition(wanted.index)
             .ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
