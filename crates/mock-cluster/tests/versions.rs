@@ -369,3 +369,29 @@ async fn refusals_in_every_version() {
     assert_eq!(cluster.high_watermark("t", 0), Some(0));
     assert_eq!(cluster.faults().pending(), Api::ALL.len());
 }
+
+#[tokio::test]
+async fn garbage_in_every_version_of_every_api_ends_in_an_answer_or_a_close() {
+    let (cluster, _) = cluster().await;
+    for api in Api::ALL {
+        for version in 0..=18 {
+            for (fill, length) in [(0x00, 60), (0x7f, 60), (0x80, 9), (0xff, 60)] {
+                let mut frame = vec![0, 0, 0, 10 + length];
+                frame.extend([0, api.key() as u8, 0, version, 0, 0, 0, 7, 0xff, 0xff]);
+                frame.extend(std::iter::repeat_n(fill, usize::from(length)));
+                let mut peer = Peer::connect(&cluster, 1).await;
+                let stream = &mut peer.stream;
+                tokio::io::AsyncWriteExt::write_all(stream, &frame)
+                    .await
+                    .unwrap();
+                tokio::io::AsyncWriteExt::shutdown(stream).await.unwrap();
+                let mut rest = Vec::new();
+                let read = tokio::io::AsyncReadExt::read_to_end(stream, &mut rest);
+                let end = tokio::time::timeout(support::LIMIT, read).await;
+                assert!(end.is_ok(), "{api:?} {version} {fill:#x}");
+            }
+        }
+    }
+    cluster.shutdown().await;
+    assert_eq!(cluster.failed_tasks(), 0);
+}
