@@ -78,6 +78,7 @@ pub fn log_record(record: &ConsumedRecord) -> LogRecord {
         offset: record.offset,
         timestamp_ms: record.timestamp_ms,
         key: record.key.as_deref().map(text),
+        value_crc: record.value.as_deref().map(crc32fast::hash),
         id: record_id(record),
         headers: headers.collect(),
     }

@@ -114,14 +114,17 @@ fn invented(history: &History, failed: &BTreeSet<&FailedForGood>, report: &mut R
     for topic in topics {
         let mut seen = BTreeSet::new();
         for (_, letter) in history.log(topic) {
-            report.counts.dead_letters += 1;
             let group = letter.header(CONSUMER_GROUP);
+            if !seen.insert((group, &letter.id)) {
+                continue;
+            }
+            report.counts.dead_letters += 1;
             let known = failed.iter().any(|one| {
                 one.dead_letter_topic == topic
                     && one.id == letter.id
                     && group.is_none_or(|group| group == one.group)
             });
-            if !known && seen.insert((group, &letter.id)) {
+            if !known {
                 report.violations.push(Violation::DeadLetterInvented {
                     topic: topic.to_owned(),
                     group: group.unwrap_or_default().to_owned(),

@@ -9,6 +9,9 @@
 //! that a process that is killed leaves a journal that is short by at most its last line.
 
 mod commits;
+mod copies;
+#[cfg(test)]
+mod copy_tests;
 mod dead_letters;
 mod effects;
 mod journal;
@@ -48,6 +51,12 @@ pub struct History {
     pub commits: Vec<Commit>,
     /// Records that must fail for good, all of them.
     pub failed_for_good: Vec<FailedForGood>,
+    /// Topics whose records are copies of another topic's.
+    pub derived: Vec<Derived>,
+    /// What somebody outside was told is stored.
+    pub confirmed: BTreeSet<String>,
+    /// What is stored, of the same kind.
+    pub stored: BTreeSet<String>,
 }
 
 /// A record that its producer was told is written.
@@ -79,6 +88,8 @@ pub struct LogRecord {
     pub timestamp_ms: i64,
     /// Its key.
     pub key: Option<String>,
+    /// The CRC-32 of its value; `None` for a null value.
+    pub value_crc: Option<u32>,
     /// Its identity: the `message_id` header, or whatever the scenario reads it from.
     pub id: String,
     /// All headers, in order.
@@ -106,6 +117,9 @@ pub struct OutboxRow {
     pub key: Option<String>,
     /// The place among the rows of its key, in commit order.
     pub seq: u64,
+    /// The CRC-32 of the value that it was enqueued with, where that is known.
+    #[serde(default)]
+    pub value_crc: Option<u32>,
     /// What the database says.
     pub state: RowState,
     /// What the application says: its transaction committed.
@@ -163,6 +177,9 @@ pub struct Delivery {
     pub seq: u64,
     /// It came from a retry topic, or the handler failed now: the key is left out of the order.
     pub retried: bool,
+    /// How many attempts the record says have failed before.
+    #[serde(default)]
+    pub attempt: u32,
     /// When, in nanoseconds of a clock that all workers share. Deliveries are judged in this order;
     /// equal times stand as they were written.
     pub at_ns: u64,
@@ -192,6 +209,36 @@ pub struct Commit {
     pub partition: i32,
     /// Everything below it must be handled.
     pub offset: i64,
+}
+
+/// A topic whose records are copies of those of `source`, with the same ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Derived {
+    /// The topic of the copies.
+    pub topic: String,
+    /// The topic of the originals.
+    pub source: String,
+    /// What the copies are for.
+    pub copies: Copies,
+}
+
+/// What the copies in a [`Derived`] topic are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copies {
+    /// They failed for good.
+    DeadLetters,
+    /// They are tried again by a group.
+    Retry {
+        /// The group.
+        group: String,
+        /// After so many failed attempts.
+        failures: u32,
+    },
+    /// They were delayed; in the end each original has one.
+    Delayed {
+        /// By so much after the original's timestamp, in milliseconds.
+        delay_ms: i64,
+    },
 }
 
 /// A record that must end in its dead letter topic.
@@ -240,6 +287,7 @@ impl History {
         order::check(self, &mut report);
         commits::check(self, &mut report);
         dead_letters::check(self, &mut report);
+        copies::check(self, &mut report);
         report
     }
 

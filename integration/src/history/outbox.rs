@@ -41,7 +41,8 @@ fn rows(history: &History, report: &mut Report) {
                 // Written and not yet marked is no loss, but the run is not over then either.
                 RowState::Pending => report.violations.push(Violation::RowUnsent { topic, id }),
                 RowState::Parked => report.counts.rows_parked += 1,
-                RowState::Sent | RowState::Absent => {}
+                RowState::Sent => report.counts.rows_sent += 1,
+                RowState::Absent => {}
             }
         }
     }

@@ -210,6 +210,64 @@ pub enum Violation {
         /// The record.
         id: String,
     },
+    /// A record is not what was sent, or a copy not what it is a copy of.
+    #[error("{topic}: {what} of {id} is not as in {original}")]
+    ContentChanged {
+        /// Where it stands.
+        topic: String,
+        /// The record.
+        id: String,
+        /// What differs.
+        what: String,
+        /// From what.
+        original: String,
+    },
+    /// A copy of a record that is not there.
+    #[error("{topic} has {id}, which {original} has not")]
+    CopyInvented {
+        /// Where the copy stands.
+        topic: String,
+        /// The record.
+        id: String,
+        /// Where it should come from.
+        original: String,
+    },
+    /// A copy that is to be tried again lacks a header or has a wrong one.
+    #[error("{topic}: {id}: header {header} {problem}")]
+    RetryHeader {
+        /// The retry topic.
+        topic: String,
+        /// The record.
+        id: String,
+        /// The header.
+        header: &'static str,
+        /// What is wrong with it.
+        problem: HeaderProblem,
+    },
+    /// A delayed record that never came to its topic.
+    #[error("delayed record {id} never came to {topic}")]
+    NotForwarded {
+        /// Its topic.
+        topic: String,
+        /// The record.
+        id: String,
+    },
+    /// Something came before its time.
+    #[error("{place} had {id} {early_ms} ms before its time")]
+    Early {
+        /// The topic or the group that had it.
+        place: String,
+        /// The record.
+        id: String,
+        /// By how much.
+        early_ms: i64,
+    },
+    /// Somebody was told that something is stored, and it is not.
+    #[error("{what} was confirmed and is not stored")]
+    ConfirmedLost {
+        /// What.
+        what: String,
+    },
 }
 
 /// What is wrong with a header.
@@ -242,6 +300,8 @@ pub struct Counts {
     pub records: usize,
     /// Outbox rows.
     pub rows: usize,
+    /// Outbox rows that are marked as sent.
+    pub rows_sent: usize,
     /// Outbox rows that are parked.
     pub rows_parked: usize,
     /// Records in a topic beyond the first of their id: what at-least-once delivery wrote again.
@@ -262,7 +322,7 @@ pub struct Counts {
     pub commits: usize,
     /// Records that had to fail for good.
     pub failed_for_good: usize,
-    /// Records in dead letter topics.
+    /// Different records in dead letter topics, for each group.
     pub dead_letters: usize,
 }
 
@@ -293,6 +353,8 @@ impl Report {
                     | Violation::EffectMissing { .. }
                     | Violation::CommitAboveHandled { .. }
                     | Violation::DeadLetterMissing { .. }
+                    | Violation::NotForwarded { .. }
+                    | Violation::ConfirmedLost { .. }
             )
         })
     }
@@ -310,6 +372,11 @@ impl Report {
                 Violation::LogOutOfOrder { .. } | Violation::DeliveryOutOfOrder { .. }
             )
         })
+    }
+
+    /// Whatever else is wrong.
+    pub fn otherwise_wrong(&self) -> usize {
+        self.violations.len() - self.lost() - self.duplicated() - self.out_of_order()
     }
 
     fn count(&self, which: impl Fn(&Violation) -> bool) -> usize {

@@ -25,6 +25,7 @@ fn clean() -> History {
             topic: text(ORDERS),
             key: Some(text(key)),
             seq: number,
+            value_crc: None,
             state: RowState::Sent,
             committed: true,
         });
@@ -75,6 +76,7 @@ fn record(offset: i64, key: &str, id: &str) -> LogRecord {
         offset,
         timestamp_ms: 1000 + offset,
         key,
+        value_crc: Some(7),
         id,
         headers: Vec::new(),
     }
@@ -104,6 +106,7 @@ fn deliver(history: &mut History, group: &str, key: &str, number: u64, retried: 
         key: Some(text(key)),
         seq: number,
         retried,
+        attempt: 0,
         at_ns: history.deliveries.len() as u64,
     });
 }
@@ -161,6 +164,7 @@ fn a_clean_history_passes_and_is_counted() {
         acknowledged: 6,
         records: 8,
         rows: 6,
+        rows_sent: 6,
         rows_parked: 0,
         records_repeated: 1,
         effects_expected: 11,

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 const PARTITIONS: i32 = 6;
@@ -60,6 +61,9 @@ pub enum DemoError {
     /// The ledger could not be drawn up.
     #[error("ledger")]
     Ledger(#[from] LedgerError),
+    /// Counting panicked.
+    #[error("counting panicked")]
+    Panicked(#[from] tokio::task::JoinError),
     /// The folder for the databases.
     #[error("temporary folder")]
     Folder(#[from] std::io::Error),
@@ -119,24 +123,32 @@ pub async fn run(options: &Options) -> Result<Ledger, DemoError> {
         notifier: &notifier,
         client: &client,
     };
-    let extras = watch.drive(&mut progress, &producer, started).await?;
+    let tally = Arc::new(Tally::default());
+    let (extras, unrest) = watch
+        .drive(&mut progress, &producer, &tally, started)
+        .await?;
     let mut left = stop_all(shop, notifier).await;
     let report = producer.close(STOP_DEADLINE).await;
     if !report.is_clean() {
         left.push(format!("producer: {report:?}"));
     }
     progress.finish();
-    let evidence = ledger::gather(&client, &flow.topics, &places, options.orders, &extras).await?;
+    let mut evidence =
+        ledger::gather(&client, &flow.topics, &places, options.orders, &extras).await?;
+    evidence.expect_paid(tally.paid.load(Ordering::Relaxed));
     client.close().await;
     if let Some(mock) = mock {
         mock.shutdown().await;
     }
-    if !left.is_empty() {
+    if unrest.is_none() && !left.is_empty() {
         return Err(DemoError::Unclean(left));
     }
     let ledger = evidence.judge();
     print_ledger(&ledger, &extras, started.elapsed());
-    Ok(ledger)
+    match unrest {
+        Some(now) => Err(DemoError::NotSettled(options.limit, now)),
+        None => Ok(ledger),
+    }
 }
 
 fn flow(options: &Options, mock: Option<&MockCluster>) -> Flow {
@@ -180,18 +192,19 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Sends the load and the trouble, and waits until nothing is left to do.
+    /// Sends the load and the trouble, and waits until nothing is left to do; with what was sent, it
+    /// gives back the state in which the time ran out, if it did.
     async fn drive(
         &self,
         progress: &mut Progress,
         producer: &Producer,
+        tally: &Arc<Tally>,
         started: Instant,
-    ) -> Result<Extras, DemoError> {
-        let tally = Arc::new(Tally::default());
+    ) -> Result<(Extras, Option<Snapshot>), DemoError> {
         let work = async {
             let load = Load {
                 orders: self.options.orders,
-                customers: (self.options.orders / 5).max(1),
+                customers: customers(self.options.orders),
                 concurrency: 8,
                 patience: Duration::from_secs(20),
             };
@@ -199,7 +212,7 @@ impl Watch<'_> {
             extras
                 .send_poison(producer, &self.flow.topics, POISON)
                 .await?;
-            load::run(&self.shop.address().to_string(), &load, &tally).await?;
+            load::run(&self.shop.address().to_string(), &load, tally).await?;
             let topics = &self.flow.topics;
             extras
                 .send_copies(self.client, producer, topics, self.options.limit)
@@ -215,23 +228,25 @@ impl Watch<'_> {
                 extras = &mut work, if done.is_none() => done = Some(extras?),
                 _ = tick.tick() => {}
             }
-            let now = self.look(&tally, done.is_some()).await?;
+            let now = self.look(tally, done.is_some()).await?;
             progress.show(now);
-            if let (Some(extras), true) = (&done, now.is_at_rest()) {
-                return Ok(extras.clone());
-            }
-            if started.elapsed() > self.options.limit {
-                return Err(DemoError::NotSettled(self.options.limit, now));
+            let is_late = started.elapsed() > self.options.limit;
+            match &done {
+                Some(extras) if now.is_at_rest() => return Ok((extras.clone(), None)),
+                // The ledger says what is missing.
+                Some(extras) if is_late => return Ok((extras.clone(), Some(now))),
+                None if is_late => return Err(DemoError::NotSettled(self.options.limit, now)),
+                _ => {}
             }
         }
     }
 
     async fn look(&self, tally: &Tally, with_lag: bool) -> Result<Snapshot, DemoError> {
-        let (orders, open) = self
-            .shop
-            .shop()
-            .count_orders()
-            .map_err(ServiceError::from)?;
+        // Both wait for the disk.
+        let (shop, effects) = (self.shop.shop().clone(), self.notifier.effects().clone());
+        let count =
+            move || -> Result<_, ServiceError> { Ok((shop.count_orders()?, effects.count()?)) };
+        let ((orders, open), effects) = spawn_blocking(count).await??;
         let rows = self
             .shop
             .shop()
@@ -253,60 +268,122 @@ impl Watch<'_> {
             orders: (answered, self.options.orders),
             settled: (orders - open, orders),
             pending_rows: rows.pending,
-            effects: self
-                .notifier
-                .effects()
-                .count()
-                .map_err(ServiceError::from)?,
+            effects,
             lag,
         })
     }
 }
 
+/// Enough of them that most have no retried event: see [`super::faults::plan`].
+fn customers(orders: u64) -> u64 {
+    (orders / 4).max(1)
+}
+
 fn print_ledger(ledger: &Ledger, extras: &Extras, took: Duration) {
+    let counts = &ledger.report.counts;
+    let groups = ledger.effects.len();
     let orders: Vec<String> = ledger
         .orders
         .iter()
-        .map(|(s, n)| format!("{n} {s}"))
+        .map(|(state, n)| format!("{n} {state}"))
         .collect();
-    let counts = &ledger.report.counts;
     println!(
-        "\nledger, from the stores and topics, {:.1} s after the start",
+        "\nledger, from what the stores and topics hold, {:.1} s after the start",
         took.as_secs_f32()
     );
-    println!("  orders            {}", orders.join(", "));
     println!(
-        "  outbox rows       {} sent, {} parked",
-        counts.rows, counts.rows_parked
+        "  orders            {} in the database: {}",
+        ledger.orders.values().sum::<usize>(),
+        orders.join(", ")
+    );
+    println!(
+        "  outbox            {} rows, {} sent, {} parked",
+        counts.rows, counts.rows_sent, counts.rows_parked
     );
     for (group, effects) in &ledger.effects {
-        println!("  {group:<17} {effects} messages to customers");
+        println!("  {group:<17} told customers of {effects} events");
     }
     println!(
-        "  retried           {} messages needed more than one attempt",
+        "  retried           {} of these messages took more than one attempt, as planned",
         ledger.retried
     );
     println!(
-        "  dead letters      {} of {} expected, {} of them from {} records that are no JSON",
+        "  dead letters      {} of {}: {} planned, and {} records that are no JSON in {groups} groups",
         counts.dead_letters,
         counts.failed_for_good,
-        extras.poison.len() * ledger.effects.len(),
+        counts.failed_for_good - extras.poison.len() * groups,
         extras.poison.len()
     );
     println!(
-        "  copies            {} sent on purpose, {} found, none may have an effect",
-        extras.copies, ledger.copies_without_effect
+        "  copies            {} records stand twice in a topic: {} events sent again on purpose, the rest by lost answers and what followed; {} second effects",
+        ledger.copies,
+        extras.copies,
+        ledger.report.duplicated()
     );
     println!(
-        "  delayed           {} forwarded, {} early, at most {} ms late",
-        ledger.delayed.0, ledger.early, ledger.delayed.1
+        "  delayed           {} of {} messages came to their topic, {} early, at most {} ms late",
+        ledger.delayed.1, ledger.delayed.0, ledger.early, ledger.delayed.2
     );
     println!(
-        "  order             {} keys judged, {} with a retried record left out",
-        counts.keys_judged, counts.keys_left_out
+        "  order             {} of {} customers judged (counted in each group); {} left out, because an event of theirs was retried",
+        counts.keys_judged,
+        counts.keys_judged + counts.keys_left_out,
+        counts.keys_left_out
     );
     for violation in ledger.report.violations.iter().take(20) {
         println!("  VIOLATION         {violation}");
     }
     println!("{}", ledger.verdict());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order_flow::event::{EventKind, OrderEvent};
+    use crate::order_flow::faults::{Plan, is_sent_twice, plan, stays_unpaid};
+    use crate::order_flow::topics::NOTIFY_GROUPS;
+    use std::collections::BTreeSet;
+
+    /// The load of `cargo xtask demo`, as everything but the timing of the run plans it.
+    #[test]
+    fn every_fault_occurs_and_most_customers_are_judged() {
+        let orders = 400;
+        let (mut keys, mut left_out, mut twice) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let (mut once, mut more, mut always) = (0, 0, 0);
+        for n in (0..orders).filter(|n| !load::is_refused(*n)) {
+            let order = load::order_id(n);
+            let last = if stays_unpaid(&order) {
+                EventKind::Closed
+            } else {
+                EventKind::Paid
+            };
+            for kind in [EventKind::Created, last] {
+                let id = OrderEvent::id(&order, kind);
+                twice += u32::from(is_sent_twice(&id));
+                for group in NOTIFY_GROUPS {
+                    let key = (group, n % customers(orders));
+                    keys.insert(key);
+                    let plan = plan(group, &id);
+                    match plan {
+                        Plan::Succeed => continue,
+                        Plan::FailFirst(1) => once += 1,
+                        Plan::FailFirst(_) => more += 1,
+                        Plan::FailAlways => always += 1,
+                    }
+                    left_out.insert(key);
+                }
+            }
+        }
+        assert!(
+            left_out.len() * 4 <= keys.len(),
+            "{} of {}",
+            left_out.len(),
+            keys.len()
+        );
+        assert!(
+            once >= 10 && more >= 3 && always >= 3,
+            "{once} {more} {always}"
+        );
+        assert!(twice >= 30, "{twice}");
+    }
 }

@@ -41,6 +41,7 @@ pub mod ledger;
 pub mod load;
 pub mod notify;
 pub mod progress;
+mod promises;
 pub mod service;
 pub mod settle;
 pub mod shop;

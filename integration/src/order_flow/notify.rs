@@ -142,7 +142,7 @@ impl Notify {
             }
             _ => None,
         };
-        self.note_delivery(context, &event, retry_count > 0 || failure.is_some())?;
+        self.note_delivery(context, &event, retry_count, failure.is_some())?;
         if let Some((class, message)) = failure {
             return Err(HandlerError::transient(class, message));
         }
@@ -167,7 +167,8 @@ impl Notify {
         &self,
         context: &Context,
         event: &OrderEvent,
-        retried: bool,
+        retry_count: u32,
+        fails: bool,
     ) -> Result<(), HandlerError> {
         let at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -177,7 +178,8 @@ impl Notify {
             id: event.event_id.clone(),
             key: Some(event.customer.clone()),
             seq: event.seq,
-            retried,
+            retried: retry_count > 0 || fails,
+            attempt: retry_count,
             at_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
         });
         self.journal

@@ -142,8 +142,9 @@ impl Flow {
     }
 
     fn producer(client: &Client) -> Result<Producer, ottla::client::Error> {
+        // The relay has one row of a key on its way at a time: a linger would only hold the key up.
         let config = ProducerConfig {
-            linger: Duration::from_millis(2),
+            linger: Duration::ZERO,
             ..ProducerConfig::default()
         };
         Producer::new(client, config)

@@ -245,6 +245,7 @@ impl Shop {
         let record = Record::new(self.topics.timeouts())
             .key(order.customer.clone())
             .value(serde_json::to_vec(&close)?)
+            .header("order_id", order.order_id.clone())
             .header(names::MESSAGE_ID, CloseUnpaid::message_id(&order.order_id));
         let now_ms = SystemClock.now_ms();
         Ok(self.levels.delay(record, PAYMENT_WINDOW, now_ms)?)
@@ -266,6 +267,8 @@ pub fn event_record(topics: &Topics, event: &OrderEvent) -> Result<Record, serde
     Ok(Record::new(topics.orders())
         .key(event.customer.clone())
         .value(serde_json::to_vec(event)?)
+        // A header of the sender's own: every copy of the record must keep it.
+        .header("event_kind", event.kind.as_str())
         .header(names::MESSAGE_ID, event.event_id.clone()))
 }
 
