@@ -5,7 +5,7 @@
 //! nothing waits beyond the deadline that it was given.
 
 use crate::broker::{Broker, Purpose};
-use crate::connection::{Api, Connector, Tasks};
+use crate::connection::{Api, Connector, Security, Tasks};
 use crate::metadata::read_topics;
 use crate::{Backoff, ClientConfig, Error, ErrorKind, TopicMetadata};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -75,7 +75,7 @@ impl std::error::Error for BootstrapFailures {
 impl Cluster {
     /// Finds the cluster through any of the bootstrap addresses, within the connect timeout.
     pub(crate) async fn connect(config: ClientConfig) -> Result<Self, Error> {
-        let cluster = Self::new(config);
+        let cluster = Self::new(config).await?;
         cluster.start().await?;
         Ok(cluster)
     }
@@ -86,27 +86,28 @@ impl Cluster {
         config: ClientConfig,
         caps: HashMap<i16, i16>,
     ) -> Result<Self, Error> {
-        let mut cluster = Self::new(config);
+        let mut cluster = Self::new(config).await?;
         cluster.connector.version_caps = caps;
         cluster.start().await?;
         Ok(cluster)
     }
 
-    fn new(config: ClientConfig) -> Self {
+    async fn new(config: ClientConfig) -> Result<Self, Error> {
         let connector = Connector {
             client_id: config.client_id.clone(),
             connect_timeout: config.connect_timeout,
             response_bytes_max: config.max_response_bytes,
+            security: Security::prepare(&config.security).await?,
             tasks: Tasks::default(),
             #[cfg(test)]
             version_caps: HashMap::new(),
         };
-        Self {
+        Ok(Self {
             config,
             connector,
             state: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
-        }
+        })
     }
 
     async fn start(&self) -> Result<(), Error> {
@@ -307,8 +308,11 @@ impl Cluster {
                     Err(error) => return Err(error),
                 }
             }
-            if let Err(error) = self.bootstrap(deadline).await {
-                last = Some(error);
+            match self.bootstrap(deadline).await {
+                Ok(()) => {}
+                // Credentials that are refused are refused again.
+                Err(error) if error.kind() == ErrorKind::Authorization => return Err(error),
+                Err(error) => last = Some(error),
             }
             let delay = backoff.next_delay();
             if Instant::now() + delay >= deadline {
@@ -346,6 +350,8 @@ impl Cluster {
                         self.keep_brokers(&answer);
                         return Ok(());
                     }
+                    // No other address makes wrong credentials right.
+                    Err(error) if error.kind() == ErrorKind::Authorization => return Err(error),
                     Err(error) => failures.push((address.clone(), error)),
                 },
                 () = sleep_until(next), if addresses.len() > 0 => {}

@@ -1,5 +1,6 @@
 //! What a client can be told, in Kafka's own property names, checked once when it is built.
 
+use crate::security::SecurityConfig;
 use ottla_types::{ConfigError, duration_ms};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::Duration;
 /// | `retry.backoff.max.ms` | 1 s | up to 10 min |
 /// | `receive.message.max.bytes` | 64 MiB | 1 KiB to 256 MiB |
 /// | `transport` | `rskafka` | `rskafka` |
+/// | `security.protocol`, `sasl.*`, `ssl.*` | `PLAINTEXT` | see [`security`](crate::security) |
 ///
 /// ```
 /// use ottla_client::ClientConfig;
@@ -61,6 +63,9 @@ pub struct ClientConfig {
     pub max_response_bytes: usize,
     /// `transport`: what carries batches and record sets.
     pub transport: TransportKind,
+    /// `security.protocol`, `sasl.*` and `ssl.*`: TLS and authentication.
+    #[serde(flatten)]
+    pub security: SecurityConfig,
 }
 
 impl Default for ClientConfig {
@@ -76,6 +81,7 @@ impl Default for ClientConfig {
             retry_backoff_max: Duration::from_secs(1),
             max_response_bytes: 64 << 20,
             transport: TransportKind::default(),
+            security: SecurityConfig::default(),
         }
     }
 }
@@ -137,7 +143,22 @@ impl ClientConfig {
                 format!("{MIN_RESPONSE_BYTES} to {MAX_RESPONSE_BYTES}"),
             ));
         }
-        Ok(())
+        self.security.validate()?;
+        self.check_transport()
+    }
+
+    /// The transport must do what was asked for by name.
+    fn check_transport(&self) -> Result<(), ConfigError> {
+        let protocol = self.security.protocol;
+        let lacks = match (self.transport, protocol.is_tls(), protocol.is_sasl()) {
+            (TransportKind::Rskafka, true, true) => "TLS and SASL",
+            (TransportKind::Rskafka, true, false) => "TLS",
+            (TransportKind::Rskafka, false, true) => "SASL",
+            _ => return Ok(()),
+        };
+        let expected =
+            format!("a transport with {lacks}, which security.protocol = {protocol} needs");
+        Err(ConfigError::new("transport", self.transport, expected))
     }
 }
 

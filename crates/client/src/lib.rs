@@ -47,6 +47,9 @@ mod error;
 mod metadata;
 #[cfg(test)]
 mod old_versions;
+#[cfg(test)]
+mod secured_brokers;
+pub mod security;
 pub mod transport;
 
 pub use admin::NewTopic;

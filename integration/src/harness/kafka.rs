@@ -16,8 +16,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct KafkaOptions {
     /// Which Kafka.
     pub jars: Jars,
-    /// Broker settings on top of the harness's own; they win.
+    /// Broker settings on top of the harness's own; they win. `{broker.port}` and
+    /// `{controller.port}` stand for the ports that a node has.
     pub properties: Vec<(String, String)>,
+    /// Arguments of the storage tool's `format`, such as `--add-scram`.
+    pub format: Vec<String>,
     /// How long a start or a restart may take until every running node is in the metadata.
     pub ready_within: Duration,
 }
@@ -28,6 +31,7 @@ impl KafkaOptions {
         Self {
             jars,
             properties: Vec::new(),
+            format: Vec::new(),
             ready_within: Duration::from_secs(90),
         }
     }
@@ -36,6 +40,13 @@ impl KafkaOptions {
     #[must_use]
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds an argument of the storage tool's `format`.
+    #[must_use]
+    pub fn format(mut self, argument: impl Into<String>) -> Self {
+        self.format.push(argument.into());
         self
     }
 }
@@ -64,6 +75,7 @@ impl KafkaCluster {
         let layout = Layout {
             ports: ports.chunks(2).map(|pair| (pair[0], pair[1])).collect(),
             properties: options.properties.clone(),
+            format: options.format.clone(),
         };
         let mut cluster = Self {
             nodes: Vec::with_capacity(nodes),

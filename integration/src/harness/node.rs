@@ -49,6 +49,8 @@ pub(super) struct Layout {
     pub(super) ports: Vec<(u16, u16)>,
     /// The user's own settings; they come last, so that they win.
     pub(super) properties: Vec<(String, String)>,
+    /// Arguments of `format`.
+    pub(super) format: Vec<String>,
 }
 
 impl Layout {
@@ -83,6 +85,9 @@ impl Layout {
         );
         text.push_str(QUICK);
         for (name, value) in &self.properties {
+            let value = value
+                .replace("{broker.port}", &broker.to_string())
+                .replace("{controller.port}", &controller.to_string());
             text.push_str(&format!("{name}={value}\n"));
         }
         text
@@ -134,7 +139,8 @@ impl Node {
         let mut command = jars.java(&JAVA_OPTIONS, "kafka.tools.StorageTool");
         command
             .args(["format", "-t", cluster_id, "-c"])
-            .arg(&settings);
+            .arg(&settings)
+            .args(&layout.format);
         let status = node.spawn(&mut command)?.wait().await;
         let status = status.map_err(HarnessError::io("wait for the storage tool"))?;
         if status.success() {
@@ -281,12 +287,16 @@ mod tests {
     fn three_nodes_share_the_voters_and_the_users_settings_win() {
         let layout = Layout {
             ports: vec![(1, 2), (3, 4), (5, 6)],
-            properties: vec![("num.io.threads".to_owned(), "1".to_owned())],
+            properties: vec![
+                ("listeners".to_owned(), "A://h:{broker.port}".to_owned()),
+                ("num.io.threads".to_owned(), "1".to_owned()),
+            ],
+            format: Vec::new(),
         };
         let text = layout.properties(1, Path::new("data"));
         assert!(text.contains("node.id=2\n"));
         assert!(text.contains("voters=1@127.0.0.1:2,2@127.0.0.1:4,3@127.0.0.1:6\n"));
         assert!(text.contains("min.insync.replicas=2\n"));
-        assert!(text.ends_with("num.io.threads=1\n"));
+        assert!(text.ends_with("listeners=A://h:3\nnum.io.threads=1\n"));
     }
 }

@@ -11,6 +11,7 @@ mod codecs;
 mod foreign_clients;
 mod order_flow;
 pub mod runner;
+mod security;
 
 use crate::harness::KafkaCluster;
 use ottla_client::{Client, ClientConfig, TransportKind};
@@ -116,6 +117,15 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(60),
         run: |context| Box::pin(codecs::on_mock(context)),
+    },
+    Scenario {
+        name: "security",
+        about: "TLS and SASL in every combination, with a broker of its own as the judge",
+        needs: Needs::Harness,
+        nodes: &[1],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(300),
+        run: |context| Box::pin(security::run(context)),
     },
     Scenario {
         name: "kcat-produce-consume",

@@ -87,6 +87,8 @@ pub(super) struct Driver<R, W> {
     next_id: i32,
     incoming: BytesMut,
     outgoing: BytesMut,
+    /// The stream may hold bytes back that it took (TLS does) until it is flushed.
+    must_flush: bool,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
@@ -108,6 +110,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             next_id: 0,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
+            must_flush: false,
         }
     }
 
@@ -140,7 +143,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                     },
                     Err(error) => return Ending::Io(error),
                 },
-                written = self.writer.write_buf(&mut self.outgoing), if !self.outgoing.is_empty() => {
+                written = write(&mut self.writer, &mut self.outgoing, &mut self.must_flush),
+                    if self.must_flush || !self.outgoing.is_empty() =>
+                {
                     if let Err(error) = written {
                         return Ending::Io(error);
                     }
@@ -221,6 +226,23 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             let _ = request.reply.send(Err(error));
         }
     }
+}
+
+/// Writes some of the bytes, and flushes behind the last. Dropping it loses nothing.
+async fn write<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    outgoing: &mut BytesMut,
+    must_flush: &mut bool,
+) -> io::Result<()> {
+    if !outgoing.is_empty() {
+        *must_flush = true;
+        writer.write_buf(outgoing).await?;
+    }
+    if outgoing.is_empty() {
+        writer.flush().await?;
+        *must_flush = false;
+    }
+    Ok(())
 }
 
 async fn wait_until(deadline: Option<Instant>) {

@@ -1,4 +1,4 @@
-//! One connection to one broker: frames, correlation ids, versions and deadlines.
+//! One connection to one broker: frames, correlation ids, versions and deadlines, TLS and SASL.
 //!
 //! Every socket of this crate's own requests is made by the [`Connector`], which owns their tasks
 //! too. A [`Connection`] is a cheap handle; when the last one is dropped the socket closes.
@@ -7,10 +7,17 @@ mod api;
 mod driver;
 mod frame;
 mod layout;
+mod sasl;
+mod secure;
 mod tasks;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub(crate) use api::Api;
+pub(crate) use secure::Security;
 pub(crate) use tasks::Tasks;
+#[cfg(feature = "tls")]
+pub use tls::TlsClient;
 
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,14 +25,16 @@ use driver::{Closed, Driver, IN_FLIGHT_MAX, Outgoing};
 use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use ottla_types::ErrorCode;
+use secure::Wire;
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
@@ -40,6 +49,7 @@ pub(crate) struct Connector {
     pub client_id: String,
     pub connect_timeout: Duration,
     pub response_bytes_max: usize,
+    pub security: Security,
     pub tasks: Tasks,
     /// Plays a broker that speaks no version above these, by API key.
     #[cfg(test)]
@@ -57,12 +67,21 @@ pub(crate) enum ConnectCause {
     Tcp(SocketAddr, #[source] io::Error),
     #[error("no connection within {} ms", .0.as_millis())]
     TimedOut(Duration),
+    #[cfg(feature = "tls")]
+    #[error("`{0}` is no name that a certificate can be for")]
+    TlsName(String),
+    #[cfg(feature = "tls")]
+    #[error("the TLS handshake failed; does the port speak TLS?")]
+    Tls(#[source] io::Error),
+    #[error("the broker ended the connection before authentication was through")]
+    Authentication(#[source] Error),
     #[error("the broker did not answer the first request; does the port expect TLS or SASL?")]
     NoAnswer(#[source] Error),
 }
 
 impl Connector {
-    /// Connects to `address` (`host:port`) and agrees on versions. `broker` names it in errors.
+    /// Connects to `address` (`host:port`), agrees on versions and authenticates. `broker` names it
+    /// in errors.
     ///
     /// Ends at `deadline` or after the connect timeout, whichever is earlier.
     pub(crate) async fn connect(
@@ -96,28 +115,37 @@ impl Connector {
         let stream = connect_tcp(address, deadline)
             .await
             .map_err(connect_error)?;
+        let wire = self.security.wire(address, stream).await;
+        let wire = wire.map_err(connect_error)?;
         let closed = Closed {
             connection: self.tasks.child_token(),
             client: self.tasks.token(),
         };
         let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
-        let driver = Driver::new(
-            stream.into_split(),
-            broker.clone(),
-            receiver,
-            closed.clone(),
-            self.response_bytes_max,
-        );
+        let started = match wire {
+            Wire::Plain(stream) => self.drive(
+                stream.into_split(),
+                broker.clone(),
+                receiver,
+                closed.clone(),
+            ),
+            #[cfg(feature = "tls")]
+            Wire::Tls(stream) => {
+                let halves = tokio::io::split(*stream);
+                self.drive(halves, broker.clone(), receiver, closed.clone())
+            }
+        };
+        if !started {
+            return Err(Error::new(ErrorKind::Closed, "connect"));
+        }
         let mut connection = Handle {
             broker,
             client_id: StrBytes::from_string(self.client_id.clone()),
             queue: sender,
             closed,
             versions: HashMap::new(),
+            gate: RwLock::new(()),
         };
-        if !self.tasks.spawn(driver.run()) {
-            return Err(Error::new(ErrorKind::Closed, "connect"));
-        }
         connection.versions =
             connection
                 .agree(deadline)
@@ -134,8 +162,33 @@ impl Connector {
                 *max = *cap;
             }
         }
+        let session = self.security.authenticate(&connection, deadline).await?;
         tracing::debug!(broker = &*connection.broker, "connected");
-        Ok(Connection(Arc::new(connection)))
+        let connection = Arc::new(connection);
+        if let Some((sasl, after)) = session {
+            let (handle, closed) = (Arc::downgrade(&connection), connection.closed.clone());
+            let renewal = sasl::keep_session(sasl, handle, closed, after, self.connect_timeout);
+            if !self.tasks.spawn(renewal) {
+                return Err(Error::new(ErrorKind::Closed, "connect"));
+            }
+        }
+        Ok(Connection(connection))
+    }
+
+    /// Starts the task of a connection; `false` if the client is closed.
+    fn drive<R, W>(
+        &self,
+        halves: (R, W),
+        broker: Arc<str>,
+        queue: mpsc::Receiver<Outgoing>,
+        closed: Closed,
+    ) -> bool
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let driver = Driver::new(halves, broker, queue, closed, self.response_bytes_max);
+        self.tasks.spawn(driver.run())
     }
 }
 
@@ -184,6 +237,9 @@ struct Handle {
     closed: Closed,
     /// The broker's lowest and highest version for each API key.
     versions: HashMap<i16, (i16, i16)>,
+    /// Held by each request, and alone by the renewal of the session: the broker reads whatever
+    /// comes in between as a part of it (KIP-368).
+    gate: RwLock<()>,
 }
 
 impl Drop for Handle {
@@ -308,7 +364,17 @@ impl Handle {
         version: i16,
         deadline: Instant,
     ) -> Result<A::Answer, Error> {
+        let _admitted = timeout_at(deadline, self.gate.read())
+            .await
+            .map_err(|_| self.error(ErrorKind::TimedOut, A::NAME))?;
         let frame = self.send(request, version, deadline).await?;
+        self.decode::<A>(frame, version)
+    }
+
+    /// Sends a request whatever else waits; for what comes before everything else.
+    async fn ask<A: Api>(&self, request: A, deadline: Instant) -> Result<A::Answer, Error> {
+        let version = self.version::<A>()?;
+        let frame = self.send(&request, version, deadline).await?;
         self.decode::<A>(frame, version)
     }
 

@@ -88,6 +88,9 @@ impl From<&ClientConfig> for RskafkaSettings {
 /// - The time of the broker (`LogAppendTime`) is not seen: records carry the producer's time.
 /// - Batches that hold no record for the reader (compacted away) give [`ErrorKind::Gap`] with the
 ///   offset, because rskafka does not say where they end.
+/// - It is used without TLS and SASL, and refused with either. rskafka's TLS pins a library with C;
+///   its SASL hashes as often as a server asks, does not renew sessions (KIP-368), and its errors do
+///   not tell refused credentials from a lost connection.
 /// - Looking a leader up asks the broker to create a topic that is missing, if the cluster allows.
 /// - The latest offset is the end of the last finished transaction (read committed).
 pub struct RskafkaTransport {
