@@ -2,7 +2,7 @@
 //! calls.
 
 use crate::cluster::Cluster;
-use crate::transport::{RskafkaTransport, Transport};
+use crate::transport::{NativeTransport, RskafkaTransport, Transport};
 use crate::{ClientConfig, Error, GroupClient, NewTopic, TopicMetadata, TransportKind, admin};
 use std::fmt;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Client {
     pub async fn connect(config: ClientConfig) -> Result<Self, Error> {
         config.validate()?;
         let cluster = Arc::new(Cluster::connect(config).await?);
-        let transport = connect_transport(&cluster.config).await?;
+        let transport = connect_transport(&cluster).await?;
         let inner = Arc::new(Inner { cluster, transport });
         Ok(Self { inner })
     }
@@ -148,13 +148,15 @@ impl Client {
     }
 }
 
-async fn connect_transport(config: &ClientConfig) -> Result<Arc<dyn Transport>, Error> {
+async fn connect_transport(cluster: &Arc<Cluster>) -> Result<Arc<dyn Transport>, Error> {
+    let config = &cluster.config;
     let deadline = Instant::now() + config.connect_timeout;
     match config.transport {
         TransportKind::Rskafka => {
             let transport = RskafkaTransport::connect(config.into(), deadline).await?;
             Ok(Arc::new(transport))
         }
+        TransportKind::Native => Ok(Arc::new(NativeTransport::new(cluster.clone()))),
     }
 }
 

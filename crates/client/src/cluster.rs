@@ -150,15 +150,24 @@ impl Cluster {
         known_or_new(&mut self.state().brokers, id, host, port)
     }
 
-    /// The topic from the cache, or else from the cluster.
-    pub(crate) async fn topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
-        let cached = match self.state().topics.get(name) {
+    /// The broker with this id, if it is known.
+    pub(crate) fn broker(&self, id: i32) -> Option<Arc<Broker>> {
+        self.state().brokers.get(&id).cloned()
+    }
+
+    /// The topic from the cache, if it is not too old.
+    pub(crate) fn cached_topic(&self, name: &str) -> Option<Arc<TopicMetadata>> {
+        match self.state().topics.get(name) {
             Some(cached) if cached.at.elapsed() < self.config.metadata_max_age => {
                 cached.found.clone().ok()
             }
             _ => None,
-        };
-        match cached {
+        }
+    }
+
+    /// The topic from the cache, or else from the cluster.
+    pub(crate) async fn topic(&self, name: &str) -> Result<Arc<TopicMetadata>, Error> {
+        match self.cached_topic(name) {
             Some(topic) => Ok(topic),
             None => self.refresh_topic(name).await,
         }

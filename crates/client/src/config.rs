@@ -21,7 +21,8 @@ use std::time::Duration;
 /// | `retry.backoff.ms` | 100 ms | 1 ms to `retry.backoff.max.ms` |
 /// | `retry.backoff.max.ms` | 1 s | up to 10 min |
 /// | `receive.message.max.bytes` | 64 MiB | 1 KiB to 256 MiB |
-/// | `transport` | `rskafka` | `rskafka` |
+/// | `isolation.level` | `read_committed` | `read_committed`, `read_uncommitted` |
+/// | `transport` | `rskafka` | `rskafka`, `native` |
 /// | `security.protocol`, `sasl.*`, `ssl.*` | `PLAINTEXT` | see [`security`](crate::security) |
 ///
 /// ```
@@ -61,6 +62,10 @@ pub struct ClientConfig {
     /// `receive.message.max.bytes`: a larger answer is refused before memory is reserved for it.
     #[serde(rename = "receive.message.max.bytes")]
     pub max_response_bytes: usize,
+    /// `isolation.level`: whether records of open and aborted transactions are read. The rskafka
+    /// transport reads up to the last stable offset, but does not leave aborted records out.
+    #[serde(rename = "isolation.level")]
+    pub isolation_level: IsolationLevel,
     /// `transport`: what carries batches and record sets.
     pub transport: TransportKind,
     /// `security.protocol`, `sasl.*` and `ssl.*`: TLS and authentication.
@@ -80,6 +85,7 @@ impl Default for ClientConfig {
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
             max_response_bytes: 64 << 20,
+            isolation_level: IsolationLevel::default(),
             transport: TransportKind::default(),
             security: SecurityConfig::default(),
         }
@@ -162,6 +168,17 @@ impl ClientConfig {
     }
 }
 
+/// `isolation.level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IsolationLevel {
+    /// Records of transactions are read when these have ended, and those of aborted ones never.
+    #[default]
+    ReadCommitted,
+    /// Every record is read as soon as it is replicated.
+    ReadUncommitted,
+}
+
 /// What carries batches to the leaders and record sets back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -170,16 +187,19 @@ pub enum TransportKind {
     /// The rskafka crate.
     #[default]
     Rskafka,
+    /// This crate's own connections.
+    Native,
 }
 
 impl TransportKind {
     /// Every transport of this build.
-    pub const ALL: &'static [TransportKind] = &[TransportKind::Rskafka];
+    pub const ALL: &'static [TransportKind] = &[TransportKind::Rskafka, TransportKind::Native];
 
     /// The name that configs use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rskafka => "rskafka",
+            Self::Native => "native",
         }
     }
 }
@@ -314,7 +334,7 @@ mod tests {
         let error = "netty".parse::<TransportKind>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "config `transport` = `netty` is not allowed: expected one of: rskafka"
+            "config `transport` = `netty` is not allowed: expected one of: rskafka, native"
         );
         assert_eq!("rskafka".parse(), Ok(TransportKind::Rskafka));
     }

@@ -55,7 +55,7 @@ pub mod transport;
 pub use admin::NewTopic;
 pub use backoff::Backoff;
 pub use client::Client;
-pub use config::{ClientConfig, TransportKind};
+pub use config::{ClientConfig, IsolationLevel, TransportKind};
 pub use coordinator::GroupClient;
 pub use error::{Error, ErrorKind};
 pub use metadata::{PartitionMetadata, TopicMetadata};

@@ -63,6 +63,18 @@ api!(
     }
 );
 
+// v8 is for tiered storage only.
+api!(
+    ListOffsets, ListOffsetsRequest -> ListOffsetsResponse, 2, 1..=7,
+    flexible_from(6, &[
+        since(2, Fixed(4)),
+        always(array(&[
+            always(Text),
+            always(array(&[always(Fixed(22)), since(4, Fixed(4))])),
+        ])),
+    ])
+);
+
 // From v4, so that asking about a topic does not create it (KIP-361).
 api!(
     Metadata, MetadataRequest -> MetadataResponse, 3, 4..=12,
@@ -372,6 +384,17 @@ mod tests {
                 .with_name(topic())
                 .with_partitions(vec![partition; 2]);
             m::OffsetFetchResponse::default().with_topics(vec![topic; 2])
+        });
+    }
+
+    #[test]
+    fn the_layout_of_list_offsets_fits_every_version() {
+        use m::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+        check::<m::ListOffsetsRequest>(|_| {
+            let topic = ListOffsetsTopicResponse::default()
+                .with_name(topic())
+                .with_partitions(vec![ListOffsetsPartitionResponse::default(); 2]);
+            m::ListOffsetsResponse::default().with_topics(vec![topic; 2])
         });
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Outgoing {
     pub frame: BytesMut,
     pub api: &'static str,
     pub deadline: Instant,
+    /// Whether the broker answers; else the reply comes, empty, when the frame is written.
+    pub is_answered: bool,
     pub reply: oneshot::Sender<Result<Bytes, Error>>,
 }
 
@@ -84,6 +86,8 @@ pub(super) struct Driver<R, W> {
     closed: Closed,
     response_bytes_max: usize,
     waiting: VecDeque<Waiting>,
+    /// Requests without an answer that are not yet written.
+    unanswered: Vec<Waiting>,
     next_id: i32,
     incoming: BytesMut,
     outgoing: BytesMut,
@@ -107,6 +111,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             closed,
             response_bytes_max,
             waiting: VecDeque::new(),
+            unanswered: Vec::new(),
             next_id: 0,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
@@ -130,9 +135,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
 
     async fn drive(&mut self) -> Ending {
         loop {
-            let has_room =
-                self.waiting.len() < IN_FLIGHT_MAX && self.outgoing.len() < WRITE_GATHER_BYTES;
-            let deadline = self.waiting.iter().map(|waiting| waiting.deadline).min();
+            let has_room = self.waiting.len() + self.unanswered.len() < IN_FLIGHT_MAX
+                && self.outgoing.len() < WRITE_GATHER_BYTES;
+            let everything = self.waiting.iter().chain(&self.unanswered);
+            let deadline = everything.map(|waiting| waiting.deadline).min();
             self.incoming.reserve(READ_CHUNK_BYTES);
             tokio::select! {
                 () = self.closed.connection.cancelled() => return Ending::Closed,
@@ -149,6 +155,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                     if let Err(error) = written {
                         return Ending::Io(error);
                     }
+                    self.release_unanswered();
                 }
                 request = self.queue.recv(), if has_room => match request {
                     Some(request) => self.admit(request),
@@ -172,12 +179,26 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
         request.frame[CORRELATION_ID_AT].copy_from_slice(&correlation_id.to_be_bytes());
         self.outgoing.extend_from_slice(&request.frame);
-        self.waiting.push_back(Waiting {
+        let waiting = Waiting {
             correlation_id,
             api: request.api,
             deadline: request.deadline,
             reply: request.reply,
-        });
+        };
+        if request.is_answered {
+            self.waiting.push_back(waiting);
+        } else {
+            self.unanswered.push(waiting);
+        }
+    }
+
+    /// Tells those that wait for no answer that everything is written, when it is.
+    fn release_unanswered(&mut self) {
+        if self.outgoing.is_empty() && !self.must_flush {
+            for waiting in self.unanswered.drain(..) {
+                let _ = waiting.reply.send(Ok(Bytes::new()));
+            }
+        }
     }
 
     fn answer(&mut self) -> Result<(), FrameError> {
@@ -204,7 +225,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
     fn fail_everything(&mut self, ending: Ending) {
         let now = Instant::now();
         let ending = Arc::new(ending);
-        for (position, waiting) in self.waiting.drain(..).enumerate() {
+        let everything = self.waiting.drain(..).chain(self.unanswered.drain(..));
+        for (position, waiting) in everything.enumerate() {
             let broker = &*self.broker;
             let error = |kind| Error::new(kind, waiting.api).with_broker(broker);
             let error = match &*ending {

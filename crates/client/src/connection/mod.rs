@@ -7,6 +7,7 @@ mod api;
 mod driver;
 mod frame;
 mod layout;
+mod raw;
 mod sasl;
 mod secure;
 mod tasks;
@@ -14,6 +15,7 @@ mod tasks;
 mod tls;
 
 pub(crate) use api::Api;
+pub(crate) use raw::Submitted;
 pub(crate) use secure::Security;
 pub(crate) use tasks::Tasks;
 #[cfg(feature = "tls")]
@@ -30,6 +32,7 @@ use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -144,7 +147,7 @@ impl Connector {
             queue: sender,
             closed,
             versions: HashMap::new(),
-            gate: RwLock::new(()),
+            gate: Arc::default(),
         };
         connection.versions =
             connection
@@ -239,7 +242,7 @@ struct Handle {
     versions: HashMap<i16, (i16, i16)>,
     /// Held by each request, and alone by the renewal of the session: the broker reads whatever
     /// comes in between as a part of it (KIP-368).
-    gate: RwLock<()>,
+    gate: Arc<RwLock<()>>,
 }
 
 impl Drop for Handle {
@@ -312,8 +315,17 @@ impl Handle {
 
     /// The highest version that both sides speak.
     fn version<A: Api>(&self) -> Result<i16, Error> {
-        let ours = (*A::VERSIONS.start(), *A::VERSIONS.end());
-        let theirs = self.versions.get(&A::KEY).copied();
+        self.common_version(A::KEY, A::NAME, A::VERSIONS)
+    }
+
+    fn common_version(
+        &self,
+        key: i16,
+        api: &'static str,
+        ours: RangeInclusive<i16>,
+    ) -> Result<i16, Error> {
+        let ours = ours.into_inner();
+        let theirs = self.versions.get(&key).copied();
         if let Some((min, max)) = theirs {
             let version = max.min(ours.1);
             if version >= min.max(ours.0) {
@@ -324,14 +336,8 @@ impl Handle {
             Some((min, max)) => format!("{min} to {max}"),
             None => "none".to_owned(),
         };
-        let cause = NoCommonVersion {
-            key: A::KEY,
-            ours,
-            broker,
-        };
-        Err(self
-            .error(ErrorKind::Unsupported, A::NAME)
-            .with_source(cause))
+        let cause = NoCommonVersion { key, ours, broker };
+        Err(self.error(ErrorKind::Unsupported, api).with_source(cause))
     }
 
     /// Asks which versions the broker speaks (KIP-511): v3 first; a broker that does not know v3
@@ -390,6 +396,7 @@ impl Handle {
             frame,
             api: A::NAME,
             deadline,
+            is_answered: true,
             reply,
         };
         match timeout_at(deadline, self.queue.send(outgoing)).await {

@@ -4,8 +4,11 @@
 //! transport says what it can do in its [`Capabilities`]; what a user asks for by name and the
 //! transport cannot do is refused when the client is built, never silently weakened.
 
+mod codes;
+mod native;
 mod rskafka;
 
+pub use self::native::NativeTransport;
 pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
 pub use ottla_record_batch::Compression;
 

@@ -1,0 +1,162 @@
+//! Produce, versions 3 to 12: the request from batches as they are, and what the answer says.
+
+use super::wire::{Reader, Text, WireError, Writer};
+use bytes::{Bytes, BytesMut};
+use ottla_types::{ErrorCode, TopicPartition};
+use std::ops::RangeInclusive;
+
+pub(super) const KEY: i16 = 0;
+pub(super) const NAME: &str = "Produce";
+/// Version 13 names topics by id.
+pub(super) const VERSIONS: RangeInclusive<i16> = 3..=12;
+const FLEXIBLE_FROM: i16 = 9;
+
+pub(super) fn is_flexible(version: i16) -> bool {
+    version >= FLEXIBLE_FROM
+}
+
+/// Writes the request behind its header. `batches` are ordered, so that those of a topic stand
+/// together.
+pub(super) fn write<'a>(
+    frame: &mut BytesMut,
+    version: i16,
+    acks: i16,
+    timeout_ms: i32,
+    batches: &[(&'a TopicPartition, &'a Bytes)],
+) {
+    let size: usize = batches
+        .iter()
+        .map(|(partition, batch)| batch.len() + partition.topic.len() + 24)
+        .sum();
+    frame.reserve(size + 24);
+    let mut w = Writer {
+        frame,
+        flexible: is_flexible(version),
+    };
+    // No transaction.
+    w.null_text();
+    w.i16(acks);
+    w.i32(timeout_ms);
+    let topics = batches.chunk_by(|a, b| a.0.topic == b.0.topic);
+    w.count(topics.clone().count());
+    for of_topic in topics {
+        let Some((first, _)) = of_topic.first() else {
+            continue;
+        };
+        w.text(&first.topic);
+        w.count(of_topic.len());
+        for (partition, batch) in of_topic {
+            w.i32(partition.partition);
+            w.blob(batch);
+            w.no_tags();
+        }
+        w.no_tags();
+    }
+    w.no_tags();
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) partitions: Vec<PartitionAnswer>,
+    pub(super) throttle_ms: i32,
+    /// Where the leaders are that `partitions` name (KIP-951).
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PartitionAnswer {
+    pub(super) topic: Text,
+    pub(super) partition: i32,
+    pub(super) code: ErrorCode,
+    pub(super) base_offset: i64,
+    pub(super) log_append_time_ms: i64,
+    pub(super) message: Option<Text>,
+    /// The leader's id and epoch (KIP-951).
+    pub(super) leader: Option<(i32, i32)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) id: i32,
+    pub(super) host: Text,
+    pub(super) port: i32,
+}
+
+/// Reads an answer of `version` from behind the correlation id. Bytes that follow are ignored.
+pub(super) fn read(body: Bytes, version: i16) -> Result<Answer, WireError> {
+    let mut r = Reader::new(body, is_flexible(version));
+    if is_flexible(version) {
+        // The header's.
+        r.skip_tags()?;
+    }
+    let mut partitions = Vec::new();
+    r.array(3, |r| {
+        let topic = r.text()?.ok_or(WireError::Negative(-1))?;
+        r.array(22, |r| {
+            partitions.push(read_partition(r, version, topic.clone())?);
+            Ok(())
+        })?;
+        r.skip_tags()
+    })?;
+    let throttle_ms = r.i32()?;
+    let mut endpoints = Vec::new();
+    r.tags(|tag, field| {
+        if tag == 0 && version >= 10 {
+            endpoints = field.array(10, read_endpoint)?;
+        }
+        Ok(())
+    })?;
+    Ok(Answer {
+        partitions,
+        throttle_ms,
+        endpoints,
+    })
+}
+
+fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<PartitionAnswer, WireError> {
+    let partition = r.i32()?;
+    let code = ErrorCode(r.i16()?);
+    let base_offset = r.i64()?;
+    let log_append_time_ms = r.i64()?;
+    if version >= 5 {
+        // The first offset that is still there.
+        r.i64()?;
+    }
+    let mut message = None;
+    if version >= 8 {
+        // KIP-467: which records were refused, and why.
+        let first = r.array(5, |r| {
+            r.i32()?;
+            let message = r.text()?;
+            r.skip_tags()?;
+            Ok(message)
+        })?;
+        message = r.text()?.or_else(|| first.into_iter().flatten().next());
+    }
+    let mut leader = None;
+    r.tags(|tag, field| {
+        if tag == 0 && version >= 10 {
+            leader = Some((field.i32()?, field.i32()?)).filter(|(id, _)| *id >= 0);
+        }
+        Ok(())
+    })?;
+    Ok(PartitionAnswer {
+        topic,
+        partition,
+        code,
+        base_offset,
+        log_append_time_ms,
+        message,
+        leader,
+    })
+}
+
+fn read_endpoint(r: &mut Reader) -> Result<Endpoint, WireError> {
+    let id = r.i32()?;
+    let host = r.text()?.ok_or(WireError::Negative(-1))?;
+    let port = r.i32()?;
+    // The rack.
+    r.text()?;
+    r.skip_tags()?;
+    Ok(Endpoint { id, host, port })
+}
