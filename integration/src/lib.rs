@@ -1,6 +1,7 @@
 //! What proves that the whole works: the harness that starts and kills real brokers and worker
 //! processes, the checker that judges what they left behind, and the scenarios.
 
+pub mod bench;
 pub mod harness;
 pub mod history;
 pub mod order_flow;

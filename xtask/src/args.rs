@@ -18,6 +18,8 @@ Commands:
       --suite ci|full                         default: full
       --transport rskafka                     default: rskafka
       --provision                             install what is missing (Debian packages, Kafka)
+  bench [ARGS]  records/s, CPU and memory of our transports and of other clients, on a real Kafka;
+                --help shows its arguments
   no-c          no C code in any build
       --quick                                 the musl build, the graph and wasm32 only
   tidy          the rules of ARCHITECTURE.md
@@ -30,6 +32,7 @@ pub(crate) enum Command {
     Tidy,
     NoC { quick: bool },
     Demo { passed_on: Vec<OsString> },
+    Bench { passed_on: Vec<OsString> },
     E2e(E2eOptions),
 }
 
@@ -85,15 +88,21 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
         Some("test") => no_flags(parser, Command::Test),
         Some("tidy") => no_flags(parser, Command::Tidy),
         Some("no-c") => parse_no_c(parser),
-        Some("demo") => {
-            let rest = parser.raw_args().map_err(|error| error.to_string())?;
-            Ok(Command::Demo {
-                passed_on: rest.collect(),
-            })
-        }
+        Some("demo") => Ok(Command::Demo {
+            passed_on: rest(&mut parser)?,
+        }),
+        Some("bench") => Ok(Command::Bench {
+            passed_on: rest(&mut parser)?,
+        }),
         Some("e2e") => parse_e2e(parser),
         _ => Err(format!("unknown command {name:?}")),
     }
+}
+
+/// All words that are left, for a program that reads them itself.
+fn rest(parser: &mut lexopt::Parser) -> Result<Vec<OsString>, String> {
+    let rest = parser.raw_args().map_err(|error| error.to_string())?;
+    Ok(rest.collect())
 }
 
 fn no_flags(mut parser: lexopt::Parser, command: Command) -> Result<Command, String> {
@@ -231,10 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_takes_its_own_arguments() {
+    fn the_demo_and_the_bench_take_their_own_arguments() {
         let Ok(Command::Demo { passed_on }) = of(&["demo", "--orders", "5"]) else {
             panic!()
         };
         assert_eq!(passed_on, ["--orders", "5"]);
+        let Ok(Command::Bench { passed_on }) = of(&["bench", "produce", "--json"]) else {
+            panic!()
+        };
+        assert_eq!(passed_on, ["produce", "--json"]);
     }
 }

@@ -20,13 +20,13 @@ pub(crate) fn run(passed_on: &[OsString]) -> Result<(), String> {
 
 /// Replaces this process, so that a signal reaches the demo and its exit status is the command's.
 #[cfg(unix)]
-fn become_(mut command: std::process::Command) -> Result<(), String> {
+pub(crate) fn become_(mut command: std::process::Command) -> Result<(), String> {
     use std::os::unix::process::CommandExt;
     let line = process::shown(&command);
     Err(format!("`{line}` did not start: {}", command.exec()))
 }
 
 #[cfg(not(unix))]
-fn become_(mut command: std::process::Command) -> Result<(), String> {
+pub(crate) fn become_(mut command: std::process::Command) -> Result<(), String> {
     process::run(&mut command)
 }

@@ -4,6 +4,7 @@
 //! the programs that a check needs, and says what failed.
 
 mod args;
+mod bench;
 mod demo;
 mod e2e;
 mod no_c;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::NoC { quick } => no_c::run(quick),
         Command::Demo { passed_on } => demo::run(&passed_on),
+        Command::Bench { passed_on } => bench::run(&passed_on),
         Command::E2e(options) => e2e::run(&options),
     };
     match outcome {

@@ -9,13 +9,13 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     _shell: Child,
 }
 
 impl Guard {
     /// Must be made while the child is not yet reaped, so that the number is still its own.
-    pub(super) fn of(child: &Child) -> Result<Self, HarnessError> {
+    pub(crate) fn of(child: &Child) -> Result<Self, HarnessError> {
         let pid = child.id().map(|id| id.to_string()).unwrap_or_default();
         let shell = Command::new("sh")
             .args(["-c", "read -r _ || kill -9 \"$1\"", "guard", &pid])

@@ -21,6 +21,8 @@ pub struct KafkaOptions {
     pub properties: Vec<(String, String)>,
     /// Arguments of the storage tool's `format`, such as `--add-scram`.
     pub format: Vec<String>,
+    /// Options of the Java machine on top of the harness's own; they win.
+    pub java: Vec<String>,
     /// How long a start or a restart may take until every running node is in the metadata.
     pub ready_within: Duration,
 }
@@ -32,6 +34,7 @@ impl KafkaOptions {
             jars,
             properties: Vec::new(),
             format: Vec::new(),
+            java: Vec::new(),
             ready_within: Duration::from_secs(90),
         }
     }
@@ -47,6 +50,13 @@ impl KafkaOptions {
     #[must_use]
     pub fn format(mut self, argument: impl Into<String>) -> Self {
         self.format.push(argument.into());
+        self
+    }
+
+    /// Adds an option of the Java machine.
+    #[must_use]
+    pub fn java(mut self, option: impl Into<String>) -> Self {
+        self.java.push(option.into());
         self
     }
 }
@@ -112,7 +122,7 @@ impl KafkaCluster {
         }
         self.nodes.sort_by_key(|node| node.id);
         for node in &mut self.nodes {
-            node.start(&self.options.jars)?;
+            node.start(&self.options.jars, &self.options.java)?;
         }
         self.wait_ready().await
     }
@@ -174,8 +184,8 @@ impl KafkaCluster {
     /// # Errors
     /// `Node` if it runs already; `Ended` or `TimedOut` if it does not come up.
     pub async fn restart(&mut self, node: usize) -> Result<(), HarnessError> {
-        let jars = self.options.jars.clone();
-        self.node(node)?.start(&jars)?;
+        let (jars, java) = (self.options.jars.clone(), self.options.java.clone());
+        self.node(node)?.start(&jars, &java)?;
         self.wait_ready().await
     }
 

@@ -14,6 +14,7 @@ mod probe;
 mod worker;
 
 pub use error::HarnessError;
+pub(crate) use guard::Guard;
 pub use jars::{Fetch, Jars, KAFKA_VERSION};
 pub use kafka::{KafkaCluster, KafkaOptions};
 pub use ports::free_ports;

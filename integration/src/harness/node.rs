@@ -150,11 +150,16 @@ impl Node {
         }
     }
 
-    pub(super) fn start(&mut self, jars: &Jars) -> Result<(), HarnessError> {
+    /// `java` are options on top of the harness's own.
+    pub(super) fn start(&mut self, jars: &Jars, java: &[String]) -> Result<(), HarnessError> {
         if self.running().is_some() {
             return Err(self.problem("is already running"));
         }
-        let mut command = jars.java(&JAVA_OPTIONS, "kafka.Kafka");
+        let options: Vec<&str> = JAVA_OPTIONS
+            .into_iter()
+            .chain(java.iter().map(String::as_str))
+            .collect();
+        let mut command = jars.java(&options, "kafka.Kafka");
         command.arg(self.folder.join("server.properties"));
         let child = self.spawn(&mut command)?;
         let guard = Guard::of(&child)?;

@@ -4,7 +4,7 @@
 //! `ottla-integration` starts what it can start itself and runs the scenarios. What is missing is
 //! an error that says what to install, never a scenario that is passed over.
 
-mod provision;
+pub(crate) mod provision;
 mod redpanda;
 
 use crate::args::{Broker, E2eOptions};

@@ -37,6 +37,11 @@ fn needed(broker: Broker) -> &'static [Prerequisite] {
     }
 }
 
+/// What a Kafka of our own needs.
+pub(crate) fn ensure_kafka(provision: bool) -> Result<(), String> {
+    ensure(Broker::Kafka, provision)
+}
+
 pub(super) fn ensure(broker: Broker, provision: bool) -> Result<(), String> {
     if broker == Broker::Redpanda && !super::docker_answers() {
         return Err(
@@ -53,7 +58,8 @@ pub(super) fn ensure(broker: Broker, provision: bool) -> Result<(), String> {
     if !provision {
         return Err(explain(&missing));
     }
-    install(&missing)?;
+    let packages: Vec<&str> = missing.iter().map(|it| it.package).collect();
+    install(&packages)?;
     let still: Vec<&Prerequisite> = missing.into_iter().filter(|it| !there(it)).collect();
     if still.is_empty() {
         Ok(())
@@ -72,8 +78,8 @@ fn explain(missing: &[&Prerequisite]) -> String {
     )
 }
 
-fn install(missing: &[&Prerequisite]) -> Result<(), String> {
-    let packages = missing.iter().map(|it| it.package);
+/// Installs Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
     process::run(&mut apt(&["update"]))?;
     let mut command = apt(&["install", "--yes", "--no-install-recommends"]);
     process::run(command.args(packages))

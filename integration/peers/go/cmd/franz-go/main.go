@@ -1,0 +1,92 @@
+// franz-go.
+package main
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"ottla/peers/internal/task"
+)
+
+const module = "github.com/twmb/franz-go"
+
+func main() {
+	t := task.Parse()
+	if t.Mode == "consume" {
+		consume(t)
+		return
+	}
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(t.Bootstrap),
+		kgo.DefaultProduceTopic(t.Topic),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerLinger(t.LingerTime()),
+		kgo.ProducerBatchMaxBytes(int32(t.BatchBytes)),
+		kgo.MaxBufferedBytes(t.BufferBytes),
+		// The bytes are the bound.
+		kgo.MaxBufferedRecords(1<<20),
+	)
+	task.Must(err)
+	ctx := context.Background()
+	if t.Mode == "latency" {
+		line := t.Latency(func(i int) error {
+			return client.ProduceSync(ctx, &kgo.Record{Key: t.Key(i), Value: t.Value(i)}).FirstErr()
+		})
+		task.Tell(line, module)
+	} else {
+		task.Tell(produce(ctx, client, t), module)
+	}
+	task.InputEnded()
+	client.Close()
+}
+
+func produce(ctx context.Context, client *kgo.Client, t *task.Task) task.Line {
+	var written atomic.Int64
+	var open sync.WaitGroup
+	open.Add(t.Records)
+	done := func(_ *kgo.Record, err error) {
+		task.Must(err)
+		written.Add(1)
+		open.Done()
+	}
+	started := time.Now()
+	for i := range t.Records {
+		client.Produce(ctx, &kgo.Record{Key: t.Key(i), Value: t.Value(i)}, done)
+	}
+	open.Wait()
+	return task.Line{Records: int(written.Load()), Seconds: time.Since(started).Seconds()}
+}
+
+func consume(t *task.Task) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(t.Bootstrap),
+		kgo.ConsumerGroup(t.Group),
+		kgo.ConsumeTopics(t.Topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxPartitionBytes(1<<20),
+	)
+	task.Must(err)
+	var sum uint64
+	var first time.Time
+	count := 0
+	for count < t.Records {
+		fetches := client.PollFetches(context.Background())
+		task.Must(fetches.Err())
+		if first.IsZero() {
+			first = time.Now()
+		}
+		fetches.EachRecord(func(record *kgo.Record) {
+			sum += task.Touch(record.Key, record.Value)
+			count++
+		})
+	}
+	seconds := time.Since(first).Seconds()
+	task.Tell(task.Line{Records: count, Seconds: seconds, Sum: &sum}, module)
+	task.InputEnded()
+	client.Close()
+}

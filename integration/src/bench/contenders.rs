@@ -1,0 +1,142 @@
+//! Who can be measured, and what must be run for each.
+
+use super::BenchError;
+use super::peers::{self, Peer};
+use crate::harness::Jars;
+use ottla_client::TransportKind;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A program and the arguments that come before the task's.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) arguments: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// This program, on the default transport or the named one.
+    Ours(Option<&'static str>),
+    Peer(Peer),
+}
+
+const ALL: [(&str, Kind); 9] = [
+    ("ottla", Kind::Ours(None)),
+    ("ottla-native", Kind::Ours(Some("native"))),
+    ("ottla-rskafka-transport", Kind::Ours(Some("rskafka"))),
+    ("rskafka", Kind::Peer(Peer::Rust("rskafka"))),
+    ("krafka", Kind::Peer(Peer::Rust("krafka"))),
+    ("franz-go", Kind::Peer(Peer::Go("franz-go"))),
+    ("sarama", Kind::Peer(Peer::Go("sarama"))),
+    ("librdkafka", Kind::Peer(Peer::Librdkafka)),
+    ("java", Kind::Peer(Peer::Java)),
+];
+
+/// The names of all contenders.
+pub fn names() -> Vec<&'static str> {
+    ALL.iter().map(|(name, _)| *name).collect()
+}
+
+/// Whether it is one of ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    kind(name).is_some_and(|kind| matches!(kind, Kind::Ours(_)))
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    ALL.iter()
+        .find(|(own, _)| *own == name)
+        .map(|(_, kind)| *kind)
+}
+
+/// The contenders that the user named, or all of them: then a transport that is the default one is
+/// not measured a second time under its own name.
+pub(super) fn select(named: &[String]) -> Result<Vec<&'static str>, BenchError> {
+    if named.is_empty() {
+        let default = TransportKind::default().name();
+        let again = |kind: &Kind| *kind == Kind::Ours(Some(default)) && default != "rskafka";
+        let all = ALL.iter().filter(|(_, kind)| !again(kind));
+        return Ok(all.map(|(name, _)| *name).collect());
+    }
+    let mut chosen = Vec::new();
+    for name in named {
+        let found = ALL.iter().find(|(own, _)| own == name);
+        let known = || format!("no contender {name}: it is one of {}", names().join(", "));
+        let (name, _) = found.ok_or_else(|| BenchError::Usage(known()))?;
+        if !chosen.contains(name) {
+            chosen.push(*name);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Builds what must be built. A contender that cannot be had says why.
+pub(super) async fn prepare(
+    names: &[&'static str],
+    jars: &Result<Jars, String>,
+) -> BTreeMap<&'static str, Result<Program, String>> {
+    let wanted = names.iter().filter_map(|name| match kind(name) {
+        Some(Kind::Peer(peer)) => Some(peer),
+        _ => None,
+    });
+    let wanted: Vec<Peer> = wanted.collect();
+    let built = peers::build(&wanted, jars).await;
+    let program = |name: &&'static str| {
+        let program = match kind(name) {
+            Some(Kind::Ours(transport)) => ours(transport),
+            Some(Kind::Peer(peer)) => built(peer),
+            None => Err("not known".to_owned()),
+        };
+        (*name, program)
+    };
+    names.iter().map(program).collect()
+}
+
+fn ours(transport: Option<&str>) -> Result<Program, String> {
+    let path = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+    let mut arguments = vec!["client".to_owned()];
+    if let Some(name) = transport {
+        name.parse::<TransportKind>()
+            .map_err(|error| format!("this build has no such transport: {error}"))?;
+        arguments.extend(["--transport".to_owned(), name.to_owned()]);
+    }
+    Ok(Program { path, arguments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_transport_of_the_build_is_measured_once_or_more() {
+        let chosen = select(&[]).unwrap();
+        assert!(chosen.contains(&"ottla"));
+        for transport in TransportKind::ALL {
+            let named = chosen
+                .iter()
+                .any(|name| kind(name) == Some(Kind::Ours(Some(transport.name()))));
+            assert!(
+                named || *transport == TransportKind::default(),
+                "{transport}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_contender_is_refused_with_the_known_ones() {
+        let error = select(&["kafka-go".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("franz-go"), "{error}");
+        let twice = ["java", "java"].map(str::to_owned);
+        assert_eq!(select(&twice).unwrap(), ["java"]);
+    }
+
+    #[test]
+    fn a_transport_that_the_build_lacks_is_missing_with_a_reason() {
+        assert!(
+            ours(Some("carrier-pigeon"))
+                .unwrap_err()
+                .contains("carrier-pigeon")
+        );
+        assert!(ours(None).is_ok());
+    }
+}
