@@ -3,7 +3,10 @@
 
 use crate::cluster::Cluster;
 use crate::transport::{NativeTransport, RskafkaTransport, Transport};
-use crate::{ClientConfig, Error, GroupClient, NewTopic, TopicMetadata, TransportKind, admin};
+use crate::{
+    ClientConfig, Error, ErrorKind, GroupClient, IsolationLevel, NewTopic, TopicMetadata,
+    TransportKind, admin,
+};
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -152,6 +155,11 @@ async fn connect_transport(cluster: &Arc<Cluster>) -> Result<Arc<dyn Transport>,
     let config = &cluster.config;
     let deadline = Instant::now() + config.connect_timeout;
     match config.transport {
+        // The library underneath reads with the other level whatever it is asked.
+        TransportKind::Rskafka if config.isolation_level == IsolationLevel::ReadUncommitted => {
+            let what = "isolation.level read_uncommitted with the transport rskafka";
+            Err(Error::new(ErrorKind::Unsupported, "connect").with_source(what))
+        }
         TransportKind::Rskafka => {
             let transport = RskafkaTransport::connect(config.into(), deadline).await?;
             Ok(Arc::new(transport))

@@ -20,10 +20,12 @@ const EARLIEST: i64 = -2;
 const LEADER_EPOCH_FROM: i16 = 4;
 const ISOLATION_FROM: i16 = 2;
 
-/// One partition of the call.
+/// One entry of the call.
 struct Lookup {
     partition: TopicPartition,
     timestamp: i64,
+    /// There is no record that young: the end is to be asked for, at once.
+    is_at_end: bool,
     result: Option<Result<Offset, Error>>,
     /// Why the last attempt failed.
     last: Option<Error>,
@@ -42,6 +44,12 @@ pub(super) async fn list(
     loop {
         attempt(leaders, read_committed, &mut lookups, deadline).await;
         let open = || lookups.iter().filter(|lookup| lookup.result.is_none());
+        if open().any(|lookup| lookup.is_at_end) {
+            for lookup in &mut lookups {
+                lookup.is_at_end = false;
+            }
+            continue;
+        }
         let delay = backoff.next_delay();
         if open().next().is_none() || Instant::now() + delay >= deadline {
             break;
@@ -76,6 +84,7 @@ fn lookup((partition, spec): (TopicPartition, OffsetSpec)) -> Lookup {
             // Below zero the number means something else.
             OffsetSpec::Timestamp(ms) => ms.max(0),
         },
+        is_at_end: false,
         result: None,
         last: None,
         leader: Leader {
@@ -102,21 +111,43 @@ async fn attempt(
             Err(error) => lookup.fail(error),
         }
     }
-    let asked = by_leader
-        .into_iter()
-        .map(|(broker, lookups)| ask(leaders, broker, read_committed, lookups, deadline));
+    let asked = by_leader.into_iter().map(|(broker, lookups)| async move {
+        for lookups in one_a_partition(lookups) {
+            ask(leaders, broker, read_committed, lookups, deadline).await;
+        }
+    });
     join_all(asked).await;
+}
+
+/// Brokers refuse requests that name a partition twice.
+fn one_a_partition(mut lookups: Vec<&mut Lookup>) -> Vec<Vec<&mut Lookup>> {
+    lookups.sort_by(|a, b| a.partition.cmp(&b.partition));
+    let mut requests: Vec<Vec<&mut Lookup>> = Vec::new();
+    let mut nth = 0;
+    let mut last: Option<TopicPartition> = None;
+    for lookup in lookups {
+        nth = if last.as_ref() == Some(&lookup.partition) {
+            nth + 1
+        } else {
+            0
+        };
+        last = Some(lookup.partition.clone());
+        match requests.get_mut(nth) {
+            Some(request) => request.push(lookup),
+            None => requests.push(vec![lookup]),
+        }
+    }
+    requests
 }
 
 async fn ask(
     leaders: &Leaders,
     broker: i32,
     read_committed: bool,
-    mut lookups: Vec<&mut Lookup>,
+    lookups: Vec<&mut Lookup>,
     deadline: Instant,
 ) {
     let cluster = &leaders.cluster;
-    lookups.sort_by(|a, b| a.partition.cmp(&b.partition));
     let Some(broker) = cluster.broker(broker) else {
         let error = Error::from_code(ErrorCode::BROKER_NOT_AVAILABLE, ListOffsetsRequest::NAME);
         return fail_all(lookups, error);
@@ -169,19 +200,29 @@ fn take(broker: &str, mut lookups: Vec<&mut Lookup>, answer: &ListOffsetsRespons
     for topic in &answer.topics {
         for part in &topic.partitions {
             let wanted = (topic.name.as_str(), part.partition_index);
-            let of_partition = lookups.iter_mut().filter(|lookup| {
+            let at = lookups.binary_search_by(|lookup| {
                 let partition = &lookup.partition;
-                (&*partition.topic, partition.partition) == wanted
+                (&*partition.topic, partition.partition).cmp(&wanted)
             });
-            for lookup in of_partition {
-                match ErrorCode(part.error_code) {
-                    ErrorCode::NONE if part.offset >= 0 => lookup.result = Some(Ok(part.offset)),
-                    // No record is that young: the end.
-                    ErrorCode::NONE => lookup.timestamp = LATEST,
-                    code => {
-                        let error = Error::from_code(code, ListOffsetsRequest::NAME);
-                        lookup.fail(error.with_broker(broker));
-                    }
+            let Ok(at) = at else { continue };
+            let lookup = &mut lookups[at];
+            match ErrorCode(part.error_code) {
+                ErrorCode::NONE if part.offset >= 0 => lookup.result = Some(Ok(part.offset)),
+                ErrorCode::NONE if lookup.timestamp >= 0 => {
+                    lookup.timestamp = LATEST;
+                    lookup.is_at_end = true;
+                }
+                ErrorCode::NONE => {
+                    let error = Error::new(ErrorKind::Protocol, ListOffsetsRequest::NAME);
+                    lookup.fail(
+                        error
+                            .with_broker(broker)
+                            .with_source("a log without an end"),
+                    );
+                }
+                code => {
+                    let error = Error::from_code(code, ListOffsetsRequest::NAME);
+                    lookup.fail(error.with_broker(broker));
                 }
             }
         }

@@ -133,9 +133,13 @@ impl Sender {
 
     /// Takes what else is there; those that are about to hand a batch over get the chance to.
     async fn gather(&mut self, waiting: &mut Waiting) {
-        tokio::task::yield_now().await;
-        while let Ok(order) = self.queue.try_recv() {
-            waiting.push_back(order);
+        let mut before = 0;
+        while before < waiting.len() && waiting.len() < QUEUE_MAX {
+            before = waiting.len();
+            tokio::task::yield_now().await;
+            while let Ok(order) = self.queue.try_recv() {
+                waiting.push_back(order);
+            }
         }
     }
 

@@ -1,0 +1,121 @@
+//! How fetches wait, and what is read in advance.
+
+use crate::bed::{Bed, MockBed, PATIENCE, SECOND, limits, shown, until, values};
+use ottla_client::TransportKind;
+use ottla_mock_cluster::ApiKey;
+use tokio::time::{Instant, timeout};
+
+pub(crate) async fn a_fetch_ends_with_its_waiting_time(bed: &Bed) {
+    let topic = bed.topic(2, &[]).await;
+    topic.write(0, &["a"]).await.unwrap();
+    let started = Instant::now();
+    let wanted = vec![(topic.p(0), 1), (topic.p(1), 0)];
+    let answers = bed.transport().fetch(limits(SECOND / 2), wanted.clone());
+    assert_eq!(answers.await.len(), 0);
+    let waited = started.elapsed();
+    assert!((SECOND / 3..2 * SECOND).contains(&waited), "{waited:?}");
+    // And at once when there is something.
+    let started = Instant::now();
+    let fetching = bed.transport().fetch(limits(PATIENCE), wanted);
+    let (answers, written) = tokio::join!(fetching, topic.write(1, &["b"]));
+    written.unwrap();
+    let (partition, fetched) = answers.into_iter().next().unwrap();
+    assert_eq!(partition, topic.p(1));
+    assert_eq!(values(&fetched.unwrap()), ["b"]);
+    assert!(started.elapsed() < PATIENCE / 2);
+}
+
+pub(crate) async fn readers_at_different_positions_do_not_disturb_each_other(bed: &Bed) {
+    let topic = bed.topic(1, &[]).await;
+    for n in 0..20 {
+        topic.write(0, &[&n.to_string()]).await.unwrap();
+    }
+    let readers = (0..4).map(|n| {
+        let topic = &topic;
+        async move {
+            let seen = topic.read_to(0, 5 * n, 20).await;
+            let expected: Vec<_> = (5 * n..20).map(|o| (o, o.to_string())).collect();
+            assert_eq!(seen, expected);
+        }
+    });
+    let all = futures_util::future::join_all(readers);
+    timeout(PATIENCE, all).await.unwrap();
+    // Back to where one was before.
+    assert_eq!(topic.read_to(0, 0, 20).await.len(), 20);
+}
+
+pub(crate) async fn the_next_records_are_fetched_in_advance(kind: TransportKind) {
+    let bed = MockBed::new(kind).await;
+    let topic = bed.topic(1, &[]).await;
+    topic.write(0, &["a"]).await.unwrap();
+    let first = topic.read(0, 0).await.unwrap();
+    assert_eq!(first.next_offset, 1);
+    if !bed.is_native() {
+        return;
+    }
+    // Nobody asks for it, and it is fetched all the same.
+    let before = bed.mock.requests(ApiKey::Fetch);
+    until("a fetch is under way", || {
+        bed.mock.requests(ApiKey::Fetch) > before.min(1)
+    })
+    .await;
+    topic.write(0, &["b"]).await.unwrap();
+    let wanted = vec![(topic.p(0), 1)];
+    let answers = bed.transport().fetch(limits(PATIENCE), wanted).await;
+    let fetched = answers.into_iter().next().unwrap().1.unwrap();
+    assert_eq!(shown(&fetched), [(1, "b".to_owned())]);
+}
+
+pub(crate) async fn a_partition_that_becomes_ready_does_not_wait_for_the_others(
+    kind: TransportKind,
+) {
+    let bed = MockBed::new(kind).await;
+    let topic = bed.topic(2, &[]).await;
+    topic.write(1, &["a"]).await.unwrap();
+    let started = Instant::now();
+    let quiet = bed
+        .transport()
+        .fetch(limits(PATIENCE), vec![(topic.p(0), 0)]);
+    let busy = async {
+        until("the quiet one is in a long poll", || {
+            bed.mock.requests(ApiKey::Fetch) >= 1
+        })
+        .await;
+        let wanted = vec![(topic.p(1), 0)];
+        let answers = bed.transport().fetch(limits(PATIENCE), wanted).await;
+        assert_eq!(answers.into_iter().next().unwrap().0, topic.p(1));
+        assert!(started.elapsed() < PATIENCE / 3);
+        topic.write(0, &["b"]).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(quiet, busy);
+    let (partition, fetched) = answers.into_iter().next().unwrap();
+    assert_eq!(partition, topic.p(0));
+    assert_eq!(values(&fetched.unwrap()), ["b"]);
+}
+
+pub(crate) async fn sessions_are_used_and_lost_ones_begin_anew(kind: TransportKind) {
+    let bed = MockBed::new(kind).await;
+    let topic = bed.topic(3, &[]).await;
+    for round in 0..6 {
+        for n in 0..3 {
+            topic.write(n, &[&format!("{n}-{round}")]).await.unwrap();
+        }
+        let mut open: Vec<_> = (0..3).map(|n| (topic.p(n), round)).collect();
+        while !open.is_empty() {
+            let answers = bed.transport().fetch(limits(PATIENCE), open.clone()).await;
+            for (partition, result) in answers {
+                let expected = format!("{}-{round}", partition.partition);
+                assert_eq!(shown(&result.unwrap()), [(round, expected)]);
+                open.retain(|(p, _)| *p != partition);
+            }
+        }
+        if bed.transport().capabilities().fetch_sessions {
+            assert!((1..=3).contains(&bed.mock.fetch_sessions(1)));
+            if round % 2 == 1 {
+                bed.mock.evict_fetch_sessions(1);
+            }
+        } else {
+            assert_eq!(bed.mock.fetch_sessions(1), 0);
+        }
+    }
+}
