@@ -43,7 +43,7 @@ pub const ALL: &[Scenario] = &[
         needs: Needs::Cluster,
         nodes: &[1, 3],
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(150),
+        within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::undisturbed(context)),
     },
     Scenario {
@@ -52,7 +52,7 @@ pub const ALL: &[Scenario] = &[
         needs: Needs::Harness,
         nodes: &[1, 3],
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(180),
+        within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::broker_kill(context)),
     },
     Scenario {
@@ -61,7 +61,7 @@ pub const ALL: &[Scenario] = &[
         needs: Needs::Cluster,
         nodes: &[1, 3],
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(150),
+        within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::consumer_kill(context)),
     },
     Scenario {
@@ -70,7 +70,7 @@ pub const ALL: &[Scenario] = &[
         needs: Needs::Cluster,
         nodes: &[1, 3],
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(150),
+        within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::relay_kill(context)),
     },
     Scenario {
@@ -79,7 +79,7 @@ pub const ALL: &[Scenario] = &[
         needs: Needs::Cluster,
         nodes: &[1, 3],
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(150),
+        within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::graceful_stop(context)),
     },
     Scenario {

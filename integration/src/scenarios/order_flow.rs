@@ -29,7 +29,7 @@ const POISON: u64 = 2;
 const START: Duration = Duration::from_secs(40);
 const STOP: Duration = Duration::from_secs(30);
 /// How long the customers, and the end of the run, may wait for what was killed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 const ASK: Duration = Duration::from_secs(10);
 
 pub(super) async fn undisturbed(context: &mut Context) -> Outcome {
@@ -244,7 +244,7 @@ impl Run {
         if !left.is_clean() {
             return Err(format!("the producer left {left:?}").into());
         }
-        let evidence = ledger::gather(
+        let mut evidence = ledger::gather(
             &self.client,
             &self.topics,
             &self.places,
@@ -252,6 +252,7 @@ impl Run {
             &self.extras,
         )
         .await?;
+        evidence.expect_paid(self.tally.paid.load(Ordering::Relaxed));
         self.client.close().await;
         let ledger = evidence.judge();
         println!("{}", ledger.report);
@@ -290,8 +291,8 @@ impl Run {
             if Instant::now() > deadline {
                 return Err(format!(
                     "not settled: shop {shop:?}, lag {lag:?}\nshop: {}\nconsumers: {}",
-                    self.shop.tail(20),
-                    self.notifier.tail(20)
+                    self.shop.tail(60),
+                    self.notifier.tail(200)
                 )
                 .into());
             }
