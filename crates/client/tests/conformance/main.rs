@@ -13,6 +13,7 @@ mod bed;
 mod carrying;
 mod connections;
 mod failing;
+mod hostile;
 mod leading;
 mod prefetching;
 mod refusing;

@@ -10,10 +10,14 @@ mod failure;
 mod fetch;
 mod fetch_message;
 mod leaders;
+#[cfg(test)]
+mod message_tests;
 mod offsets;
 mod produce;
 mod produce_message;
 mod scan;
+#[cfg(test)]
+mod scan_tests;
 mod sender;
 mod session;
 mod table;

@@ -38,6 +38,7 @@ struct Parcel<'a> {
     acks: Acks,
     compression: Compression,
     records: Bytes,
+    count: u32,
     deadline: Instant,
 }
 
@@ -61,16 +62,17 @@ impl Senders {
         let batch = self
             .compressed(batch, terms.compression)
             .map_err(|error| error.with_partition(partition.clone()))?;
-        let records = u64::from(batch.record_count());
+        let count = batch.record_count();
         let parcel = Parcel {
             partition,
             acks: terms.acks,
             compression: batch.compression(),
             records: batch.bytes().clone(),
+            count,
             deadline: terms.deadline,
         };
         let produced = self.send_until_written(&parcel).await?;
-        metrics::counter!("ottla_client_produced_records_total").increment(records);
+        metrics::counter!("ottla_client_produced_records_total").increment(count.into());
         Ok(produced)
     }
 
@@ -138,6 +140,7 @@ impl Senders {
             acks: parcel.acks,
             compression: parcel.compression,
             records: parcel.records.clone(),
+            count: parcel.count,
             deadline: parcel.deadline,
             ticket: ticket.clone(),
             reply,

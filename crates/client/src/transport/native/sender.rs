@@ -63,6 +63,8 @@ pub(super) struct Order {
     pub(super) acks: Acks,
     pub(super) compression: Compression,
     pub(super) records: Bytes,
+    /// How many records these are.
+    pub(super) count: u32,
     pub(super) deadline: Instant,
     pub(super) ticket: Arc<Ticket>,
     pub(super) reply: oneshot::Sender<Result<Produced, Failure>>,
@@ -317,7 +319,7 @@ fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: 
         let Some(order) = at.ok().and_then(|at| orders[at].take()) else {
             continue;
         };
-        let result = judge(part, &order.partition, broker, &answer.endpoints, leaders);
+        let result = judge(part, &order, broker, &answer.endpoints, leaders);
         let _ = order.reply.send(result);
     }
     let missing: Vec<_> = orders.into_iter().flatten().collect();
@@ -332,17 +334,28 @@ fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: 
 
 fn judge(
     part: &message::PartitionAnswer,
-    partition: &TopicPartition,
+    order: &Order,
     broker: &str,
     endpoints: &[message::Endpoint],
     leaders: &Leaders,
 ) -> Result<Produced, Failure> {
-    let at_least_0 = |n: i64| (n >= 0).then_some(n);
+    let error = |error: Error| {
+        error
+            .with_broker(broker)
+            .with_partition(order.partition.clone())
+    };
     match part.code {
-        ErrorCode::NONE => Ok(Produced {
-            base_offset: at_least_0(part.base_offset),
-            log_append_time_ms: at_least_0(part.log_append_time_ms),
-        }),
+        ErrorCode::NONE => match offset_of_first(part.base_offset, order.count) {
+            Ok(base_offset) => Ok(Produced {
+                base_offset,
+                log_append_time_ms: Some(part.log_append_time_ms).filter(|ms| *ms >= 0),
+            }),
+            Err(cause) => {
+                let refused = error(Error::new(ErrorKind::Protocol, message::NAME));
+                let refused = refused.with_fate(Fate::MaybeWritten).with_source(cause);
+                Err(Failure::new(refused))
+            }
+        },
         // The batch stands in the log since an earlier attempt, too long ago for the broker to know
         // where.
         ErrorCode::DUPLICATE_SEQUENCE_NUMBER => Ok(Produced {
@@ -350,21 +363,36 @@ fn judge(
             log_append_time_ms: None,
         }),
         code => {
-            let mut error = Error::from_code(code, message::NAME)
-                .with_broker(broker)
-                .with_partition(partition.clone())
-                .with_fate(fate_of(code));
+            let mut error = error(Error::from_code(code, message::NAME)).with_fate(fate_of(code));
             if let Some(text) = &part.message {
                 error = error.with_source(BrokerMessage(text.as_str().to_owned()));
             }
             let mut failure = Failure::new(error);
             if let Some(leader) = part.leader
                 && failure.cure == Cure::Refresh
-                && leaders.hint(partition, leader, endpoints)
+                && leaders.hint(&order.partition, leader, endpoints)
             {
                 failure.cure = Cure::AtOnce;
             }
             Err(failure)
         }
+    }
+}
+
+/// Offsets that a batch cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} records are said to begin at offset {base}")]
+struct BadOffset {
+    base: i64,
+    count: u32,
+}
+
+/// The offset of a batch's first record; `None` where the broker says -1.
+fn offset_of_first(base: i64, count: u32) -> Result<Option<i64>, BadOffset> {
+    let last = base.checked_add(i64::from(count) - 1);
+    match base {
+        -1 => Ok(None),
+        0.. if last.is_some() => Ok(Some(base)),
+        _ => Err(BadOffset { base, count }),
     }
 }

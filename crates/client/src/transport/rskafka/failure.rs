@@ -1,6 +1,7 @@
 //! rskafka's errors as ours: the kind, whether the data may be written, and what has to be mended
 //! before the next attempt.
 
+use crate::transport::codes::{surely_not_written, wants_new_leader};
 use crate::{Error, ErrorKind};
 use ::rskafka::BackoffError;
 use ::rskafka::client::error::{Error as RsError, ProtocolError, RequestError};
@@ -178,48 +179,10 @@ fn code_of(error: ProtocolError) -> ErrorCode {
 
 fn cure_of(code: ErrorCode) -> Cure {
     match code {
-        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-        | ErrorCode::UNKNOWN_TOPIC_ID
-        | ErrorCode::LEADER_NOT_AVAILABLE
-        | ErrorCode::NOT_LEADER_OR_FOLLOWER
-        | ErrorCode::BROKER_NOT_AVAILABLE
-        | ErrorCode::REPLICA_NOT_AVAILABLE
-        | ErrorCode::NETWORK_EXCEPTION
-        | ErrorCode::KAFKA_STORAGE_ERROR
-        | ErrorCode::LISTENER_NOT_FOUND
-        | ErrorCode::FENCED_LEADER_EPOCH
-        | ErrorCode::UNKNOWN_LEADER_EPOCH => Cure::Reconnect,
+        code if wants_new_leader(code) => Cure::Reconnect,
         code if code.is_retriable() => Cure::Wait,
         _ => Cure::None,
     }
-}
-
-/// Codes that a leader gives before it appends. The others may come after the append: a leader that
-/// steps down while it waits for its followers answers NOT_LEADER_OR_FOLLOWER, and the batch may
-/// survive.
-fn surely_not_written(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::CORRUPT_MESSAGE
-            | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-            | ErrorCode::UNKNOWN_TOPIC_ID
-            | ErrorCode::LEADER_NOT_AVAILABLE
-            | ErrorCode::MESSAGE_TOO_LARGE
-            | ErrorCode::INVALID_TOPIC_EXCEPTION
-            | ErrorCode::RECORD_LIST_TOO_LARGE
-            | ErrorCode::NOT_ENOUGH_REPLICAS
-            | ErrorCode::INVALID_REQUIRED_ACKS
-            | ErrorCode::TOPIC_AUTHORIZATION_FAILED
-            | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
-            | ErrorCode::INVALID_TIMESTAMP
-            | ErrorCode::UNSUPPORTED_VERSION
-            | ErrorCode::INVALID_REPLICATION_FACTOR
-            | ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
-            | ErrorCode::POLICY_VIOLATION
-            | ErrorCode::UNSUPPORTED_COMPRESSION_TYPE
-            | ErrorCode::INVALID_RECORD
-            | ErrorCode::THROTTLING_QUOTA_EXCEEDED
-    )
 }
 
 #[cfg(test)]

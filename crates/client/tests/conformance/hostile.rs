@@ -1,0 +1,261 @@
+//! Brokers whose answers cannot be, or make no sense: typed errors, no panic, no endless loop, and
+//! the transport stays usable. For the native transport; that over rskafka has its own.
+
+use crate::bed::{Bed, PATIENCE, SECOND, batch, limits, values};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, MetadataResponse};
+use kafka_protocol::messages::{RequestHeader, TopicName};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use ottla_client::{ErrorKind, TransportKind};
+use ottla_types::Fate;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// What it answers to a Produce v3 (key 0) or a Fetch v4 (key 1), from behind the correlation id.
+type Lie = dyn Fn(i16, &[u8]) -> BytesMut + Send + Sync;
+
+/// The one broker of a cluster with topic `t` of two partitions.
+struct Liar {
+    bed: Bed,
+    requests: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Liar {
+    async fn start(lie: impl Fn(i16, &[u8]) -> BytesMut + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (lie, requests): (Arc<Lie>, _) = (Arc::new(lie), Arc::new(AtomicUsize::new(0)));
+        let mut tasks = JoinSet::new();
+        let counter = requests.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (lie, counter) = (lie.clone(), counter.clone());
+                connections.spawn(async move {
+                    // A connection that the client closes ends with an error here.
+                    serve(stream, port, &*lie, &counter).await.unwrap_or(());
+                });
+            }
+        });
+        let address = format!("127.0.0.1:{port}");
+        let bed = Bed::with(TransportKind::Native, &address, |config| {
+            config.max_response_bytes = 1 << 20;
+        });
+        Self {
+            bed: bed.await,
+            requests,
+            _tasks: tasks,
+        }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    port: u16,
+    lie: &Lie,
+    requests: &AtomicUsize,
+) -> std::io::Result<()> {
+    loop {
+        let length = stream.read_i32().await?;
+        let mut request = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut request).await?;
+        let mut answer = BytesMut::from(&request[4..8]);
+        match request[1] {
+            key @ (0 | 1) => {
+                requests.fetch_add(1, Ordering::SeqCst);
+                answer.unsplit(lie(key.into(), &request));
+            }
+            3 => metadata(port).encode(&mut answer, 4).unwrap(),
+            _ => versions(&mut answer),
+        }
+        stream.write_i32(answer.len() as i32).await?;
+        stream.write_all(&answer).await?;
+    }
+}
+
+fn text(text: &'static str) -> StrBytes {
+    StrBytes::from_static_str(text)
+}
+
+fn metadata(port: u16) -> MetadataResponse {
+    let broker = MetadataResponseBroker::default()
+        .with_node_id(BrokerId(1))
+        .with_host(text("127.0.0.1"))
+        .with_port(port.into());
+    let partition = |n| {
+        MetadataResponsePartition::default()
+            .with_partition_index(n)
+            .with_leader_id(BrokerId(1))
+    };
+    let topic = MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text("t"))))
+        .with_partitions(vec![partition(0), partition(1)]);
+    MetadataResponse::default()
+        .with_brokers(vec![broker])
+        .with_controller_id(BrokerId(1))
+        .with_topics(vec![topic])
+}
+
+/// ApiVersions v3: Produce 3, Fetch 4, Metadata 4, ApiVersions 0 to 3.
+fn versions(answer: &mut BytesMut) {
+    answer.put_slice(&[0, 0, 5]);
+    for (key, min, max) in [(0, 3, 3), (1, 4, 4), (3, 4, 4), (18, 0, 3)] {
+        answer.put_slice(&[0, key, 0, min, 0, max, 0]);
+    }
+    answer.put_slice(&[0, 0, 0, 0, 0]);
+}
+
+/// The answer for partition 0 of `t`: this offset and no error.
+fn written(base_offset: i64) -> BytesMut {
+    let mut answer = BytesMut::from(&[0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1][..]);
+    answer.put_slice(&[0; 6]);
+    answer.put_i64(base_offset);
+    answer.put_i64(-1);
+    answer.put_i32(0);
+    answer
+}
+
+#[tokio::test]
+async fn trap_d_offsets_that_cannot_be_are_typed_errors() {
+    for (base, is_good) in [(i64::MAX - 1, true), (i64::MAX, false), (-7, false)] {
+        let liar = Liar::start(move |_, _| written(base)).await;
+        let sent = liar.bed.existing("t").write(0, &["a", "b"]).await;
+        if is_good {
+            assert_eq!(sent.unwrap().base_offset, Some(base));
+            continue;
+        }
+        let error = sent.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.fate()),
+            (ErrorKind::Protocol, Fate::MaybeWritten)
+        );
+        assert_eq!(error.partition(), Some(&liar.bed.existing("t").p(0)));
+        assert_eq!(liar.requests(), 1, "it is not tried again");
+    }
+    let silent = Liar::start(|_, _| written(-1)).await;
+    let sent = silent.bed.existing("t").write(0, &["a", "b"]).await;
+    assert_eq!(sent.unwrap().base_offset, None);
+}
+
+#[tokio::test]
+async fn trap_d_answers_that_break_the_protocol_are_typed_errors() {
+    let lies: [&[u8]; 5] = [
+        b"",
+        b"\x7f\xff\xff\xff",
+        b"\0\0\0\x01\0\x01t\x7f\xff\xff\xff",
+        b"\0\0\0\x01\x7f\xfft",
+        // No topic at all: the partition is left out.
+        b"\0\0\0\0\0\0\0\0",
+    ];
+    for lie in lies {
+        let liar = Liar::start(move |_, _| BytesMut::from(lie)).await;
+        let topic = liar.bed.existing("t");
+        let error = topic.write(0, &["a"]).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.fate()),
+            (ErrorKind::Protocol, Fate::MaybeWritten)
+        );
+        assert_eq!((error.operation(), liar.requests()), ("Produce", 1));
+    }
+    for lie in [
+        &b""[..],
+        b"\0\0\0\0\x7f\xff\xff\xff",
+        b"\0\0\0\0\0\0\0\x01\xff\xfe",
+    ] {
+        let liar = Liar::start(move |_, _| BytesMut::from(lie)).await;
+        let topic = liar.bed.existing("t");
+        let error = topic.read(0, 5).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        assert_eq!((error.operation(), error.offset()), ("Fetch", Some(5)));
+        assert!(liar.requests() <= 3);
+    }
+}
+
+#[tokio::test]
+async fn trap_d_a_partition_that_cannot_be_read_does_not_spoil_the_others() {
+    let liar = Liar::start(|_, request| {
+        let mut request = Bytes::copy_from_slice(request);
+        RequestHeader::decode(&mut request, 1).unwrap();
+        let request = FetchRequest::decode(&mut request, 4).unwrap();
+        let asked = &request.topics[0].partitions;
+        let mut answer = BytesMut::new();
+        if asked.iter().any(|part| part.partition == 1) {
+            // A record set that is longer than the client allows.
+            answer.resize(2 << 20, 0);
+            return answer;
+        }
+        let part = PartitionData::default()
+            .with_high_watermark(1)
+            .with_records(Some(batch(&["good"]).bytes().clone()));
+        let topic = FetchableTopicResponse::default()
+            .with_topic(TopicName(text("t")))
+            .with_partitions(vec![part]);
+        let whole = FetchResponse::default().with_responses(vec![topic]);
+        whole.encode(&mut answer, 4).unwrap();
+        answer
+    })
+    .await;
+    let topic = liar.bed.existing("t");
+    let mut open = vec![(topic.p(0), 0), (topic.p(1), 0)];
+    while !open.is_empty() {
+        let fetching = topic.bed.transport().fetch(limits(PATIENCE), open.clone());
+        for (partition, result) in fetching.await {
+            if partition == topic.p(0) {
+                assert_eq!(values(&result.unwrap()), ["good"]);
+            } else {
+                let error = result.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+                assert_eq!(error.offset(), Some(0));
+            }
+            open.retain(|(p, _)| *p != partition);
+        }
+    }
+}
+
+#[tokio::test]
+async fn trap_d_a_batch_whose_offsets_overflow_meets_the_reader() {
+    let liar = Liar::start(|_, _| {
+        let mut bytes = BytesMut::from(&batch(&["a", "b"]).bytes()[..]);
+        bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes());
+        let part = PartitionData::default()
+            .with_high_watermark(i64::MAX)
+            .with_records(Some(bytes.freeze()));
+        let topic = FetchableTopicResponse::default()
+            .with_topic(TopicName(text("t")))
+            .with_partitions(vec![part]);
+        let mut answer = BytesMut::new();
+        let whole = FetchResponse::default().with_responses(vec![topic]);
+        whole.encode(&mut answer, 4).unwrap();
+        answer
+    })
+    .await;
+    let fetched = liar.bed.existing("t").read(0, 5).await.unwrap();
+    assert_eq!(fetched.next_offset, 5);
+    assert!(fetched.records.batches().next().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_broker_that_answers_at_once_with_nothing_is_not_asked_in_a_hot_loop() {
+    // No throttle time, no topic.
+    let liar = Liar::start(|_, _| BytesMut::from(&[0; 8][..])).await;
+    let topic = liar.bed.existing("t");
+    let started = Instant::now();
+    let wanted = vec![(topic.p(0), 0)];
+    let answers = topic.bed.transport().fetch(limits(SECOND), wanted).await;
+    assert_eq!(answers.len(), 0);
+    assert!(started.elapsed() >= SECOND);
+    assert!((2..50).contains(&liar.requests()), "{}", liar.requests());
+}
