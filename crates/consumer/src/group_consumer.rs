@@ -3,10 +3,11 @@
 //! It is an [`App`] with one batch handler, which hands each batch to the caller and waits until the
 //! caller says that it is handled. So commits, rebalances, retries and shutdown are the runner's.
 
-use crate::app::{App, AppStatus, Registration, RunningApp, ShutdownReport};
+use crate::app::{App, Registration, RunningApp, ShutdownReport};
 use crate::handler::{
     BatchHandler, BatchOutcome, Context, HandlerError, LeaseLost, PartitionLease,
 };
+use crate::status::AppStatus;
 use crate::{ConsumerConfig, Error};
 use futures_core::Stream;
 use ottla_client::Client;

@@ -35,16 +35,20 @@ mod group_consumer;
 mod handler;
 mod lane;
 mod member;
+mod status;
+mod work;
 
 pub use app::{
-    App, AppStatus, BatchRoute, MemberState, MemberStatus, PartitionState, PartitionStatus,
-    Registration, RegistrationStatus, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
+    App, BatchRoute, Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
 };
 pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, OnUnreadable};
 pub use error::{Error, ErrorKind};
 pub use group_consumer::{ConsumedBatch, GroupConsumer};
 pub use handler::*;
 pub use ottla_types::ConsumedRecord;
+pub use status::{
+    AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
+};
 
 /// A record for tests of this crate: key and value are null.
 #[cfg(test)]

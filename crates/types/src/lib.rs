@@ -16,6 +16,7 @@
 //! assert_eq!(record.headers, Headers::new().with("source", "web"));
 //! ```
 
+mod causes;
 mod clock;
 mod config;
 pub mod coordinator;
@@ -28,6 +29,7 @@ mod record;
 mod topic;
 
 pub use bytes::Bytes;
+pub use causes::with_causes;
 pub use clock::{Clock, ManualClock};
 pub use config::{ConfigError, duration_ms};
 pub use envelope::{Envelope, EnvelopeError};

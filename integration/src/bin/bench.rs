@@ -120,13 +120,7 @@ async fn client(words: &[std::ffi::OsString]) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text.push_str(&format!(": {error}"));
-                cause = error.source();
-            }
-            eprintln!("error: {text}");
+            eprintln!("error: {}", ottla::types::with_causes(&*error));
             ExitCode::FAILURE
         }
     }

@@ -70,7 +70,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {}", chain(&*error));
+            eprintln!("error: {}", ottla::types::with_causes(&*error));
             ExitCode::FAILURE
         }
     }
@@ -153,15 +153,4 @@ fn stopped(report: StopReport) -> bool {
         println!("stopped with work left: {}", report.left.join("; "));
     }
     report.is_clean()
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -14,8 +14,8 @@ use super::topics::{CLOSE_GROUP, DELAY_GROUP, NOTIFY_GROUPS, PAYMENT_WINDOW, Top
 use crate::history::{Journal, JournalError};
 use ottla::client::{Client, ClientConfig, TransportKind};
 use ottla::consumer::{
-    App, AutoOffsetReset, ConsumedRecord, ConsumerConfig, Context, HandlerError, Outcome,
-    Registration, RunningApp, ShutdownReport, handler_fn,
+    App, AutoOffsetReset, ConsumedRecord, ConsumerConfig, Context, HandlerError, Registration,
+    RunningApp, ShutdownReport, handler_fn,
 };
 use ottla::outbox::{Relay, RelayConfig, RunningRelay};
 use ottla::producer::{Producer, ProducerConfig};
@@ -98,24 +98,10 @@ impl Flow {
         Client::connect(config).await
     }
 
-    /// Creates every topic that is not there.
-    ///
-    /// # Errors
-    /// The client's.
-    pub async fn create_topics(&self, client: &Client) -> Result<(), ServiceError> {
+    /// Creates the main topics that are not there; each role adds those of its own patterns.
+    async fn create_main_topics(&self, client: &Client) -> Result<(), ServiceError> {
         let main = self.topics.to_create(self.partitions, self.replication);
-        client.ensure_topics(main).await?;
-        let forwarder = DelayForwarder::new(levels(&self.topics)?, Arc::new(Nowhere));
-        forwarder
-            .ensure_topics(client, self.partitions, self.replication)
-            .await?;
-        for group in NOTIFY_GROUPS {
-            let nothing = handler_fn(|_, _| async { Outcome::Done });
-            self.reliable(group, nothing, Arc::new(Nowhere))?
-                .ensure_topics(client)
-                .await?;
-        }
-        Ok(())
+        Ok(client.ensure_topics(main).await?)
     }
 
     fn reliable<H: ottla::Handler>(
@@ -205,7 +191,7 @@ impl ShopService {
     /// What could not be started; nothing runs then.
     pub async fn start(flow: &Flow, path: &Path, address: &str) -> Result<Self, ServiceError> {
         let client = flow.connect().await?;
-        flow.create_topics(&client).await?;
+        flow.create_main_topics(&client).await?;
         let levels = levels(&flow.topics)?;
         let database = Arc::new(Database::create(path)?);
         let outbox = RedbOutbox::new(database.clone())?;
@@ -220,6 +206,9 @@ impl ShopService {
 
         let mut app = App::new(&client, Flow::consumer_config());
         let forwarder = DelayForwarder::new(levels, publish.clone());
+        forwarder
+            .ensure_topics(&client, flow.partitions, flow.replication)
+            .await?;
         app.register(forwarder.into_registration(&flow.topics.group(DELAY_GROUP))?);
         app.register(close_registration(&flow.topics, shop.clone()));
         let app = app.start().await?;
@@ -303,7 +292,7 @@ impl NotifierService {
     /// What could not be started; nothing runs then.
     pub async fn start(flow: &Flow, path: &Path, journal: &Path) -> Result<Self, ServiceError> {
         let client = flow.connect().await?;
-        flow.create_topics(&client).await?;
+        flow.create_main_topics(&client).await?;
         let database = Arc::new(Database::create(path)?);
         let dedup = RedbDedup::new(database.clone())?;
         let effects = Effects::open(database, dedup.clone())?;
@@ -324,6 +313,7 @@ impl NotifierService {
             };
             let once = Deduplicated::new(notify, Arc::new(dedup.clone()), claims)?;
             let reliable = flow.reliable(group, once, publish.clone())?;
+            reliable.ensure_topics(&client).await?;
             app.register(reliable.into_registration().instances(flow.instances));
         }
         let app = app.start().await?;
@@ -394,22 +384,4 @@ async fn close_unpaid(shop: Shop, record: &ConsumedRecord) -> Result<(), Handler
         .map_err(|e| HandlerError::transient("ShopPanicked", e.to_string()))?
         .map_err(|e| HandlerError::transient("Shop", e.to_string()).with_source(e))?;
     Ok(())
-}
-
-/// A publisher for those who only want to know names.
-struct Nowhere;
-
-impl Publish for Nowhere {
-    fn enqueue(&self, record: ottla::Record) -> ottla::types::Delivery {
-        use ottla::types::{Delivery, Fate, PublishError, PublishErrorKind};
-        let closed = PublishErrorKind::Closed;
-        Delivery::failed(PublishError::new(closed, Fate::NotWritten, record.topic))
-    }
-
-    fn ready(
-        &self,
-        _size: usize,
-    ) -> ottla::types::BoxFuture<'_, Result<(), ottla::types::PublishError>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
 }

@@ -4,13 +4,14 @@
 mod bodies;
 
 use self::bodies::{Seen, orders};
-use super::runner::chain;
 use super::{Context, Outcome};
 use crate::read_back;
 use ottla::client::{Client, ClientConfig, Error, ErrorKind, NewTopic};
 use ottla::consumer::{App, ConsumerConfig, ErrorKind as ConsumerErrorKind};
 use ottla::producer::{PartitionerKind, Producer, ProducerConfig};
-use ottla::types::{ConfigError, Fate, PublishError, PublishErrorKind, Record, RecordMetadata};
+use ottla::types::{
+    ConfigError, Fate, PublishError, PublishErrorKind, Record, RecordMetadata, with_causes,
+};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
@@ -62,7 +63,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) -> Outcome {
 }
 
 fn shown(what: &str, error: &(dyn std::error::Error + 'static)) {
-    println!("  {what}: {}", chain(error));
+    println!("  {what}: {}", with_causes(error));
 }
 
 fn failed<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> Fallible<E> {
@@ -98,7 +99,7 @@ fn check_config(what: &str, error: &Error, key: &str) -> Outcome {
     ensure!(
         error.kind() == ErrorKind::Config && cause.is_some_and(|c| c.key == key),
         "{what}: {}",
-        chain(error)
+        with_causes(error)
     );
     Ok(())
 }
@@ -188,7 +189,7 @@ async fn addresses(context: &Context) -> Outcome {
         let error = failed(what, within(what, 2 * SECOND, connecting).await?)?;
         ensure!(error.kind() == ErrorKind::Connect, "{what}: {error:?}");
         ensure!(
-            chain(&error).contains(address),
+            with_causes(&error).contains(address),
             "{what}: {address} is not named"
         );
     }

@@ -4,6 +4,7 @@ use super::{ALL, Broker, Cluster, Context, Outcome, Scenario, Suite};
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions};
 use futures_util::FutureExt;
 use ottla_client::TransportKind;
+use ottla_types::with_causes;
 use std::error::Error;
 use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
@@ -86,7 +87,7 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
             }
             Err(error) => {
                 tally.failed += 1;
-                println!("FAIL {label} in {seconds:.1} s: {}", chain(&*error));
+                println!("FAIL {label} in {seconds:.1} s: {}", with_causes(&*error));
                 if let Some((_, mut cluster)) = spare.take() {
                     cluster.keep_files();
                 }
@@ -94,18 +95,6 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
         }
     }
     Ok(tally)
-}
-
-/// A message and its causes.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn select(options: &Options) -> Result<Vec<Case>, SelectionError> {

@@ -7,6 +7,7 @@
 mod codes;
 mod native;
 mod rskafka;
+mod watchers;
 
 pub use self::native::NativeTransport;
 pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
@@ -110,18 +111,7 @@ impl Capabilities {
         if !CARRIED_TIMESTAMPS_MS.contains(&timestamp_ms) {
             return Err(RecordRefusal::TimestampOutOfRange);
         }
-        for (i, header) in headers.iter().enumerate() {
-            if header.value.is_none() {
-                return Err(RecordRefusal::NullHeaderValue);
-            }
-            if std::str::from_utf8(&header.key).is_err() {
-                return Err(RecordRefusal::HeaderNameNotUtf8);
-            }
-            if headers.iter().take(i).any(|other| other.key == header.key) {
-                return Err(RecordRefusal::RepeatedHeader);
-            }
-        }
-        Ok(())
+        RecordRefusal::of_headers(headers)
     }
 }
 
@@ -145,6 +135,27 @@ pub enum RecordRefusal {
     /// The timestamp is more than about 260,000 years from now.
     #[error("the timestamp is out of range")]
     TimestampOutOfRange,
+}
+
+impl RecordRefusal {
+    /// Whether a transport without `header_fidelity` can carry these headers.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn of_headers(headers: &Headers) -> Result<(), Self> {
+        for (i, header) in headers.iter().enumerate() {
+            if header.value.is_none() {
+                return Err(Self::NullHeaderValue);
+            }
+            if std::str::from_utf8(&header.key).is_err() {
+                return Err(Self::HeaderNameNotUtf8);
+            }
+            if headers.iter().take(i).any(|other| other.key == header.key) {
+                return Err(Self::RepeatedHeader);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `acks`: who must have a batch before it counts as written.

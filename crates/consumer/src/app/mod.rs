@@ -6,17 +6,11 @@
 mod registration;
 mod running;
 mod signal;
-mod status;
 mod supervisor;
 
 pub use registration::Registration;
-pub(crate) use registration::Work;
 pub use running::{RunningApp, ShutdownReport};
 pub use signal::shutdown_signal;
-pub(crate) use status::MemberBoard;
-pub use status::{
-    AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
-};
 
 use crate::handler::{BatchHandler, Handler};
 use crate::{ConsumerConfig, Error, ErrorKind};

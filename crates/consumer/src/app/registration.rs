@@ -1,6 +1,7 @@
 //! [`Registration`]: which handler gets which topics in which group, and how many members read them.
 
 use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
+use crate::work::Work;
 use crate::{AutoOffsetReset, ConsumerConfig, Error};
 use ottla_types::{ConfigError, validate_topic_name};
 use std::collections::BTreeSet;
@@ -11,19 +12,6 @@ use std::time::Duration;
 const INSTANCES_MAX: usize = 1024;
 /// The most records that a batch handler may ask for.
 const BATCH_RECORDS_MAX: usize = 1_000_000;
-
-/// How records reach the handler.
-#[derive(Debug, Clone)]
-pub(crate) enum Work {
-    /// One at a time.
-    Each(BoxHandler),
-    /// Up to so many records, or what came within the time.
-    Batch {
-        handler: BoxBatchHandler,
-        max_records: usize,
-        max_wait: Duration,
-    },
-}
 
 /// One group's subscription: topics, handler, number of members.
 ///

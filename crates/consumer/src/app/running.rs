@@ -1,9 +1,9 @@
 //! [`RunningApp`]: the owner of the members' tasks.
 
 use super::registration::Registration;
-use super::status::{AppStatus, MemberBoard, RegistrationStatus};
 use super::supervisor::{self, Ended};
 use crate::member::{MemberReport, MemberSpec, Stop};
+use crate::status::{AppStatus, MemberBoard, RegistrationStatus};
 use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
 use ottla_client::Client;
 use ottla_types::{Offset, Publish, TopicPartition};

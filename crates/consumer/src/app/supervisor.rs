@@ -1,7 +1,7 @@
 //! Runs one member for ever: a member whose failure may pass is started again.
 
-use super::status::MemberState;
 use crate::member::{self, MemberReport, MemberSpec, Stop};
+use crate::status::MemberState;
 use crate::{Error, ErrorKind};
 use futures_util::FutureExt;
 use ottla_client::Backoff;

@@ -1,8 +1,9 @@
 //! The calls of one lane: hand records over until they are handled, with waits between the attempts.
 
 use super::{LaneLimits, LaneSetup, Progress};
-use crate::app::{MemberBoard, Work};
 use crate::handler::{BatchHandler, BatchOutcome, Context, Handler, HandlerError, Outcome, guard};
+use crate::status::MemberBoard;
+use crate::work::Work;
 use metrics::{Counter, Histogram, counter, histogram};
 use ottla_client::Backoff;
 use ottla_types::{ConsumedRecord, TopicPartition};

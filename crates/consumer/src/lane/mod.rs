@@ -10,8 +10,9 @@ mod progress;
 
 pub(crate) use progress::Progress;
 
-use crate::app::{MemberBoard, Work};
 use crate::handler::Context;
+use crate::status::MemberBoard;
+use crate::work::Work;
 use call::Caller;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
 use std::collections::VecDeque;

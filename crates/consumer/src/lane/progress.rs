@@ -1,6 +1,6 @@
 //! What a lane and its member share about one partition: the offsets handled and the bytes waiting.
 
-use crate::app::PartitionState;
+use crate::status::PartitionState;
 use ottla_group::{OffsetTracker, Ticket};
 use ottla_types::{ConsumedRecord, Offset};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};

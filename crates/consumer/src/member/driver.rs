@@ -4,7 +4,7 @@
 
 use super::MemberSpec;
 use super::partition::may_pass;
-use crate::app::MemberBoard;
+use crate::status::MemberBoard;
 use crate::{Assignor, Error};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -20,7 +20,9 @@ mod partition;
 mod reading;
 mod retire;
 
-use crate::app::{MemberBoard, Registration, Work};
+use crate::app::Registration;
+use crate::status::MemberBoard;
+use crate::work::Work;
 use crate::{ConsumerConfig, Error};
 use ottla_client::Client;
 use ottla_types::{Offset, Publish, TopicPartition};

@@ -1,9 +1,9 @@
 //! What a member knows about each partition that it owns.
 
 use crate::Error;
-use crate::app::PartitionState;
 use crate::handler::PartitionLease;
 use crate::lane::{Chunk, LaneHandle, Progress};
+use crate::status::PartitionState;
 use ottla_client::Backoff;
 use ottla_types::{Offset, TopicPartition};
 use std::collections::BTreeMap;

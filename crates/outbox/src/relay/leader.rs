@@ -2,7 +2,7 @@
 //! read on, renew.
 
 use super::RelayRole;
-use super::progress::{Progress, with_causes};
+use super::progress::Progress;
 use super::store_call::{Answer, Call};
 use super::worker::Worker;
 use crate::RelayError;
@@ -10,7 +10,7 @@ use crate::window::{Retry, Verdict, Window, verdict};
 use futures_util::future::{FutureExt, OptionFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use ottla_store::{Lease, OutboxId, OutboxRow, StoreError, StoreErrorKind};
-use ottla_types::{BoxFuture, PublishError, Record, RecordMetadata};
+use ottla_types::{BoxFuture, PublishError, Record, RecordMetadata, with_causes};
 use std::time::Duration;
 use tokio::time::sleep;
 

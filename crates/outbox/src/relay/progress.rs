@@ -1,6 +1,7 @@
 //! What others can see of a running relay.
 
 use ottla_store::OutboxCounts;
+use ottla_types::with_causes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,16 +99,4 @@ pub(super) fn oldest_age(counts: &OutboxCounts, now_ms: i64) -> Option<Duration>
     let since_ms = counts.oldest_pending_ms?;
     let age_ms = u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(0);
     Some(Duration::from_millis(age_ms))
-}
-
-/// An error with its causes, in one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,10 +1,11 @@
 //! The relay's task: wait for the lease, lead while it is held, wait again.
 
 use super::leader::{Leader, Led};
-use super::progress::{Progress, with_causes};
+use super::progress::Progress;
 use super::{Relay, RelayRole};
 use crate::RelayError;
 use ottla_store::Lease;
+use ottla_types::with_causes;
 use std::future::pending;
 use std::sync::Arc;
 use tokio::sync::watch;

@@ -7,6 +7,7 @@ use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
 use crate::partition::{PartitionError, Partitions};
 use crate::report::ReportItem;
 use ottla_client::ErrorKind;
+use ottla_client::transport::RecordRefusal;
 use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, record_size};
 use ottla_types::{
     Fate, PublishError, PublishErrorKind, Record, TopicPartition, validate_topic_name,
@@ -38,14 +39,8 @@ enum Unacceptable {
     NegativePartition(i32),
     #[error("the partitioner chose partition {0}, which does not exist")]
     NoSuchPartition(i32),
-    #[error("the transport cannot carry null header values (capability `header_fidelity`)")]
-    NullHeader,
-    #[error("the transport cannot carry repeated header names (capability `header_fidelity`)")]
-    RepeatedHeader,
-    #[error(
-        "the transport cannot carry header names that are no UTF-8 (capability `header_fidelity`)"
-    )]
-    HeaderName,
+    #[error("the transport cannot carry it (capability `header_fidelity`): {0}")]
+    Headers(RecordRefusal),
 }
 
 impl Accumulator {
@@ -157,7 +152,8 @@ impl Accumulator {
             return Err(error(PublishErrorKind::RecordTooLarge, &record.topic).with_source(why));
         }
         if !self.header_fidelity {
-            check_headers(record).map_err(invalid)?;
+            RecordRefusal::of_headers(&record.headers)
+                .map_err(|why| invalid(Unacceptable::Headers(why)))?;
         }
         Ok(())
     }
@@ -387,21 +383,4 @@ fn open_batch(partition: &TopicPartition, max_bytes: usize, ticket: &Ticket) -> 
         epoch: ticket.epoch,
         records: Vec::new(),
     }
-}
-
-/// What a transport without `header_fidelity` keeps: unique UTF-8 names with values. It may change
-/// their order.
-fn check_headers(record: &Record) -> Result<(), Unacceptable> {
-    for (i, header) in record.headers.iter().enumerate() {
-        if header.value.is_none() {
-            return Err(Unacceptable::NullHeader);
-        }
-        if std::str::from_utf8(&header.key).is_err() {
-            return Err(Unacceptable::HeaderName);
-        }
-        if record.headers.iter().take(i).any(|h| h.key == header.key) {
-            return Err(Unacceptable::RepeatedHeader);
-        }
-    }
-    Ok(())
 }

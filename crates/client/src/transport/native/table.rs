@@ -9,11 +9,12 @@
 use super::failure::share;
 use super::fetch_message::NAME;
 use super::leaders::Leader;
+use crate::transport::watchers::Watchers;
 use crate::transport::{FetchLimits, Fetched};
 use crate::{Backoff, Error};
 use ottla_types::{Offset, TopicPartition};
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -52,7 +53,7 @@ pub(super) struct Cursor {
     pub(super) position: Offset,
     pub(super) state: State,
     limits: FetchLimits,
-    watchers: Vec<Weak<Notify>>,
+    watchers: Watchers,
     asked: Instant,
     /// The leader of its last request.
     leader: Option<Leader>,
@@ -66,23 +67,6 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    fn watch(&mut self, caller: &Caller) {
-        let this = Arc::downgrade(caller);
-        self.watchers
-            .retain(|w| w.strong_count() > 0 && !w.ptr_eq(&this));
-        self.watchers.push(this);
-    }
-
-    fn is_watched(&self) -> bool {
-        self.watchers.iter().any(|w| w.strong_count() > 0)
-    }
-
-    fn wake(&mut self) {
-        for watcher in self.watchers.drain(..).filter_map(|w| w.upgrade()) {
-            watcher.notify_one();
-        }
-    }
-
     fn bytes(&self) -> usize {
         match &self.state {
             State::Done(Ok(fetched)) => fetched.records.size(),
@@ -200,7 +184,7 @@ impl Table {
                         refresh: false,
                     },
                     limits,
-                    watchers: vec![Arc::downgrade(caller)],
+                    watchers: Watchers::of(caller),
                     asked: now,
                     leader: None,
                     turn: 0,
@@ -217,7 +201,7 @@ impl Table {
             match std::mem::replace(&mut cursor.state, State::InFlight) {
                 State::Done(result) => {
                     // Another caller at the same position has to ask anew.
-                    cursor.wake();
+                    cursor.watchers.wake();
                     match &result {
                         Ok(fetched) => {
                             cursor.position = fetched.next_offset;
@@ -229,7 +213,7 @@ impl Table {
                 }
                 other => {
                     cursor.state = other;
-                    cursor.watch(caller);
+                    cursor.watchers.add(caller);
                 }
             }
         }
@@ -289,7 +273,7 @@ impl Table {
                 _ => None,
             });
             let first = of_broker
-                .filter(|(cursor, _)| may_read_ahead || cursor.is_watched())
+                .filter(|(cursor, _)| may_read_ahead || cursor.watchers.any())
                 .min_by_key(|(cursor, _)| cursor.turn);
             if let Some((cursor, leader)) = first {
                 ready.push((partition, cursor, leader));
@@ -369,9 +353,9 @@ impl Table {
                 lost(now + cursor.backoff.next_delay(), refresh)
             }
         };
-        let is_watched = cursor.is_watched();
+        let is_watched = cursor.watchers.any();
         if matches!(cursor.state, State::Done(_)) {
-            cursor.wake();
+            cursor.watchers.wake();
         }
         is_watched
     }
@@ -429,7 +413,7 @@ impl Table {
                 }
             };
             if matches!(cursor.state, State::Done(_)) {
-                cursor.wake();
+                cursor.watchers.wake();
             }
         }
     }
@@ -454,7 +438,7 @@ impl Table {
         self.cursors.retain(|_, cursors| {
             cursors.retain(|cursor| {
                 let keep = KEEP.max(cursor.limits.max_wait * 2);
-                cursor.is_watched() || now.saturating_duration_since(cursor.asked) < keep
+                cursor.watchers.any() || now.saturating_duration_since(cursor.asked) < keep
             });
             !cursors.is_empty()
         });
@@ -472,12 +456,15 @@ fn after(leader: Option<Leader>, now: Instant) -> State {
 }
 
 fn make_room(cursors: &mut Vec<Cursor>) {
-    let unwatched = cursors.iter().filter(|cursor| !cursor.is_watched()).count();
+    let unwatched = cursors
+        .iter()
+        .filter(|cursor| !cursor.watchers.any())
+        .count();
     if unwatched >= MAX_UNWATCHED
         && let Some(oldest) = cursors
             .iter()
             .enumerate()
-            .filter(|(_, cursor)| !cursor.is_watched())
+            .filter(|(_, cursor)| !cursor.watchers.any())
             .min_by_key(|(_, cursor)| cursor.asked)
             .map(|(at, _)| at)
     {

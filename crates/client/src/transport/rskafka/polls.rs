@@ -11,11 +11,12 @@
 use super::closed;
 use super::cluster::{Cluster, lock};
 use super::fetch::{FETCH, PollLimits, poll};
+use crate::transport::watchers::Watchers;
 use crate::transport::{FetchLimits, Fetched};
 use crate::{Error, ErrorKind};
 use ottla_types::{Offset, TopicPartition};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -40,28 +41,9 @@ struct Entry {
     id: u64,
     position: Offset,
     state: State,
-    watchers: Vec<Weak<Notify>>,
+    watchers: Watchers,
     /// Dropping the entry ends its task.
     _alive: oneshot::Sender<()>,
-}
-
-impl Entry {
-    fn watch(&mut self, caller: &Arc<Notify>) {
-        let this = Arc::downgrade(caller);
-        self.watchers
-            .retain(|w| w.strong_count() > 0 && !w.ptr_eq(&this));
-        self.watchers.push(this);
-    }
-
-    fn is_watched(&self) -> bool {
-        self.watchers.iter().any(|w| w.strong_count() > 0)
-    }
-
-    fn wake(&mut self) {
-        for watcher in self.watchers.drain(..).filter_map(|w| w.upgrade()) {
-            watcher.notify_one();
-        }
-    }
 }
 
 #[derive(Default)]
@@ -77,7 +59,7 @@ impl Table {
             return;
         };
         if let Some(at) = entries.iter().position(|e| e.id == id) {
-            entries.remove(at).wake();
+            entries.remove(at).watchers.wake();
         }
         if entries.is_empty() {
             self.entries.remove(partition);
@@ -88,7 +70,7 @@ impl Table {
         let entries = self.entries.get_mut(partition);
         if let Some(entry) = entries.and_then(|list| list.iter_mut().find(|e| e.id == id)) {
             entry.state = State::Done(result);
-            entry.wake();
+            entry.watchers.wake();
         }
     }
 
@@ -106,7 +88,7 @@ impl Table {
             self.entries.remove(partition);
         }
         // Another caller at the same position has to ask anew.
-        entry.wake();
+        entry.watchers.wake();
         match entry.state {
             State::Done(result) => Some(result),
             State::InFlight => None,
@@ -207,7 +189,7 @@ impl Polls {
             let entries = table.entries.get_mut(partition);
             let same = entries.and_then(|list| list.iter_mut().find(|e| e.position == *position));
             match same {
-                Some(entry) => entry.watch(caller),
+                Some(entry) => entry.watchers.add(caller),
                 None => self.start(&mut table, partition, *position, limits, caller),
             }
         }
@@ -226,9 +208,9 @@ impl Polls {
         table.next_id += 1;
         let (alive, ended) = oneshot::channel();
         let entries = table.entries.entry(partition.clone()).or_default();
-        let unwatched = |list: &[Entry]| list.iter().filter(|e| !e.is_watched()).count();
+        let unwatched = |list: &[Entry]| list.iter().filter(|e| !e.watchers.any()).count();
         if unwatched(entries) >= MAX_UNWATCHED
-            && let Some(oldest) = entries.iter().position(|e| !e.is_watched())
+            && let Some(oldest) = entries.iter().position(|e| !e.watchers.any())
         {
             entries.remove(oldest);
         }
@@ -236,7 +218,7 @@ impl Polls {
             id,
             position,
             state: State::InFlight,
-            watchers: vec![Arc::downgrade(caller)],
+            watchers: Watchers::of(caller),
             _alive: alive,
         });
         let task = Task {
@@ -301,7 +283,7 @@ mod tests {
             id: id as u64,
             position: *position,
             state: State::InFlight,
-            watchers: vec![Arc::downgrade(caller)],
+            watchers: Watchers::of(caller),
             _alive: oneshot::channel().0,
         };
         let entries = positions.iter().enumerate().map(entry).collect();
@@ -350,9 +332,9 @@ mod tests {
         let caller = Arc::new(Notify::new());
         let (mut table, p) = table(&[5], &caller);
         let entry = &mut table.entries.get_mut(&p).unwrap()[0];
-        entry.watch(&caller);
+        entry.watchers.add(&caller);
         assert_eq!(entry.watchers.len(), 1);
         drop(caller);
-        assert!(!entry.is_watched());
+        assert!(!entry.watchers.any());
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::Error;
 use crate::lane::Progress;
-use ottla_types::{Offset, TopicPartition};
+use ottla_types::{Offset, TopicPartition, with_causes};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -194,12 +194,12 @@ impl MemberBoard {
             rest.state = state;
             rest.restarts += u64::from(state == MemberState::Restarting);
             rest.partitions.clear();
-            rest.last_error = Some(describe(error));
+            rest.last_error = Some(with_causes(error));
         });
     }
 
     pub(crate) fn set_last_error(&self, error: &(dyn std::error::Error + 'static)) {
-        let text = describe(error);
+        let text = with_causes(error);
         self.write(|rest| rest.last_error = Some(text));
     }
 
@@ -237,16 +237,4 @@ fn partition_status((partition, progress): &(TopicPartition, Arc<Progress>)) -> 
         handled: progress.handled(),
         high_watermark: progress.high_watermark(),
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
