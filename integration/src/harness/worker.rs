@@ -4,7 +4,9 @@ use super::HarnessError;
 use super::guard::Guard;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,6 +60,7 @@ struct Lines {
     /// Lines that a wait has passed, counted from the first one ever.
     passed: u64,
     open_pipes: u8,
+    log: Option<File>,
 }
 
 impl Worker {
@@ -65,8 +68,32 @@ impl Worker {
     ///
     /// # Errors
     /// `Spawn` if it does not start.
-    pub fn spawn(name: impl Into<String>, mut command: Command) -> Result<Self, HarnessError> {
+    pub fn spawn(name: impl Into<String>, command: Command) -> Result<Self, HarnessError> {
+        Self::spawn_noting(name.into(), command, None)
+    }
+
+    /// As [`spawn`](Self::spawn), and appends the output to `folder/NAME.log` as it comes, so that it
+    /// outlives this value.
+    ///
+    /// # Errors
+    /// `Spawn` if it does not start; `Io` if the file cannot be opened.
+    pub fn spawn_logged(
+        name: impl Into<String>,
+        command: Command,
+        folder: &Path,
+    ) -> Result<Self, HarnessError> {
         let name = name.into();
+        let path = folder.join(format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.map_err(HarnessError::io(format!("open {}", path.display())))?;
+        Self::spawn_noting(name, command, Some(log))
+    }
+
+    fn spawn_noting(
+        name: String,
+        mut command: Command,
+        log: Option<File>,
+    ) -> Result<Self, HarnessError> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -81,7 +108,10 @@ impl Worker {
                 })?;
         let guard = Guard::of(&child)?;
         let output = Arc::new(Output::default());
-        output.with(|lines| lines.open_pipes = 2);
+        output.with(|lines| {
+            lines.open_pipes = 2;
+            lines.log = log;
+        });
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
             readers.spawn(collect(stdout, "", output.clone()));
@@ -228,6 +258,12 @@ impl Output {
 
 impl Lines {
     fn push(&mut self, line: String) {
+        if let Some(log) = &mut self.log
+            && let Err(error) = writeln!(log, "{line}")
+        {
+            eprintln!("the log of a worker ends here: {error}");
+            self.log = None;
+        }
         if self.kept.len() == LINES_MAX {
             self.kept.pop_front();
             self.dropped += 1;

@@ -15,6 +15,7 @@ use crate::order_flow::topics::Topics;
 use ottla::client::Client;
 use ottla::{Producer, ProducerConfig};
 use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -147,6 +148,7 @@ struct Run {
     topics: Topics,
     places: Places,
     address: String,
+    folder: PathBuf,
     client: Client,
     producer: Producer,
     shop: Worker,
@@ -174,6 +176,7 @@ impl Run {
             topics: &topics,
             places: &places,
             address: &address,
+            folder,
         };
         let shop = base.spawn_shop().await?;
         let notifier = base.spawn_notifier().await?;
@@ -187,6 +190,7 @@ impl Run {
             topics,
             places,
             address,
+            folder: folder.to_owned(),
             client,
             producer,
             shop,
@@ -204,6 +208,7 @@ impl Run {
             topics: &self.topics,
             places: &self.places,
             address: &self.address,
+            folder: &self.folder,
         }
     }
 
@@ -308,6 +313,8 @@ struct Base<'a> {
     topics: &'a Topics,
     places: &'a Places,
     address: &'a str,
+    /// Where the processes' output goes.
+    folder: &'a Path,
 }
 
 impl Base<'_> {
@@ -317,14 +324,14 @@ impl Base<'_> {
             .arg("--database")
             .arg(&self.places.shop)
             .args(["--http", self.address]);
-        ready("shop", command).await
+        ready("shop", command, self.folder).await
     }
 
     async fn spawn_notifier(&self) -> Result<Worker, Failure> {
         let mut command = self.command("notifier")?;
         command.arg("--database").arg(&self.places.notifiers[0]);
         command.arg("--journal").arg(&self.places.journals[0]);
-        ready("notifier", command).await
+        ready("notifier", command, self.folder).await
     }
 
     fn command(&self, role: &str) -> Result<Command, Failure> {
@@ -342,8 +349,8 @@ impl Base<'_> {
     }
 }
 
-async fn ready(name: &str, command: Command) -> Result<Worker, Failure> {
-    let worker = Worker::spawn(name, command)?;
+async fn ready(name: &str, command: Command, folder: &Path) -> Result<Worker, Failure> {
+    let worker = Worker::spawn_logged(name, command, folder)?;
     match worker
         .wait_line(|line| line.starts_with("ready"), START)
         .await

@@ -8,7 +8,11 @@ use ottla_types::with_causes;
 use std::error::Error;
 use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::time::Instant;
+
+/// Lines of a process's log that a failure shows.
+const LOG_LINES: usize = 100;
 
 /// What to run, and on what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,8 +222,28 @@ async fn run_one(options: &Options, case: Case, cluster: Cluster) -> (Outcome, C
     if outcome.is_err() {
         let kept = context.folder.keep();
         println!("the scenario's files are in {}", kept.display());
+        print_logs(&kept);
     }
     (outcome, context.cluster)
+}
+
+/// The ends of the logs that a scenario's processes left, for those who see only this output.
+fn print_logs(folder: &Path) {
+    let logs = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|entry| entry.path()),
+        Err(error) => return println!("its logs cannot be listed: {error}"),
+    };
+    for path in logs.filter(|path| path.extension().is_some_and(|e| e == "log")) {
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+                println!("-- end of {}\n{}", path.display(), tail.join("\n"));
+            }
+            Err(error) => println!("{} cannot be read: {error}", path.display()),
+        }
+    }
 }
 
 #[cfg(test)]
