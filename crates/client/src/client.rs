@@ -4,8 +4,8 @@
 use crate::cluster::Cluster;
 use crate::transport::{NativeTransport, RskafkaTransport, Transport};
 use crate::{
-    ClientConfig, Error, ErrorKind, GroupClient, IsolationLevel, NewTopic, TopicMetadata,
-    TransportKind, admin,
+    ClientConfig, Error, ErrorKind, GroupClient, IsolationLevel, NewTopic, ProducerId,
+    TopicMetadata, TransportKind, admin, producer_id,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -141,6 +141,20 @@ impl Client {
     /// illegal id is refused there.
     pub fn group(&self, group_id: impl Into<Arc<str>>) -> GroupClient {
         GroupClient::new(self.inner.cluster.clone(), group_id.into())
+    }
+
+    /// A fresh producer id, for an idempotent producer without transactions (InitProducerId v0 to
+    /// v5). Any broker gives it out; what passes by itself is asked again.
+    ///
+    /// Dropping the future loses at most an id.
+    ///
+    /// # Errors
+    /// `Authorization` when the principal may not write idempotently; `Unsupported` when the
+    /// brokers know no producer ids; a connection error or `Broker` when no broker gave an id
+    /// within `request.timeout.ms`.
+    pub async fn init_producer_id(&self) -> Result<ProducerId, Error> {
+        let cluster = &*self.inner.cluster;
+        producer_id::init_producer_id(cluster, cluster.request_deadline()).await
     }
 
     /// Closes all connections and waits for their tasks. Calls that are under way, and later ones,

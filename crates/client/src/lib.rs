@@ -47,6 +47,7 @@ mod error;
 mod metadata;
 #[cfg(test)]
 mod old_versions;
+mod producer_id;
 #[cfg(test)]
 mod secured_brokers;
 pub mod security;
@@ -59,3 +60,4 @@ pub use config::{ClientConfig, IsolationLevel, TransportKind};
 pub use coordinator::GroupClient;
 pub use error::{Error, ErrorKind};
 pub use metadata::{PartitionMetadata, TopicMetadata};
+pub use ottla_types::ProducerId;

@@ -3,7 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::connection::Api;
-use crate::{ClientConfig, ErrorKind, GroupClient, NewTopic, admin};
+use crate::{ClientConfig, ErrorKind, GroupClient, NewTopic, admin, producer_id};
 use kafka_protocol::messages as m;
 use ottla_mock_cluster::MockCluster;
 use ottla_types::coordinator::{
@@ -31,11 +31,12 @@ fn all_caps() -> Vec<(i16, i16)> {
         .chain(caps::<m::OffsetFetchRequest>())
         .chain(caps::<m::CreateTopicsRequest>())
         .chain(caps::<m::DeleteTopicsRequest>())
+        .chain(caps::<m::InitProducerIdRequest>())
         .collect()
 }
 
 /// What a Redpanda of 2024 speaks.
-const REDPANDA: [(i16, i16); 10] = [
+const REDPANDA: [(i16, i16); 11] = [
     (3, 8),
     (8, 8),
     (9, 7),
@@ -46,6 +47,7 @@ const REDPANDA: [(i16, i16); 10] = [
     (14, 4),
     (19, 6),
     (20, 5),
+    (22, 3),
 ];
 
 async fn connect(bootstrap: &str, caps: &[(i16, i16)]) -> Arc<Cluster> {
@@ -127,6 +129,8 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
         .await
         .unwrap();
     deleted[0].1.as_ref().unwrap();
+    let id = producer_id::init_producer_id(&cluster, deadline).await;
+    assert_eq!(id.unwrap().epoch, 0);
     cluster.close().await;
 }
 

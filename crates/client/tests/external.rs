@@ -41,6 +41,12 @@ async fn a_static_member_comes_back() {
 
 #[tokio::test]
 #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn every_producer_gets_an_id_of_its_own() {
+    scenarios::every_producer_gets_an_id_of_its_own(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
 async fn a_closed_client_refuses_everything() {
     scenarios::a_closed_client_refuses_everything(client().await).await;
 }

@@ -77,6 +77,55 @@ async fn a_static_member_comes_back() {
 }
 
 #[tokio::test]
+async fn every_producer_gets_an_id_of_its_own() {
+    let (cluster, client) = cluster().await;
+    scenarios::every_producer_gets_an_id_of_its_own(&client).await;
+    end(cluster, client).await;
+}
+
+#[tokio::test]
+async fn an_id_is_asked_for_until_it_is_given_or_refused_for_good() {
+    let (cluster, client) = cluster().await;
+    let on = |action| Fault::on(ApiKey::InitProducerId).action(action);
+    let passing = [
+        Action::Refuse(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS.0),
+        Action::Refuse(ErrorCode::COORDINATOR_NOT_AVAILABLE.0),
+        Action::DropReply,
+        Action::Disconnect,
+    ];
+    let faults = passing.map(|action| cluster.faults().add(on(action)));
+    client.init_producer_id().await.unwrap();
+    assert_eq!(faults.map(|fault| fault.hits()), [1; 4]);
+
+    let code = ErrorCode::CLUSTER_AUTHORIZATION_FAILED;
+    let denied = cluster.faults().add(on(Action::Refuse(code.0)).forever());
+    let error = client.init_producer_id().await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code(), denied.hits()),
+        (ErrorKind::Authorization, Some(code), 1)
+    );
+    end(cluster, client).await;
+}
+
+#[tokio::test]
+async fn an_id_that_nobody_gives_is_given_up_in_time() {
+    let cluster = MockCluster::builder().start().await.unwrap();
+    let config = ClientConfig {
+        request_timeout: Duration::from_millis(500),
+        ..ClientConfig::new(&cluster.bootstrap())
+    };
+    let client = Client::connect(config).await.unwrap();
+    let code = ErrorCode::COORDINATOR_NOT_AVAILABLE;
+    let refuse = Fault::on(ApiKey::InitProducerId).action(Action::Refuse(code.0));
+    cluster.faults().add(refuse.forever());
+    let start = Instant::now();
+    let error = client.init_producer_id().await.unwrap_err();
+    assert_eq!((error.is_retriable(), error.code()), (true, Some(code)));
+    assert!(start.elapsed() < Duration::from_secs(3));
+    end(cluster, client).await;
+}
+
+#[tokio::test]
 async fn a_closed_client_refuses_everything_and_leaves_no_connection() {
     let (cluster, client) = cluster().await;
     scenarios::a_closed_client_refuses_everything(client).await;

@@ -210,6 +210,12 @@ api!(
     ])
 );
 
+// v6 is for two-phase commit (KIP-939).
+api!(
+    InitProducerId, InitProducerIdRequest -> InitProducerIdResponse, 22, 0..=5,
+    flexible_from(2, &[always(Fixed(16))])
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +402,11 @@ mod tests {
                 .with_partitions(vec![ListOffsetsPartitionResponse::default(); 2]);
             m::ListOffsetsResponse::default().with_topics(vec![topic; 2])
         });
+    }
+
+    #[test]
+    fn the_layouts_of_transactions_fit_every_version() {
+        check::<m::InitProducerIdRequest>(|_| m::InitProducerIdResponse::default());
     }
 
     #[test]

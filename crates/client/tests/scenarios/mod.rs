@@ -294,6 +294,13 @@ pub(crate) async fn a_static_member_comes_back(client: &Client) {
     assert_eq!(group.leave(leave).await.unwrap(), ErrorCode::NONE);
 }
 
+pub(crate) async fn every_producer_gets_an_id_of_its_own(client: &Client) {
+    let first = client.init_producer_id().await.unwrap();
+    let second = client.init_producer_id().await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!((first.epoch, second.epoch), (0, 0));
+}
+
 pub(crate) async fn a_closed_client_refuses_everything(client: Client) {
     let group = client.group(fresh("group"));
     let joined = join(&group, "").await;
