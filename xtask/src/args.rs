@@ -16,8 +16,12 @@ Commands:
       --nodes 1|3                             only scenarios of that cluster size
       --scenario NAME                         one scenario
       --suite ci|full                         default: full
-      --transport rskafka                     default: rskafka
+      --transport rskafka|native              default: the client's
       --provision                             install what is missing (Debian packages, Kafka)
+  conformance   the transports' suite: its results must be those of ARCHITECTURE.md's table
+      --kafka                                 on a real Kafka too
+      --write                                 writes the table
+      --provision                             installs what is missing for --kafka
   bench [ARGS]  records/s, CPU and memory of our transports and of other clients, on a real Kafka;
                 --help shows its arguments
   no-c          no C code in any build
@@ -33,7 +37,15 @@ pub(crate) enum Command {
     NoC { quick: bool },
     Demo { passed_on: Vec<OsString> },
     Bench { passed_on: Vec<OsString> },
+    Conformance(ConformanceOptions),
     E2e(E2eOptions),
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConformanceOptions {
+    pub(crate) kafka: bool,
+    pub(crate) write: bool,
+    pub(crate) provision: bool,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -73,7 +85,7 @@ macro_rules! choice {
 choice!(Broker { Kafka = "kafka", Redpanda = "redpanda", Mock = "mock", External = "external" });
 choice!(Nodes { One = "1", Three = "3" });
 choice!(Suite { Ci = "ci", Full = "full" });
-choice!(Transport { Rskafka = "rskafka" });
+choice!(Transport { Rskafka = "rskafka", Native = "native" });
 
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut parser = lexopt::Parser::from_args(args);
@@ -95,6 +107,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
             passed_on: rest(&mut parser)?,
         }),
         Some("e2e") => parse_e2e(parser),
+        Some("conformance") => parse_conformance(parser),
         _ => Err(format!("unknown command {name:?}")),
     }
 }
@@ -123,6 +136,20 @@ fn parse_no_c(mut parser: lexopt::Parser) -> Result<Command, String> {
         }
     }
     Ok(Command::NoC { quick })
+}
+
+fn parse_conformance(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut options = ConformanceOptions::default();
+    while let Some(arg) = next(&mut parser)? {
+        match arg {
+            Long("kafka") => options.kafka = true,
+            Long("write") => options.write = true,
+            Long("provision") => options.provision = true,
+            Short('h') | Long("help") => return Ok(Command::Help),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(Command::Conformance(options))
 }
 
 fn parse_e2e(mut parser: lexopt::Parser) -> Result<Command, String> {

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod conformance;
 mod demo;
 mod e2e;
 mod no_c;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Demo { passed_on } => demo::run(&passed_on),
         Command::Bench { passed_on } => bench::run(&passed_on),
         Command::E2e(options) => e2e::run(&options),
+        Command::Conformance(options) => conformance::run(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

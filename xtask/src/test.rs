@@ -4,7 +4,7 @@
 //! last line is `N passed, N failed`: the tests that cargo counted, and each failed step as one
 //! more failure.
 
-use crate::{process, tidy};
+use crate::{conformance, process, tidy};
 use std::time::Instant;
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -84,12 +84,20 @@ pub(crate) fn run() -> Result<(), String> {
         "--no-fail-fast",
         "--locked",
     ]);
+    let conformance = conformance::fresh_folder();
+    if let Ok(folder) = &conformance {
+        tests.env(conformance::FOLDER_VARIABLE, folder);
+    }
     let failed_before = tally.failed;
     let outcome = process::run_seeing(&mut tests, |line| tally.count(line));
     // Failed tests are counted one by one; a step that fails without any did not build or died.
     if tally.failed == failed_before {
         tally.step("tests", outcome);
     }
+
+    heading("conformance table");
+    let checked = conformance.and_then(|folder| conformance::check(&folder));
+    tally.step("conformance table", checked);
 
     heading("tidy");
     tally.step("tidy", tidy::run());

@@ -9,9 +9,15 @@ mod redpanda;
 
 use crate::args::{Broker, E2eOptions};
 use crate::process;
+use std::ffi::OsStr;
 use std::process::Command;
 
 pub(crate) fn run(options: &E2eOptions) -> Result<(), String> {
+    run_with(options, &[])
+}
+
+/// As [`run`], with variables that the scenarios' processes inherit.
+pub(crate) fn run_with(options: &E2eOptions, variables: &[(&str, &OsStr)]) -> Result<(), String> {
     let broker = options.broker.unwrap_or_else(|| choose(docker_answers()));
     println!("e2e on {}", broker.as_str());
     provision::ensure(broker, options.provision)?;
@@ -27,7 +33,9 @@ pub(crate) fn run(options: &E2eOptions) -> Result<(), String> {
     if broker == Broker::Redpanda {
         return on_redpanda(options);
     }
-    process::run(process::cargo().args(runner(broker, options, options.bootstrap.as_deref())))
+    let mut command = process::cargo();
+    command.args(runner(broker, options, options.bootstrap.as_deref()));
+    process::run(command.envs(variables.iter().copied()))
 }
 
 fn docker_answers() -> bool {

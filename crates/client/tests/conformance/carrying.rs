@@ -1,6 +1,7 @@
 //! What goes in comes out: records with all their parts, codecs, acks, offsets.
 
 use crate::bed::{Bed, PATIENCE, Topic, batch, limits, options, shown, values};
+use crate::verdict::lacks;
 use ottla_client::ErrorKind;
 use ottla_client::transport::{Acks, Compression, FetchLimits, OffsetSpec, ProduceOptions};
 use ottla_record_batch::{BatchBuilder, RecordView};
@@ -80,6 +81,7 @@ pub(crate) async fn trap_a11_headers_keep_order_repetition_and_bytes(bed: &Bed) 
     let written = topic.send(0, builder.finish(), options(PATIENCE)).await;
     let allowed = bed.transport().capabilities().check_record(&headers, 0);
     if !bed.transport().capabilities().header_fidelity {
+        lacks("refuses the record");
         assert!(allowed.is_err());
         let error = written.unwrap_err();
         assert_eq!(
@@ -121,6 +123,7 @@ pub(crate) async fn trap_a4_null_header_values_are_read(bed: &Bed) {
         };
         assert_eq!(header, Some(expected));
     } else {
+        lacks("error at the offset");
         let error = topic.read(0, 1).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.offset()),
@@ -142,6 +145,7 @@ pub(crate) async fn trap_a12_the_brokers_time_is_seen(bed: &Bed) {
             assert_eq!(Some(record.timestamp_ms), produced.log_append_time_ms);
             assert!(record.timestamp_ms > 1_000);
         } else {
+            lacks("the writer's time");
             // The library underneath does not see it.
             assert_eq!(produced.log_append_time_ms, None);
             assert_eq!(record.timestamp_ms, 1_000);
@@ -167,6 +171,7 @@ pub(crate) async fn trap_a14_every_codec_is_carried_or_refused(bed: &Bed) {
                 assert_eq!(batch.compression(), Ok(compression));
             }
         } else {
+            lacks("refuses lz4 and zstd");
             let error = sent.unwrap_err();
             assert_eq!(
                 (error.kind(), error.fate()),
@@ -210,6 +215,7 @@ pub(crate) async fn every_kind_of_acks_is_carried_or_refused(bed: &Bed) {
             assert_eq!(sent.unwrap().base_offset, offset, "{acks:?}");
             written += 1;
         } else {
+            lacks("refuses none and leader");
             assert_eq!(sent.unwrap_err().kind(), ErrorKind::Unsupported);
         }
     }

@@ -1,6 +1,7 @@
 //! What goes wrong at a broker or on the way: quotas, silence, error codes, lost answers.
 
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, limits, options, until, values};
+use crate::verdict::lacks;
 use ottla_client::transport::{OffsetSpec, ProduceOptions};
 use ottla_client::{ErrorKind, TransportKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
@@ -32,6 +33,7 @@ pub(crate) async fn trap_a1_a_throttled_batch_is_written_once(kind: TransportKin
         assert!(started.elapsed() >= throttle, "the next request does");
         assert_eq!(bed.mock.requests(ApiKey::Produce), 2);
     } else {
+        lacks("writes it again and again");
         // The library underneath writes it again, as its documentation here says.
         assert_eq!(written, ["a", "a", "b"]);
     }
@@ -148,6 +150,7 @@ pub(crate) async fn trap_a10_a_lost_answer_is_repeated_and_idempotence_makes_it_
     assert_eq!(bed.written(&topic), ["plain", "plain"]);
 
     if !bed.transport().capabilities().idempotence {
+        lacks("duplicates");
         return;
     }
     bed.mock.faults().add(lose().times(2));

@@ -1,6 +1,7 @@
 //! Leaders that move, brokers that die and come back.
 
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, options, until, values};
+use crate::verdict::lacks;
 use ottla_client::TransportKind;
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
 use tokio::task::JoinSet;
@@ -156,6 +157,7 @@ pub(crate) async fn leader_hints_spare_a_look_at_the_metadata(kind: TransportKin
         topic.write(0, &["d"]).await.unwrap();
         assert_eq!(bed.written(&topic), ["a", "b", "c", "d"]);
     } else {
+        lacks("asks for metadata");
         // Its versions have no hints.
         topic.write(0, &["b"]).await.unwrap();
         assert!(bed.mock.requests(ApiKey::Metadata) > before);

@@ -19,6 +19,7 @@ mod prefetching;
 mod refusing;
 mod transactions;
 mod txn;
+mod verdict;
 mod versions;
 
 use ottla_client::TransportKind;
@@ -44,8 +45,12 @@ macro_rules! on_any_cluster {
         mod $name {
             $(#[tokio::test]
             async fn $test() {
-                let bed = crate::on_mock(super::TransportKind::$kind).await;
-                crate::$module::$test(&bed).await;
+                let test = stringify!($module::$test);
+                crate::verdict::of(stringify!($name), test, async {
+                    let bed = crate::on_mock(super::TransportKind::$kind).await;
+                    crate::$module::$test(&bed).await;
+                })
+                .await;
             })+
         }
     };
@@ -54,8 +59,12 @@ macro_rules! on_any_cluster {
             $(#[tokio::test]
             #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
             async fn $test() {
-                let bed = crate::on_real_broker(super::TransportKind::$kind).await;
-                crate::$module::$test(&bed).await;
+                let test = stringify!($module::$test);
+                crate::verdict::of(stringify!($name), test, async {
+                    let bed = crate::on_real_broker(super::TransportKind::$kind).await;
+                    crate::$module::$test(&bed).await;
+                })
+                .await;
             })+
         }
     };
@@ -89,13 +98,15 @@ macro_rules! with_own_mock {
         mod rskafka_with_own_mock {
             $(#[tokio::test]
             async fn $test() {
-                crate::$module::$test(super::TransportKind::Rskafka).await;
+                let run = crate::$module::$test(super::TransportKind::Rskafka);
+                crate::verdict::of("rskafka_on_mock", stringify!($module::$test), run).await;
             })+
         }
         mod native_with_own_mock {
             $(#[tokio::test]
             async fn $test() {
-                crate::$module::$test(super::TransportKind::Native).await;
+                let run = crate::$module::$test(super::TransportKind::Native);
+                crate::verdict::of("native_on_mock", stringify!($module::$test), run).await;
             })+
         }
     };

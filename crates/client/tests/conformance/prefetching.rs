@@ -1,6 +1,7 @@
 //! How fetches wait, and what is read in advance.
 
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, limits, shown, until, values};
+use crate::verdict::lacks;
 use ottla_client::TransportKind;
 use ottla_mock_cluster::ApiKey;
 use tokio::time::{Instant, timeout};
@@ -51,6 +52,7 @@ pub(crate) async fn the_next_records_are_fetched_in_advance(kind: TransportKind)
     let first = topic.read(0, 0).await.unwrap();
     assert_eq!(first.next_offset, 1);
     if !bed.is_native() {
+        lacks("no");
         return;
     }
     // Nobody asks for it, and it is fetched all the same.
@@ -115,6 +117,7 @@ pub(crate) async fn sessions_are_used_and_lost_ones_begin_anew(kind: TransportKi
                 bed.mock.evict_fetch_sessions(1);
             }
         } else {
+            lacks("no sessions");
             assert_eq!(bed.mock.fetch_sessions(1), 0);
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, limits, options};
 use crate::txn::TxnProducer;
+use crate::verdict::lacks;
 use ottla_client::transport::OffsetSpec;
 use ottla_client::{ErrorKind, IsolationLevel, TransportKind};
 use ottla_record_batch::BatchBuilder;
@@ -62,6 +63,7 @@ pub(crate) async fn trap_a2_a3_a5_only_committed_records_are_read(bed: &Bed) {
             assert_eq!(seen, expected, "from {position}");
         }
     } else {
+        lacks("error at the first marker");
         // The first marker cannot be read, and says so with its offset.
         let mut position = 0;
         let error = loop {
@@ -97,11 +99,14 @@ pub(crate) async fn an_open_transaction_holds_committed_readers_back(bed: &Bed) 
     assert_eq!(crate::bed::values(&fetched)[0], "in it");
     if bed.is_native() {
         assert_eq!(topic.read_to(0, 2, 4).await, [(2, "behind".to_owned())]);
+    } else {
+        lacks("up to the marker");
     }
 }
 
 pub(crate) async fn uncommitted_records_are_read_by_those_who_ask_for_them(bed: &Bed) {
     if !bed.is_native() {
+        lacks("refuses the setting");
         let mut config = ottla_client::ClientConfig::new(&bed.bootstrap);
         config.isolation_level = IsolationLevel::ReadUncommitted;
         config.transport = bed.kind;

@@ -1,6 +1,7 @@
 //! Brokers of every age.
 
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, limits, options};
+use crate::verdict::lacks;
 use ottla_client::TransportKind;
 use ottla_client::transport::OffsetSpec;
 use ottla_mock_cluster::{ApiKey, MockCluster, Versions};
@@ -55,6 +56,7 @@ pub(crate) async fn every_kind_of_broker_is_spoken_to(kind: TransportKind) {
 
 pub(crate) async fn every_version_of_the_data_path_works(kind: TransportKind) {
     if kind == TransportKind::Rskafka {
+        lacks("versions of its own");
         // Its versions are its own.
         return;
     }
