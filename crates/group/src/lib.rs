@@ -6,14 +6,12 @@
 //!
 //! - [`membership`]: the classic group protocol from the member's side, leader duties included,
 //! - [`assign`]: who reads which partition (range, round robin, cooperative-sticky),
-//! - [`protocol`]: the blobs that members exchange through the coordinator,
 //! - [`offsets`]: which offset of a partition may be committed while records are handled out of
 //!   order.
 
 pub mod assign;
 pub mod membership;
 pub mod offsets;
-pub mod protocol;
 
 pub use assign::{Assignments, Assignor, Member, RebalanceProtocol, TopicCounts};
 pub use membership::{
@@ -21,4 +19,4 @@ pub use membership::{
     MembershipEvent, Operation, Phase, Request, RequestBody, RequestId, ResponseBody, RevocationId,
 };
 pub use offsets::{OffsetTracker, Ticket, TrackError};
-pub use protocol::{Assignment, CodecError, Subscription};
+pub use ottla_types::consumer_protocol::{self as protocol, Assignment, CodecError, Subscription};

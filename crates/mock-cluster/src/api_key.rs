@@ -29,11 +29,17 @@ pub enum ApiKey {
     AddOffsetsToTxn = 25,
     EndTxn = 26,
     TxnOffsetCommit = 28,
+    DescribeConfigs = 32,
+    CreatePartitions = 37,
+    DeleteGroups = 42,
+    IncrementalAlterConfigs = 44,
+    OffsetDelete = 47,
+    DescribeCluster = 60,
 }
 
 impl ApiKey {
     /// Every key, in the order of its number.
-    pub const ALL: [ApiKey; 23] = [
+    pub const ALL: [ApiKey; 29] = [
         ApiKey::Produce,
         ApiKey::Fetch,
         ApiKey::ListOffsets,
@@ -57,6 +63,12 @@ impl ApiKey {
         ApiKey::AddOffsetsToTxn,
         ApiKey::EndTxn,
         ApiKey::TxnOffsetCommit,
+        ApiKey::DescribeConfigs,
+        ApiKey::CreatePartitions,
+        ApiKey::DeleteGroups,
+        ApiKey::IncrementalAlterConfigs,
+        ApiKey::OffsetDelete,
+        ApiKey::DescribeCluster,
     ];
 
     /// The number on the wire.

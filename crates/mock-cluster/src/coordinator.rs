@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::sync::oneshot;
 
 use crate::codes;
-use crate::group::{Answer, Group, Ticket};
+use crate::group::{Answer, Group, GroupState, Ticket};
 use crate::seat::Seat;
 use crate::topics::Topics;
 
@@ -95,6 +95,20 @@ impl Coordinators {
             .filter(move |(_, entry)| entry.seat.broker() == Some(broker));
         let groups = owned.map(|(name, entry)| (name.as_str(), &entry.group));
         groups.filter(|(_, group)| group.is_used())
+    }
+
+    /// Forgets a group and its offsets.
+    pub(crate) fn delete(&mut self, broker: i32, name: &str, topics: &Topics) -> Result<(), i16> {
+        let exists = self.get(name).is_some();
+        let group = self.at(broker, name, topics)?;
+        if !exists {
+            return Err(codes::GROUP_ID_NOT_FOUND);
+        }
+        if group.state() != GroupState::Empty {
+            return Err(codes::NON_EMPTY_GROUP);
+        }
+        group.forget();
+        Ok(())
     }
 
     /// A ticket, and where its answer will come.

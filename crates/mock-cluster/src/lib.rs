@@ -63,8 +63,8 @@
 //! - AddPartitionsToTxn from version 4 on is refused with CLUSTER_AUTHORIZATION_FAILED: it is for
 //!   brokers, which here need none.
 //! - KIP-848 and share groups; fetching as a replica.
-//! - SASL, TLS, ACLs; quotas that count by themselves; altering configs or partitions; deleting
-//!   groups.
+//! - SASL, TLS, ACLs; quotas that count by themselves. Of settings, only those that the mock gives a
+//!   meaning change what it does; others can be described and altered all the same.
 //! - Retention and compaction by themselves: records go when a test or DeleteRecords says so.
 //!   Offsets, producers and transactional ids do not expire.
 //! - Looking into compressed batches: they are stored and served as they came, found by timestamp
@@ -94,6 +94,7 @@ mod log;
 mod net;
 mod record;
 mod seat;
+mod settings;
 mod shared;
 mod topics;
 mod txn;

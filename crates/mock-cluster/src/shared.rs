@@ -12,6 +12,7 @@ use crate::batch::Marker;
 use crate::builder::Config;
 use crate::coordinator::Coordinators;
 use crate::fetch_session::FetchSessions;
+use crate::settings::BrokerSettings;
 use crate::topics::{NewTopic, Topics};
 use crate::txn::{Ending, ProducerIds, Transactions};
 use crate::{ApiKey, Faults};
@@ -34,6 +35,7 @@ pub(crate) struct Data {
     pub(crate) transactions: Transactions,
     fetch_sessions: BTreeMap<i32, FetchSessions>,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) settings: BrokerSettings,
 }
 
 impl Data {
@@ -149,6 +151,7 @@ impl Shared {
             transactions: Transactions::new(config.replicated),
             fetch_sessions: BTreeMap::new(),
             producer_ids: ProducerIds::new(FIRST_PRODUCER_ID),
+            settings: BrokerSettings::default(),
         };
         Self {
             config,

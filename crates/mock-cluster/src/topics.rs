@@ -11,13 +11,12 @@ use uuid::Uuid;
 
 use crate::codes;
 use crate::log::Log;
+use crate::settings::MAX_SETTINGS;
 
 /// Partitions that one topic may have.
 pub(crate) const MAX_PARTITIONS: i32 = 10_000;
 /// Partitions that all topics together may have.
 const MAX_TOTAL_PARTITIONS: usize = 100_000;
-/// Settings that one topic may carry.
-const MAX_CONFIGS: usize = 100;
 
 /// One partition.
 #[derive(Debug, Default)]
@@ -181,17 +180,32 @@ impl Topics {
             return Err(codes::INVALID_REPLICATION_FACTOR);
         }
         check_configs(&new.configs)?;
-        let total: usize = self
-            .by_name
-            .values()
-            .map(|topic| topic.partitions.len())
-            .sum();
-        if total + count as usize > MAX_TOTAL_PARTITIONS {
-            return Err(codes::POLICY_VIOLATION);
-        }
+        self.check_total(count)?;
         if validate_only {
             return Ok(());
         }
+        let partitions = self.new_partitions(count);
+        let topic = Topic {
+            id: Uuid::now_v7(),
+            replication,
+            configs: new.configs,
+            partitions,
+        };
+        self.names.insert(topic.id, new.name.clone());
+        self.by_name.insert(new.name, topic);
+        Ok(())
+    }
+
+    fn check_total(&self, more: i32) -> Result<(), i16> {
+        let topics = self.by_name.values();
+        let total: usize = topics.map(|topic| topic.partitions.len()).sum();
+        if total + more as usize > MAX_TOTAL_PARTITIONS {
+            return Err(codes::POLICY_VIOLATION);
+        }
+        Ok(())
+    }
+
+    fn new_partitions(&mut self, count: i32) -> Vec<Partition> {
         let homes: Vec<i32> = self.live_or_all();
         let mut partitions = Vec::new();
         for _ in 0..count {
@@ -206,14 +220,35 @@ impl Topics {
             partition.log.begin_epoch(0);
             partitions.push(partition);
         }
-        let topic = Topic {
-            id: Uuid::now_v7(),
-            replication,
-            configs: new.configs,
-            partitions,
-        };
-        self.names.insert(topic.id, new.name.clone());
-        self.by_name.insert(new.name, topic);
+        partitions
+    }
+
+    /// Raises the number of partitions to `count`; a manual assignment must be for the new ones.
+    pub(crate) fn add_partitions(
+        &mut self,
+        name: &str,
+        count: i32,
+        assigned: Option<usize>,
+        validate_only: bool,
+    ) -> Result<(), i16> {
+        let topic = self.by_name.get(name);
+        let topic = topic.ok_or(codes::UNKNOWN_TOPIC_OR_PARTITION)?;
+        let now = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        if !(now + 1..=MAX_PARTITIONS).contains(&count) {
+            return Err(codes::INVALID_PARTITIONS);
+        }
+        let more = count - now;
+        if assigned.is_some_and(|assigned| assigned != more as usize) {
+            return Err(codes::INVALID_REPLICA_ASSIGNMENT);
+        }
+        self.check_total(more)?;
+        if validate_only {
+            return Ok(());
+        }
+        let new = self.new_partitions(more);
+        if let Some(topic) = self.by_name.get_mut(name) {
+            topic.partitions.extend(new);
+        }
         Ok(())
     }
 
@@ -354,7 +389,7 @@ fn check_configs(configs: &BTreeMap<String, String>) -> Result<(), i16> {
         .get("max.message.bytes")
         .map(|size| size.parse::<i32>());
     let size_valid = size.is_none_or(|size| size.is_ok_and(|size| size >= 0));
-    if configs.len() > MAX_CONFIGS || !timestamp_valid || !size_valid {
+    if configs.len() > MAX_SETTINGS || !timestamp_valid || !size_valid {
         return Err(codes::INVALID_CONFIG);
     }
     Ok(())

@@ -40,7 +40,10 @@ async fn each_kind_of_broker_tells_its_versions() {
     for (versions, produce, fetch, end_txn, transactions) in kinds {
         let (answer, _cluster) = told(MockCluster::builder().versions(versions), 3).await;
         let ranges = ranges(&answer);
-        assert_eq!(ranges.len(), Api::ALL.len());
+        // Redpanda of that time has no DescribeCluster.
+        let missing = usize::from(produce == 7);
+        assert_eq!(ranges.len() + missing, Api::ALL.len());
+        assert_eq!(ranges.contains_key(&60), missing == 0);
         assert_eq!(ranges[&0], (0, produce));
         assert_eq!(ranges[&1], (4, fetch));
         assert_eq!(ranges[&26], (0, end_txn));

@@ -70,7 +70,7 @@ async fn other_unsupported_versions_close_the_connection() {
         peer = Peer::connect(&cluster, 1).await;
     }
     assert!(
-        peer.try_call(0, &DescribeClusterRequest::default())
+        peer.try_call(1, &DescribeAclsRequest::default())
             .await
             .is_none()
     );

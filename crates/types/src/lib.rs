@@ -4,7 +4,8 @@
 //! for `wasm32-unknown-unknown` too. It owns
 //!
 //! - what a record is ([`Record`], [`ConsumedRecord`], [`Headers`], [`TopicPartition`]),
-//! - what the group coordinator is asked and answers ([`coordinator`]),
+//! - what the group coordinator is asked and answers ([`coordinator`]), and the blobs that members
+//!   exchange through it ([`consumer_protocol`]),
 //! - Kafka's error codes ([`ErrorCode`]),
 //! - the names of the headers and topics that ottla writes ([`names`]),
 //! - the ports: [`Publish`] (records go out) and [`Clock`] (what time it is).
@@ -19,6 +20,7 @@
 mod causes;
 mod clock;
 mod config;
+pub mod consumer_protocol;
 pub mod coordinator;
 mod envelope;
 mod error_code;

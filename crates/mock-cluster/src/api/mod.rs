@@ -6,14 +6,19 @@
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod api_versions;
+mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
 mod describe_groups;
 mod end_txn;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
+mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
@@ -21,6 +26,7 @@ mod list_groups;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
+mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
@@ -201,6 +207,12 @@ fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
         add_offsets_to_txn::AddOffsetsToTxn,
         end_txn::EndTxn,
         txn_offset_commit::TxnOffsetCommit,
+        describe_configs::DescribeConfigs,
+        create_partitions::CreatePartitions,
+        delete_groups::DeleteGroups,
+        incremental_alter_configs::IncrementalAlterConfigs,
+        offset_delete::OffsetDelete,
+        describe_cluster::DescribeCluster,
     );
     // Kafka 4 says 0 here and speaks from 3 on: librdkafka reads a higher minimum as a broker
     // without compression.
@@ -270,6 +282,20 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, fram
         ApiKey::EndTxn => Box::pin(incoming.run::<end_txn::EndTxn>()).await,
         ApiKey::TxnOffsetCommit => {
             Box::pin(incoming.run::<txn_offset_commit::TxnOffsetCommit>()).await
+        }
+        ApiKey::DescribeConfigs => {
+            Box::pin(incoming.run::<describe_configs::DescribeConfigs>()).await
+        }
+        ApiKey::CreatePartitions => {
+            Box::pin(incoming.run::<create_partitions::CreatePartitions>()).await
+        }
+        ApiKey::DeleteGroups => Box::pin(incoming.run::<delete_groups::DeleteGroups>()).await,
+        ApiKey::IncrementalAlterConfigs => {
+            Box::pin(incoming.run::<incremental_alter_configs::IncrementalAlterConfigs>()).await
+        }
+        ApiKey::OffsetDelete => Box::pin(incoming.run::<offset_delete::OffsetDelete>()).await,
+        ApiKey::DescribeCluster => {
+            Box::pin(incoming.run::<describe_cluster::DescribeCluster>()).await
         }
     }
 }

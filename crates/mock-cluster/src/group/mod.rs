@@ -231,6 +231,11 @@ impl Group {
         !(untouched && self.pending.is_empty() && self.pending_offsets.is_empty())
     }
 
+    /// Back to a group that was never used; only while it has no members.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.initial_delay_ms);
+    }
+
     pub(crate) fn generation(&self) -> i32 {
         self.generation
     }

@@ -61,6 +61,25 @@ impl Group {
         }
     }
 
+    /// Whether offsets may be deleted one by one: not while members of another protocol than that
+    /// of consumers are there, because nobody knows what they read.
+    pub(crate) fn may_lose_offsets(&self) -> bool {
+        self.members.is_empty() || self.protocol_type() == Some("consumer")
+    }
+
+    /// Whether a member is subscribed to the topic.
+    pub(crate) fn reads(&self, topic: &str) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| {
+            let mut protocols = member.protocols.iter();
+            protocols.any(|(_, metadata)| subscribes(metadata, topic))
+        })
+    }
+
+    pub(crate) fn forget_offset(&mut self, topic: &str, partition: i32) {
+        self.offsets.remove(&(topic.to_owned(), partition));
+    }
+
     /// The topic is gone, and its offsets with it.
     pub(crate) fn forget_topic(&mut self, topic: &str) {
         self.offsets.retain(|(known, _), _| known != topic);
@@ -68,4 +87,24 @@ impl Group {
             pending.retain(|(known, _), _| known != topic);
         }
     }
+}
+
+/// Whether a consumer's subscription, as it goes over the wire, names the topic: a version, then
+/// the topics. What cannot be read names none.
+fn subscribes(metadata: &[u8], topic: &str) -> bool {
+    let names = || -> Option<bool> {
+        let (_version, rest) = metadata.split_first_chunk::<2>()?;
+        let (count, mut rest) = rest.split_first_chunk::<4>()?;
+        for _ in 0..i32::from_be_bytes(*count) {
+            let (length, tail) = rest.split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_be_bytes(*length));
+            let (name, tail) = tail.split_at_checked(length)?;
+            if name == topic.as_bytes() {
+                return Some(true);
+            }
+            rest = tail;
+        }
+        Some(false)
+    };
+    names().unwrap_or(false)
 }

@@ -6,8 +6,8 @@
 //! as 3, and bytes after the known fields are ignored. The bytes come from other members: every
 //! length is checked against what is left before anything is reserved.
 
+use crate::TopicPartition;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use ottla_types::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
