@@ -7,6 +7,7 @@
 
 use crate::connection::{Api, Connection, Connector};
 use crate::{Error, ErrorKind};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::{Instant, timeout_at};
 
@@ -22,6 +23,8 @@ pub(crate) enum Purpose {
     Coordination,
     /// Commits and offset fetches.
     Offsets,
+    /// The calls to a transaction's coordinator, which wait for replicas too.
+    Transactions,
 }
 
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub(crate) struct Broker {
     control: Slot,
     coordination: Slot,
     offsets: Slot,
+    transactions: Slot,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -50,6 +54,7 @@ impl Broker {
             control: Slot::default(),
             coordination: Slot::default(),
             offsets: Slot::default(),
+            transactions: Slot::default(),
             idle: Mutex::default(),
         }
     }
@@ -63,10 +68,23 @@ impl Broker {
         deadline: Instant,
         build: impl FnOnce(i16) -> A,
     ) -> Result<(A::Answer, i16), Error> {
+        self.call_within(connector, purpose, deadline, A::VERSIONS, build)
+            .await
+    }
+
+    /// The same in one of these versions only.
+    pub(crate) async fn call_within<A: Api>(
+        &self,
+        connector: &Connector,
+        purpose: Purpose,
+        deadline: Instant,
+        versions: RangeInclusive<i16>,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
         let connection = self
             .connection(connector, purpose, A::NAME, deadline)
             .await?;
-        connection.call(deadline, build).await
+        connection.call_within(deadline, versions, build).await
     }
 
     /// The same over a connection that nobody else uses meanwhile, for requests that the broker may
@@ -99,7 +117,8 @@ impl Broker {
         slot.is_ok_and(|slot| slot.as_ref().is_some_and(|c| !c.is_closed()))
     }
 
-    async fn connection(
+    /// The connection for `purpose`, made if need be.
+    pub(crate) async fn connection(
         &self,
         connector: &Connector,
         purpose: Purpose,
@@ -110,6 +129,7 @@ impl Broker {
             Purpose::Control => &self.control,
             Purpose::Coordination => &self.coordination,
             Purpose::Offsets => &self.offsets,
+            Purpose::Transactions => &self.transactions,
         };
         let timed_out = |_| Error::new(ErrorKind::TimedOut, operation).with_broker(&*self.name);
         let mut slot = timeout_at(deadline, slot.connection.lock())

@@ -5,7 +5,7 @@ use crate::cluster::Cluster;
 use crate::transport::{NativeTransport, RskafkaTransport, Transport};
 use crate::{
     ClientConfig, Error, ErrorKind, GroupClient, IsolationLevel, NewTopic, ProducerId,
-    TopicMetadata, TransportKind, admin, producer_id,
+    TopicMetadata, TransactionClient, TransportKind, admin, producer_id,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -141,6 +141,12 @@ impl Client {
     /// illegal id is refused there.
     pub fn group(&self, group_id: impl Into<Arc<str>>) -> GroupClient {
         GroupClient::new(self.inner.cluster.clone(), group_id.into())
+    }
+
+    /// The coordinator calls of this transactional id. Costs nothing until the first call; an
+    /// illegal id is refused there.
+    pub fn transactions(&self, transactional_id: impl Into<Arc<str>>) -> TransactionClient {
+        TransactionClient::new(self.inner.cluster.clone(), transactional_id.into())
     }
 
     /// A fresh producer id, for an idempotent producer without transactions (InitProducerId v0 to

@@ -2,7 +2,10 @@
 //!
 //! Pure. Everything that differs between versions of these messages stands here.
 
+pub(crate) mod transactions;
+
 use crate::connection::Api;
+use crate::place::KeyType;
 use crate::{Error, ErrorKind};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::{GroupId, TopicName};
@@ -21,7 +24,7 @@ use ottla_types::coordinator::{
     LeaveGroupRequest, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
     OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
 };
-use ottla_types::{ErrorCode, TopicPartition};
+use ottla_types::{ErrorCode, ProducerId, TopicPartition};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,6 +35,12 @@ pub(crate) enum BadAnswer {
     NoPartition(TopicPartition),
     #[error("the answer says nothing about group {0}")]
     NoGroup(Arc<str>),
+    #[error("the answer says nothing about the coordinator of {0}")]
+    NoKey(Arc<str>),
+    #[error("the answer grants the producer id {id} with epoch {epoch}")]
+    BadProducerId { id: i64, epoch: i16 },
+    #[error("the answer grants the producer id and epoch that the producer had: {0}")]
+    SameEpoch(ProducerId),
     #[error("the coordinator is said to be broker {id} at `{host}`:{port}")]
     BadCoordinator { id: i32, host: String, port: i32 },
 }
@@ -48,16 +57,20 @@ fn group(id: &str) -> GroupId {
     GroupId(text(id))
 }
 
-pub(crate) fn find_request(group_id: &str, version: i16) -> m::FindCoordinatorRequest {
-    let request = m::FindCoordinatorRequest::default();
+pub(crate) fn find_request(
+    key_type: KeyType,
+    key: &str,
+    version: i16,
+) -> m::FindCoordinatorRequest {
+    let request = m::FindCoordinatorRequest::default().with_key_type(key_type.wire());
     if version >= 4 {
-        request.with_coordinator_keys(vec![text(group_id)])
+        request.with_coordinator_keys(vec![text(key)])
     } else {
-        request.with_key(text(group_id))
+        request.with_key(text(key))
     }
 }
 
-/// What FindCoordinator said of one group.
+/// What FindCoordinator said of one key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FoundCoordinator<'a> {
     pub error: ErrorCode,
@@ -69,13 +82,13 @@ pub(crate) struct FoundCoordinator<'a> {
 pub(crate) fn found_coordinator<'a>(
     answer: &'a m::FindCoordinatorResponse,
     version: i16,
-    group_id: &Arc<str>,
+    wanted: &Arc<str>,
 ) -> Result<FoundCoordinator<'a>, Error> {
     let found = if version >= 4 {
         let mut coordinators = answer.coordinators.iter();
-        let ours = coordinators.find(|coordinator| *coordinator.key == **group_id);
+        let ours = coordinators.find(|coordinator| *coordinator.key == **wanted);
         let missing =
-            || protocol_error::<m::FindCoordinatorRequest>(BadAnswer::NoGroup(group_id.clone()));
+            || protocol_error::<m::FindCoordinatorRequest>(BadAnswer::NoKey(wanted.clone()));
         let ours = ours.ok_or_else(missing)?;
         FoundCoordinator {
             error: ErrorCode(ours.error_code),

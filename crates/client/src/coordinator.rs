@@ -1,14 +1,15 @@
 //! The calls to a group's coordinator (the classic protocol), mapped to plain structs.
 //!
-//! Owns what it knows of the coordinator's place. What must hold: a JoinGroup or SyncGroup, which
+//! What must hold: a JoinGroup or SyncGroup, which
 //! the broker holds back until every member came, has a connection of its own, and commits, which
 //! wait for replicas, have another; a heartbeat never waits behind either. A partition that the answer leaves out is never taken for committed.
 
 use crate::broker::{Broker, Purpose};
 use crate::cluster::Cluster;
 use crate::connection::Api;
-use crate::{Error, ErrorKind, convert};
-use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+use crate::place::{Answered, KeyType, Place};
+use crate::{Error, convert};
+use kafka_protocol::messages::FindCoordinatorRequest;
 use ottla_types::ErrorCode;
 use ottla_types::coordinator::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
@@ -16,10 +17,10 @@ use ottla_types::coordinator::{
     SyncGroupResponse,
 };
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 /// What a JoinGroup may take above the rebalance timeout, as in the Java client.
 const REBALANCE_SLACK: Duration = Duration::from_secs(5);
@@ -43,11 +44,7 @@ pub struct GroupClient {
 }
 
 struct Group {
-    id: Arc<str>,
-    cluster: Arc<Cluster>,
-    coordinator: Mutex<Option<Arc<Broker>>>,
-    /// Held while the coordinator is looked for.
-    finding: tokio::sync::Mutex<()>,
+    place: Place,
     /// From the last join.
     rebalance_timeout_ms: AtomicU64,
     session_timeout_ms: AtomicU64,
@@ -56,7 +53,7 @@ struct Group {
 impl fmt::Debug for GroupClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupClient")
-            .field("group_id", &self.inner.id)
+            .field("group_id", &self.inner.place.key)
             .finish_non_exhaustive()
     }
 }
@@ -65,19 +62,16 @@ impl GroupClient {
     pub(crate) fn new(cluster: Arc<Cluster>, id: Arc<str>) -> Self {
         Self {
             inner: Arc::new(Group {
-                id,
-                cluster,
-                coordinator: Mutex::default(),
-                finding: tokio::sync::Mutex::default(),
+                place: Place::new(cluster, KeyType::Group, id),
                 rebalance_timeout_ms: AtomicU64::new(0),
                 session_timeout_ms: AtomicU64::new(0),
             }),
         }
     }
 
-    /// The group's id, `group.id`.
+    /// The group's id, `group.place.key`.
     pub fn group_id(&self) -> &Arc<str> {
-        &self.inner.id
+        &self.inner.place.key
     }
 
     /// Joins the group (JoinGroup v1 to v9). The coordinator answers when every member has joined,
@@ -99,10 +93,10 @@ impl GroupClient {
         group
             .session_timeout_ms
             .store(session_ms, Ordering::Relaxed);
-        let build = |version| convert::join_request(&group.id, request, version);
+        let build = |version| convert::join_request(&group.place.key, request, version);
         let (coordinator, answer, _) = group.call_alone(build).await?;
         let answer = convert::join_answer(answer);
-        group.note(&coordinator, answer.error);
+        group.place.note(&coordinator, answer.error);
         Ok(answer)
     }
 
@@ -113,10 +107,10 @@ impl GroupClient {
     /// As [`join`](Self::join).
     pub async fn sync(&self, request: SyncGroupRequest) -> Result<SyncGroupResponse, Error> {
         let group = &*self.inner;
-        let build = |_| convert::sync_request(&group.id, request);
+        let build = |_| convert::sync_request(&group.place.key, request);
         let (coordinator, answer, _) = group.call_alone(build).await?;
         let answer = convert::sync_answer(answer);
-        group.note(&coordinator, answer.error);
+        group.place.note(&coordinator, answer.error);
         Ok(answer)
     }
 
@@ -128,10 +122,10 @@ impl GroupClient {
     pub async fn heartbeat(&self, request: HeartbeatRequest) -> Result<ErrorCode, Error> {
         let group = &*self.inner;
         let limit = group.heartbeat_limit();
-        let build = |_| convert::heartbeat_request(&group.id, request);
+        let build = |_| convert::heartbeat_request(&group.place.key, request);
         let (coordinator, answer, _) = group.call(Purpose::Coordination, limit, build).await?;
         let code = ErrorCode(answer.error_code);
-        group.note(&coordinator, code);
+        group.place.note(&coordinator, code);
         Ok(code)
     }
 
@@ -141,16 +135,16 @@ impl GroupClient {
     /// As [`join`](Self::join).
     pub async fn leave(&self, request: LeaveGroupRequest) -> Result<ErrorCode, Error> {
         let group = &*self.inner;
-        let build = |version| convert::leave_request(&group.id, request, version);
+        let build = |version| convert::leave_request(&group.place.key, request, version);
         let (coordinator, answer, _) = group
             .call(
                 Purpose::Coordination,
-                group.cluster.config.request_timeout,
+                group.place.cluster.config.request_timeout,
                 build,
             )
             .await?;
         let code = convert::leave_answer(&answer);
-        group.note(&coordinator, code);
+        group.place.note(&coordinator, code);
         Ok(code)
     }
 
@@ -171,18 +165,18 @@ impl GroupClient {
             .iter()
             .map(|o| o.partition.clone())
             .collect();
-        let build = |_| convert::commit_request(&group.id, request);
+        let build = |_| convert::commit_request(&group.place.key, request);
         let (coordinator, answer, _) = group
             .call(
                 Purpose::Offsets,
-                group.cluster.config.request_timeout,
+                group.place.cluster.config.request_timeout,
                 build,
             )
             .await?;
         let codes = convert::commit_answer(answer, wanted)
             .map_err(|error| error.with_broker(&*coordinator.name))?;
         for (_, code) in &codes {
-            group.note(&coordinator, *code);
+            group.place.note(&coordinator, *code);
         }
         Ok(codes)
     }
@@ -201,25 +195,23 @@ impl GroupClient {
             let (error, offsets) = (ErrorCode::NONE, Vec::new());
             return Ok(OffsetFetchResponse { error, offsets });
         }
-        let build = |version| convert::fetch_request(&group.id, &request, version);
+        let build = |version| convert::fetch_request(&group.place.key, &request, version);
         let (coordinator, answer, version) = group
             .call(
                 Purpose::Offsets,
-                group.cluster.config.request_timeout,
+                group.place.cluster.config.request_timeout,
                 build,
             )
             .await?;
-        let answer = convert::fetch_answer(answer, version, &group.id, &request.partitions)
+        let answer = convert::fetch_answer(answer, version, &group.place.key, &request.partitions)
             .map_err(|error| error.with_broker(&*coordinator.name))?;
-        group.note(&coordinator, answer.error);
+        group.place.note(&coordinator, answer.error);
         for offset in &answer.offsets {
-            group.note(&coordinator, offset.error);
+            group.place.note(&coordinator, offset.error);
         }
         Ok(answer)
     }
 }
-
-type Answered<A> = (Arc<Broker>, <A as Api>::Answer, i16);
 
 impl Group {
     /// A call that the coordinator answers at once.
@@ -229,29 +221,23 @@ impl Group {
         limit: Duration,
         build: impl FnOnce(i16) -> A,
     ) -> Result<Answered<A>, Error> {
-        let deadline = Instant::now() + limit;
-        let coordinator = self.coordinator(deadline).await?;
-        let connector = &self.cluster.connector;
-        let call = coordinator.call(connector, purpose, deadline, build);
-        match call.await {
-            Ok((answer, version)) => Ok((coordinator, answer, version)),
-            Err(error) => Err(self.failed(&coordinator, error)),
-        }
+        self.place.call(purpose, limit, build).await
     }
 
     /// A call that the coordinator may hold back for the rebalance timeout.
     async fn call_alone<A: Api>(&self, build: impl FnOnce(i16) -> A) -> Result<Answered<A>, Error> {
-        let coordinator = self.coordinator(self.cluster.request_deadline()).await?;
+        let cluster = &*self.place.cluster;
+        let coordinator = self.place.coordinator(cluster.request_deadline()).await?;
         let rebalance = Duration::from_millis(self.rebalance_timeout_ms.load(Ordering::Relaxed));
-        let limit = (rebalance + REBALANCE_SLACK).max(self.cluster.config.request_timeout);
-        let call = coordinator.call_alone(&self.cluster.connector, Instant::now() + limit, build);
+        let limit = (rebalance + REBALANCE_SLACK).max(cluster.config.request_timeout);
+        let call = coordinator.call_alone(&cluster.connector, Instant::now() + limit, build);
         let answer = tokio::select! {
             answer = call => answer,
             gone = self.gone(&coordinator) => Err(gone),
         };
         match answer {
             Ok((answer, version)) => Ok((coordinator, answer, version)),
-            Err(error) => Err(self.failed(&coordinator, error)),
+            Err(error) => Err(self.place.failed(&coordinator, error)),
         }
     }
 
@@ -262,11 +248,11 @@ impl Group {
         loop {
             sleep(third / 4).await;
             let deadline = Instant::now() + third * 3 / 4;
-            let build = |version| convert::find_request(&self.id, version);
-            let connector = &self.cluster.connector;
+            let build = |version| self.place.request(version);
+            let connector = &self.place.cluster.connector;
             let asked = coordinator.call(connector, Purpose::Coordination, deadline, build);
             let found = match asked.await {
-                Ok((answer, version)) => self.read_found(&answer, version),
+                Ok((answer, version)) => self.place.read(&answer, version),
                 Err(error) => return error,
             };
             if found.is_ok_and(|found| found.address != coordinator.address) {
@@ -280,111 +266,10 @@ impl Group {
     /// A third of the session timeout, so that a dead connection leaves time for another heartbeat.
     fn heartbeat_limit(&self) -> Duration {
         match self.session_timeout_ms.load(Ordering::Relaxed) {
-            0 => self.cluster.config.request_timeout,
+            0 => self.place.cluster.config.request_timeout,
             ms => Duration::from_millis(ms / 3)
                 .max(HEARTBEAT_LIMIT_MIN)
-                .min(self.cluster.config.request_timeout),
+                .min(self.place.cluster.config.request_timeout),
         }
-    }
-
-    fn known(&self) -> Option<Arc<Broker>> {
-        self.coordinator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn failed(&self, coordinator: &Arc<Broker>, error: Error) -> Error {
-        self.forget(coordinator);
-        error
-    }
-
-    /// Forgets the coordinator if it said that it is none.
-    fn note(&self, coordinator: &Arc<Broker>, code: ErrorCode) {
-        if matches!(
-            code,
-            ErrorCode::COORDINATOR_NOT_AVAILABLE | ErrorCode::NOT_COORDINATOR
-        ) {
-            self.forget(coordinator);
-        }
-    }
-
-    fn forget(&self, coordinator: &Arc<Broker>) {
-        let mut known = self
-            .coordinator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known
-            .as_ref()
-            .is_some_and(|known| Arc::ptr_eq(known, coordinator))
-        {
-            tracing::debug!(
-                group = &*self.id,
-                broker = &*coordinator.name,
-                "forgetting the coordinator"
-            );
-            *known = None;
-        }
-    }
-
-    async fn coordinator(&self, deadline: Instant) -> Result<Arc<Broker>, Error> {
-        if let Some(known) = self.known() {
-            return Ok(known);
-        }
-        ottla_types::validate_group_id(&self.id)?;
-        let find = async {
-            let _finding = self.finding.lock().await;
-            match self.known() {
-                Some(known) => Ok(known),
-                None => self.find(deadline).await,
-            }
-        };
-        let timed_out = |_| Error::new(ErrorKind::TimedOut, FindCoordinatorRequest::NAME);
-        let found = timeout_at(deadline, find).await.map_err(timed_out)??;
-        let mut known = self
-            .coordinator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *known = Some(found.clone());
-        Ok(found)
-    }
-
-    /// Asks any broker for the coordinator. Right after a cluster has started there is none yet
-    /// (the offsets topic is being created), so codes 14 and 15 are asked again.
-    async fn find(&self, deadline: Instant) -> Result<Arc<Broker>, Error> {
-        let mut backoff = self.cluster.backoff();
-        loop {
-            let build = |version| convert::find_request(&self.id, version);
-            let (answer, version) = self.cluster.ask_any(deadline, build).await?;
-            let error = match self.read_found(&answer, version) {
-                Ok(broker) => {
-                    tracing::debug!(
-                        group = &*self.id,
-                        broker = &*broker.name,
-                        "found the coordinator"
-                    );
-                    return Ok(broker);
-                }
-                Err(error) => error,
-            };
-            let delay = backoff.next_delay();
-            if !error.is_retriable() || Instant::now() + delay >= deadline {
-                return Err(error);
-            }
-            sleep(delay).await;
-        }
-    }
-
-    fn read_found(
-        &self,
-        answer: &FindCoordinatorResponse,
-        version: i16,
-    ) -> Result<Arc<Broker>, Error> {
-        let found = convert::found_coordinator(answer, version, &self.id)?;
-        found
-            .error
-            .into_result()
-            .map_err(|code| Error::from_code(code, FindCoordinatorRequest::NAME))?;
-        Ok(self.cluster.broker_at(found.id, found.host, found.port))
     }
 }

@@ -1,7 +1,7 @@
 //! The IO edge of the ottla stack: everything that talks to a broker.
 //!
 //! A [`Client`] finds the cluster, keeps its metadata and creates topics; [`Client::group`] gives
-//! the calls to a group's coordinator; [`Client::transport`] carries batches and record sets, and
+//! the calls to a group's coordinator, [`Client::transactions`] those to a transaction's; [`Client::transport`] carries batches and record sets, and
 //! can be exchanged ([`transport`]). Producers and consumers are built on these three and open no
 //! socket themselves.
 //!
@@ -47,10 +47,12 @@ mod error;
 mod metadata;
 #[cfg(test)]
 mod old_versions;
+mod place;
 mod producer_id;
 #[cfg(test)]
 mod secured_brokers;
 pub mod security;
+mod transactions;
 pub mod transport;
 
 pub use admin::NewTopic;
@@ -61,3 +63,4 @@ pub use coordinator::GroupClient;
 pub use error::{Error, ErrorKind};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use ottla_types::ProducerId;
+pub use transactions::TransactionClient;

@@ -3,12 +3,18 @@
 
 use crate::cluster::Cluster;
 use crate::connection::Api;
-use crate::{ClientConfig, ErrorKind, GroupClient, NewTopic, admin, producer_id};
+use crate::{
+    ClientConfig, ErrorKind, GroupClient, NewTopic, TransactionClient, admin, producer_id,
+};
 use kafka_protocol::messages as m;
 use ottla_mock_cluster::MockCluster;
 use ottla_types::coordinator::{
     CommitOffset, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest,
     OffsetFetchRequest, SyncGroupRequest,
+};
+use ottla_types::transactions::{
+    AddOffsetsRequest, AddPartitionsRequest, EndTxnRequest, GroupMetadata, InitProducerIdRequest,
+    TransactionVersion, TxnOffsetCommitRequest,
 };
 use ottla_types::{Bytes, ErrorCode, TopicPartition};
 use std::collections::HashMap;
@@ -32,11 +38,15 @@ fn all_caps() -> Vec<(i16, i16)> {
         .chain(caps::<m::CreateTopicsRequest>())
         .chain(caps::<m::DeleteTopicsRequest>())
         .chain(caps::<m::InitProducerIdRequest>())
+        .chain(caps::<m::AddPartitionsToTxnRequest>())
+        .chain(caps::<m::AddOffsetsToTxnRequest>())
+        .chain(caps::<m::EndTxnRequest>())
+        .chain(caps::<m::TxnOffsetCommitRequest>())
         .collect()
 }
 
 /// What a Redpanda of 2024 speaks.
-const REDPANDA: [(i16, i16); 11] = [
+const REDPANDA: [(i16, i16); 15] = [
     (3, 8),
     (8, 8),
     (9, 7),
@@ -48,6 +58,10 @@ const REDPANDA: [(i16, i16); 11] = [
     (19, 6),
     (20, 5),
     (22, 3),
+    (24, 3),
+    (25, 1),
+    (26, 3),
+    (28, 3),
 ];
 
 async fn connect(bootstrap: &str, caps: &[(i16, i16)]) -> Arc<Cluster> {
@@ -125,6 +139,7 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
         group.leave(leave).await.unwrap(),
         ErrorCode::UNKNOWN_MEMBER_ID
     );
+    use_a_transaction(&cluster, &topic, caps).await;
     let deleted = admin::delete_topics(&cluster, vec![topic], deadline)
         .await
         .unwrap();
@@ -132,6 +147,76 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
     let id = producer_id::init_producer_id(&cluster, deadline).await;
     assert_eq!(id.unwrap().epoch, 0);
     cluster.close().await;
+}
+
+/// Commits an offset in a transaction.
+async fn use_a_transaction(cluster: &Arc<Cluster>, topic: &str, caps: &[(i16, i16)]) {
+    let coordinator = TransactionClient::new(cluster.clone(), format!("txn-{topic}").into());
+    let limit = Instant::now() + Duration::from_secs(20);
+    let passes = |code: ErrorCode| {
+        assert!(code.is_ok() || Instant::now() < limit, "{code}");
+        assert!(code.is_ok() || code.is_retriable(), "{code}");
+        !code.is_ok()
+    };
+    let version = coordinator.version().await;
+    // FindCoordinator v0 finds groups only.
+    if caps.contains(&(10, 0)) {
+        return assert_eq!(version.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    let version = version.unwrap();
+    let init = InitProducerIdRequest {
+        transaction_timeout_ms: 60_000,
+        current: None,
+    };
+    let producer = loop {
+        match coordinator.init(init).await.unwrap() {
+            Ok(producer) => break producer,
+            Err(code) => assert!(passes(code)),
+        }
+    };
+    let (group_id, partition) = (format!("of-{topic}"), TopicPartition::new(topic, 1));
+    if version == TransactionVersion::V1 {
+        let partitions = vec![partition.clone(), TopicPartition::new(topic, 0)];
+        let add = AddPartitionsRequest {
+            producer,
+            partitions,
+        };
+        while passes(coordinator.add_partitions(add.clone()).await.unwrap()[1].1) {}
+        let add = AddOffsetsRequest {
+            producer,
+            group_id: group_id.clone(),
+        };
+        while passes(coordinator.add_offsets(add.clone()).await.unwrap()) {}
+    }
+    let commit = TxnOffsetCommitRequest {
+        producer,
+        group: GroupMetadata::outside_of_membership(&*group_id),
+        offsets: vec![CommitOffset {
+            partition: partition.clone(),
+            offset: 7,
+            leader_epoch: Some(0),
+            metadata: "text".to_owned(),
+        }],
+    };
+    while passes(
+        coordinator
+            .commit_offsets(commit.clone(), version)
+            .await
+            .unwrap()[0]
+            .1,
+    ) {}
+    let end = EndTxnRequest {
+        producer,
+        commit: true,
+    };
+    while passes(
+        coordinator
+            .end(end, version)
+            .await
+            .unwrap()
+            .err()
+            .unwrap_or(ErrorCode::NONE),
+    ) {}
 }
 
 /// Joins and syncs; the generation and the member id.

@@ -47,6 +47,14 @@ async fn every_producer_gets_an_id_of_its_own() {
 
 #[tokio::test]
 #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn offsets_are_committed_aborted_and_fenced() {
+    let client = client().await;
+    let version = client.transactions("any").version().await.unwrap();
+    scenarios::transactions::offsets_are_committed_aborted_and_fenced(&client, version).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
 async fn a_closed_client_refuses_everything() {
     scenarios::a_closed_client_refuses_everything(client().await).await;
 }

@@ -5,9 +5,11 @@
 mod scenarios;
 
 use ottla_client::{Client, ClientConfig, ErrorKind, NewTopic};
-use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
+use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, MockClusterBuilder, Versions};
 use ottla_types::coordinator::{CommitOffset, HeartbeatRequest, OffsetCommitRequest};
+use ottla_types::transactions::{EndTxnRequest, TransactionVersion};
 use ottla_types::{ErrorCode, Fate, TopicPartition};
+use scenarios::transactions;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -122,6 +124,102 @@ async fn an_id_that_nobody_gives_is_given_up_in_time() {
     let error = client.init_producer_id().await.unwrap_err();
     assert_eq!((error.is_retriable(), error.code()), (true, Some(code)));
     assert!(start.elapsed() < Duration::from_secs(3));
+    end(cluster, client).await;
+}
+
+/// A cluster that speaks this version of transactions, and none that is newer.
+async fn transactional_cluster(version: TransactionVersion) -> (MockCluster, Client) {
+    let versions = match version {
+        TransactionVersion::V1 => Versions::kafka_3_9(),
+        TransactionVersion::V2 => Versions::kafka_4_3(),
+    };
+    let builder = MockCluster::builder().brokers(3).versions(versions);
+    let cluster = builder.start().await.unwrap();
+    let client = scenarios::connect(&cluster.bootstrap()).await;
+    (cluster, client)
+}
+
+#[tokio::test]
+async fn offsets_are_committed_aborted_and_fenced_in_both_versions() {
+    for version in [TransactionVersion::V1, TransactionVersion::V2] {
+        let (cluster, client) = transactional_cluster(version).await;
+        transactions::offsets_are_committed_aborted_and_fenced(&client, version).await;
+        end(cluster, client).await;
+    }
+}
+
+#[tokio::test]
+async fn version_2_needs_the_feature_and_all_its_apis() {
+    let of = async |builder: MockClusterBuilder| {
+        let cluster = builder.start().await.unwrap();
+        let client = scenarios::connect(&cluster.bootstrap()).await;
+        let version = client.transactions("t").version().await.unwrap();
+        end(cluster, client).await;
+        version
+    };
+    let all = MockCluster::builder;
+    assert_eq!(of(all()).await, TransactionVersion::V2);
+    let unfinalised = all().transaction_version(1);
+    assert_eq!(of(unfinalised).await, TransactionVersion::V1);
+    let lacking = [
+        (ApiKey::Produce, 3, 11),
+        (ApiKey::TxnOffsetCommit, 0, 4),
+        (ApiKey::EndTxn, 0, 4),
+    ];
+    for (api, min, max) in lacking {
+        let versions = Versions::kafka_4_3().with(api, min, max);
+        let version = of(all().versions(versions)).await;
+        assert_eq!(version, TransactionVersion::V1, "{api:?} up to {max}");
+    }
+}
+
+#[tokio::test]
+async fn trap_c28_an_end_that_was_not_answered_tells_when_it_is_asked_again() {
+    for version in [TransactionVersion::V1, TransactionVersion::V2] {
+        for (commit, action) in [(true, Action::DropReply), (false, Action::Disconnect)] {
+            let (cluster, client) = transactional_cluster(version).await;
+            cluster.create_topic("orders", 1).unwrap();
+            let orders = TopicPartition::new("orders", 0);
+            let coordinator = client.transactions("t");
+            let producer = transactions::init(&coordinator, None).await.unwrap();
+            let offset = ("g", &orders, 5);
+            transactions::commit_offset(&coordinator, producer, offset, version).await;
+            let lost = Fault::on(ApiKey::EndTxn).transaction("t").action(action);
+            cluster.faults().add(lost);
+            let request = EndTxnRequest { producer, commit };
+            let error = coordinator.end(request, version).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionLost, "{error}");
+            let next = transactions::end(&coordinator, producer, commit, version).await;
+            // What was late cannot reach the transaction that comes next.
+            let next = transactions::init(&coordinator, next.ok()).await.unwrap();
+            let offset = ("g", &orders, 6);
+            transactions::commit_offset(&coordinator, next, offset, version).await;
+            transactions::end(&coordinator, producer, true, version)
+                .await
+                .unwrap_err();
+            transactions::end(&coordinator, next, false, version)
+                .await
+                .unwrap();
+            let committed = cluster.committed("g", "orders", 0).map(|(at, _)| at);
+            assert_eq!(committed, commit.then_some(5), "{version:?} {commit}");
+            end(cluster, client).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_moved_transaction_coordinator_is_found_again() {
+    let (cluster, client) = transactional_cluster(TransactionVersion::V2).await;
+    let coordinator = client.transactions("t");
+    let mut producer = transactions::init(&coordinator, None).await.unwrap();
+    for broker in [1, 2, 3] {
+        cluster.move_transaction_coordinator("t", broker).unwrap();
+        let had = producer;
+        producer = transactions::init(&coordinator, Some(had)).await.unwrap();
+        assert!(producer.epoch > had.epoch);
+    }
+    let illegal = client.transactions("").version().await.unwrap_err();
+    assert_eq!(illegal.kind(), ErrorKind::Config);
     end(cluster, client).await;
 }
 

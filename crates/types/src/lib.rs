@@ -4,8 +4,8 @@
 //! for `wasm32-unknown-unknown` too. It owns
 //!
 //! - what a record is ([`Record`], [`ConsumedRecord`], [`Headers`], [`TopicPartition`]),
-//! - what the group coordinator is asked and answers ([`coordinator`]), and the blobs that members
-//!   exchange through it ([`consumer_protocol`]),
+//! - what the coordinators are asked and answer ([`coordinator`], [`transactions`]), and the blobs
+//!   that members exchange through them ([`consumer_protocol`]),
 //! - Kafka's error codes ([`ErrorCode`]),
 //! - the names of the headers and topics that ottla writes ([`names`]),
 //! - the ports: [`Publish`] (records go out) and [`Clock`] (what time it is).
@@ -30,6 +30,7 @@ mod producer_id;
 mod publish;
 mod record;
 mod topic;
+pub mod transactions;
 
 pub use bytes::Bytes;
 pub use causes::with_causes;

@@ -216,6 +216,35 @@ api!(
     flexible_from(2, &[always(Fixed(16))])
 );
 
+// v4 and above are between brokers.
+api!(
+    AddPartitionsToTxn, AddPartitionsToTxnRequest -> AddPartitionsToTxnResponse, 24, 0..=3,
+    flexible_from(3, &[
+        always(Fixed(4)),
+        always(array(&[always(Text), always(array(&[always(Fixed(6))]))])),
+    ])
+);
+
+api!(
+    AddOffsetsToTxn, AddOffsetsToTxnRequest -> AddOffsetsToTxnResponse, 25, 0..=4,
+    flexible_from(3, &[always(Fixed(6))])
+);
+
+api!(
+    EndTxn, EndTxnRequest -> EndTxnResponse, 26, 0..=5,
+    flexible_from(3, &[always(Fixed(6)), since(5, Fixed(10))])
+);
+
+// From v3, so that the member's generation stands guard over the offsets (KIP-447); v6 names topics
+// by id.
+api!(
+    TxnOffsetCommit, TxnOffsetCommitRequest -> TxnOffsetCommitResponse, 28, 3..=5,
+    flexible_from(3, &[
+        always(Fixed(4)),
+        always(array(&[always(Text), always(array(&[always(Fixed(6))]))])),
+    ])
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,7 +435,34 @@ mod tests {
 
     #[test]
     fn the_layouts_of_transactions_fit_every_version() {
+        use m::add_partitions_to_txn_response as added;
+        use m::txn_offset_commit_response as committed;
         check::<m::InitProducerIdRequest>(|_| m::InitProducerIdResponse::default());
+        check::<m::AddOffsetsToTxnRequest>(|_| m::AddOffsetsToTxnResponse::default());
+        check::<m::EndTxnRequest>(|version| {
+            let raised = m::EndTxnResponse::default();
+            if version < 5 {
+                return raised;
+            }
+            raised
+                .with_producer_id(m::ProducerId(7))
+                .with_producer_epoch(3)
+        });
+        check::<m::AddPartitionsToTxnRequest>(|_| {
+            let partition = added::AddPartitionsToTxnPartitionResult::default();
+            let topic = added::AddPartitionsToTxnTopicResult::default()
+                .with_name(topic())
+                .with_results_by_partition(vec![partition; 2]);
+            m::AddPartitionsToTxnResponse::default()
+                .with_results_by_topic_v3_and_below(vec![topic; 2])
+        });
+        check::<m::TxnOffsetCommitRequest>(|_| {
+            let partition = committed::TxnOffsetCommitResponsePartition::default();
+            let topic = committed::TxnOffsetCommitResponseTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![partition; 2]);
+            m::TxnOffsetCommitResponse::default().with_topics(vec![topic; 2])
+        });
     }
 
     #[test]

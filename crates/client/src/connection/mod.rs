@@ -146,10 +146,10 @@ impl Connector {
             client_id: StrBytes::from_string(self.client_id.clone()),
             queue: sender,
             closed,
-            versions: HashMap::new(),
+            agreed: Agreed::default(),
             gate: Arc::default(),
         };
-        connection.versions =
+        connection.agreed =
             connection
                 .agree(deadline)
                 .await
@@ -161,7 +161,7 @@ impl Connector {
                 })?;
         #[cfg(test)]
         for (key, cap) in &self.version_caps {
-            if let Some((_, max)) = connection.versions.get_mut(key) {
+            if let Some((_, max)) = connection.agreed.versions.get_mut(key) {
                 *max = *cap;
             }
         }
@@ -238,11 +238,19 @@ struct Handle {
     client_id: StrBytes,
     queue: mpsc::Sender<Outgoing>,
     closed: Closed,
-    /// The broker's lowest and highest version for each API key.
-    versions: HashMap<i16, (i16, i16)>,
+    agreed: Agreed,
     /// Held by each request, and alone by the renewal of the session: the broker reads whatever
     /// comes in between as a part of it (KIP-368).
     gate: Arc<RwLock<()>>,
+}
+
+/// What a broker said of itself when the connection was made.
+#[derive(Debug, Default)]
+struct Agreed {
+    /// The lowest and highest version for each API key.
+    versions: HashMap<i16, (i16, i16)>,
+    /// The finalised level of each feature of the cluster (KIP-584).
+    features: HashMap<Box<str>, i16>,
 }
 
 impl Drop for Handle {
@@ -262,6 +270,16 @@ impl Connection {
         self.0.closed.connection.cancel();
     }
 
+    /// The finalised level of a feature of the cluster, 0 if the broker names none.
+    pub(crate) fn feature(&self, name: &str) -> i16 {
+        self.0.agreed.features.get(name).copied().unwrap_or(0)
+    }
+
+    /// The highest version of an API that the broker speaks.
+    pub(crate) fn speaks_up_to(&self, key: i16) -> Option<i16> {
+        self.0.agreed.versions.get(&key).map(|(_, max)| *max)
+    }
+
     /// The broker, as errors name it.
     pub(crate) fn broker(&self) -> &Arc<str> {
         &self.0.broker
@@ -276,10 +294,20 @@ impl Connection {
         deadline: Instant,
         build: impl FnOnce(i16) -> A,
     ) -> Result<(A::Answer, i16), Error> {
+        self.call_within(deadline, A::VERSIONS, build).await
+    }
+
+    /// The same in one of these versions only.
+    pub(crate) async fn call_within<A: Api>(
+        &self,
+        deadline: Instant,
+        versions: RangeInclusive<i16>,
+        build: impl FnOnce(i16) -> A,
+    ) -> Result<(A::Answer, i16), Error> {
         let start = Instant::now();
         let span = tracing::trace_span!("request", api = A::NAME, broker = &*self.0.broker);
         let result = async {
-            let version = self.0.version::<A>()?;
+            let version = self.0.common_version(A::KEY, A::NAME, versions)?;
             let answer = self.0.exchange(&build(version), version, deadline).await?;
             Ok((answer, version))
         };
@@ -325,7 +353,7 @@ impl Handle {
         ours: RangeInclusive<i16>,
     ) -> Result<i16, Error> {
         let ours = ours.into_inner();
-        let theirs = self.versions.get(&key).copied();
+        let theirs = self.agreed.versions.get(&key).copied();
         if let Some((min, max)) = theirs {
             let version = max.min(ours.1);
             if version >= min.max(ours.0) {
@@ -342,7 +370,7 @@ impl Handle {
 
     /// Asks which versions the broker speaks (KIP-511): v3 first; a broker that does not know v3
     /// answers error 35 in the form of v0, and is asked again with v0.
-    async fn agree(&self, deadline: Instant) -> Result<HashMap<i16, (i16, i16)>, Error> {
+    async fn agree(&self, deadline: Instant) -> Result<Agreed, Error> {
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("ottla"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
@@ -359,9 +387,15 @@ impl Handle {
             Error::from_code(code, ApiVersionsRequest::NAME).with_broker(&*self.broker)
         })?;
         let ranges = answer.api_keys.iter();
-        Ok(ranges
-            .map(|range| (range.api_key, (range.min_version, range.max_version)))
-            .collect())
+        let features = answer.finalized_features.iter();
+        Ok(Agreed {
+            versions: ranges
+                .map(|range| (range.api_key, (range.min_version, range.max_version)))
+                .collect(),
+            features: features
+                .map(|feature| ((*feature.name).into(), feature.max_version_level))
+                .collect(),
+        })
     }
 
     async fn exchange<A: Api>(

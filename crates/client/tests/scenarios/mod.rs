@@ -1,5 +1,7 @@
 //! What a client does with a cluster, whichever cluster it is.
 
+pub(crate) mod transactions;
+
 use ottla_client::{Client, ClientConfig, ErrorKind, GroupClient, NewTopic};
 use ottla_types::coordinator::{
     CommitOffset, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
