@@ -28,7 +28,10 @@ pub async fn read_topic(
     let mut records = Vec::new();
     open.retain(|(_, from, to)| from < to);
     while !open.is_empty() {
-        let positions = open.iter().map(|(p, from, _)| (p.clone(), *from)).collect();
+        let positions = open
+            .iter()
+            .map(|(p, from, _)| (p.clone(), (*from).into()))
+            .collect();
         let answers = timeout_at(by, client.transport().fetch(LIMITS, positions))
             .await
             .map_err(|_| Error::new(ErrorKind::TimedOut, "read a topic").with_topic(topic))?;
@@ -120,7 +123,7 @@ pub async fn bounds(
     earliest
         .into_iter()
         .zip(latest)
-        .map(|((partition, first), (_, next))| Ok((partition, first?, next?)))
+        .map(|((partition, first), (_, next))| Ok((partition, first?.offset, next?.offset)))
         .collect()
 }
 

@@ -23,6 +23,11 @@ pub enum ErrorKind {
     UnknownTopic,
     /// The position is below the first or above the last offset.
     OffsetOutOfRange,
+    /// The log was cut below the position (an unclean leader election): records that were read are
+    /// not in it any more. [`Error::diverging_offset`] says where the logs part, if the broker does.
+    Truncated,
+    /// The topic was deleted and created again: the position belongs to a log that is gone.
+    TopicRecreated,
     /// Records below the high watermark were not shown and the transport cannot tell where to read
     /// on (compacted, aborted or control batches that rskafka hides).
     Gap,
@@ -50,6 +55,7 @@ struct Inner {
     partition: Option<TopicPartition>,
     topic: Option<String>,
     offset: Option<Offset>,
+    diverging: Option<Offset>,
     code: Option<ErrorCode>,
     fate: Fate,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -65,6 +71,7 @@ impl Error {
             partition: None,
             topic: None,
             offset: None,
+            diverging: None,
             code: None,
             fate: Fate::NotWritten,
             source: None,
@@ -124,6 +131,13 @@ impl Error {
         self
     }
 
+    /// Names the first offset at which the log differs from what was read.
+    #[must_use]
+    pub fn with_diverging_offset(mut self, offset: Offset) -> Self {
+        self.0.diverging = Some(offset);
+        self
+    }
+
     /// Says whether the data of the call may be written all the same.
     #[must_use]
     pub fn with_fate(mut self, fate: Fate) -> Self {
@@ -175,6 +189,12 @@ impl Error {
         self.0.offset
     }
 
+    /// The first offset at which the log differs from what was read, of an error of kind
+    /// `Truncated`: everything below is still as it was.
+    pub fn diverging_offset(&self) -> Option<Offset> {
+        self.0.diverging
+    }
+
     /// The broker, if one is concerned.
     pub fn broker(&self) -> Option<&str> {
         self.0.broker.as_deref()
@@ -213,6 +233,9 @@ impl fmt::Display for Error {
         if let Some(offset) = e.offset {
             write!(f, " at offset {offset}")?;
         }
+        if let Some(offset) = e.diverging {
+            write!(f, ", diverging from {offset}")?;
+        }
         let what = match e.kind {
             ErrorKind::Config => "the configuration was refused",
             ErrorKind::Connect => "no broker could be reached",
@@ -222,6 +245,8 @@ impl fmt::Display for Error {
             ErrorKind::Unsupported => "not supported",
             ErrorKind::UnknownTopic => "the topic or partition does not exist",
             ErrorKind::OffsetOutOfRange => "the offset is out of range",
+            ErrorKind::Truncated => "the log was truncated below what was read",
+            ErrorKind::TopicRecreated => "the topic was deleted and created again",
             ErrorKind::Gap => "records below the high watermark were hidden by the transport",
             ErrorKind::RecordTooLarge => "the batch is larger than the broker allows",
             ErrorKind::InvalidRecord => "the record cannot be carried by this transport",

@@ -82,7 +82,7 @@ impl Broker {
             .list_offsets(ADMIN_WITHIN, ends.collect());
         let mut count = 0;
         for (_, offset) in answers.await {
-            count += offset?.cast_unsigned();
+            count += offset?.offset.cast_unsigned();
         }
         client.close().await;
         Ok(count)

@@ -46,19 +46,22 @@ pub trait Transport: Send + Sync + 'static {
     /// when `limits.max_wait` has passed (then with what it knows, possibly with nothing).
     ///
     /// Partitions that have nothing to say are left out of the answer. Dropping the call, or asking
-    /// again without a partition, loses nothing: the position is the caller's.
+    /// again without a partition, loses nothing: the position is the caller's. A position that was
+    /// made from a bare offset reads whatever stands there; one that came from a fetch or a look-up
+    /// notices a log that was cut or made anew meanwhile (`Truncated`, `TopicRecreated`).
     fn fetch(
         &self,
         limits: FetchLimits,
-        positions: Vec<(TopicPartition, Offset)>,
+        positions: Vec<(TopicPartition, FetchPosition)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>>;
 
-    /// Looks offsets up. The answers stand in the order of `wanted`.
+    /// Looks offsets up. The answers stand in the order of `wanted`, each with the epoch and the
+    /// topic id that it belongs to, where the transport knows them.
     fn list_offsets(
         &self,
         timeout: Duration,
         wanted: Vec<(TopicPartition, OffsetSpec)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Offset, Error>)>>;
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>>;
 
     /// Stops background work and closes connections.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -206,6 +209,36 @@ pub struct Produced {
     pub log_append_time_ms: Option<i64>,
 }
 
+/// Where a reader stands in a partition: an offset, and which log it was an offset of.
+///
+/// ```
+/// use ottla_client::transport::FetchPosition;
+///
+/// let somewhere = FetchPosition::from(42);
+/// assert_eq!((somewhere.offset, somewhere.leader_epoch), (42, None));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FetchPosition {
+    /// The offset of the next record.
+    pub offset: Offset,
+    /// The leader epoch of the record before it, by which a log that was cut since then is noticed
+    /// (KIP-320). `None` if it is not known, and then nothing is noticed.
+    pub leader_epoch: Option<i32>,
+    /// The topic's id (KIP-516), by which a topic that was deleted and created again is noticed.
+    pub topic_id: Option<[u8; 16]>,
+}
+
+impl From<Offset> for FetchPosition {
+    /// The offset alone, in whatever log stands there.
+    fn from(offset: Offset) -> Self {
+        Self {
+            offset,
+            leader_epoch: None,
+            topic_id: None,
+        }
+    }
+}
+
 /// What a fetch brought for one partition.
 #[derive(Debug, Clone)]
 pub struct Fetched {
@@ -213,12 +246,27 @@ pub struct Fetched {
     pub records: RecordSet,
     /// Where to read on: above every record in `records` and every batch that holds none.
     pub next_offset: Offset,
+    /// The leader epoch of the last batch below `next_offset`, if the transport knows it.
+    pub leader_epoch: Option<i32>,
+    /// The id of the topic that was read, if the transport knows it.
+    pub topic_id: Option<[u8; 16]>,
     /// The first offset that is not yet replicated.
     pub high_watermark: Offset,
     /// The first offset of an open transaction, if the transport knows it.
     pub last_stable_offset: Option<Offset>,
     /// The first offset that is still there, if the transport knows it.
     pub log_start_offset: Option<Offset>,
+}
+
+impl Fetched {
+    /// Where to read on.
+    pub fn next_position(&self) -> FetchPosition {
+        FetchPosition {
+            offset: self.next_offset,
+            leader_epoch: self.leader_epoch,
+            topic_id: self.topic_id,
+        }
+    }
 }
 
 /// Which offset [`Transport::list_offsets`] looks up.

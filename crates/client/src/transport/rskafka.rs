@@ -16,8 +16,8 @@ mod polls;
 mod produce;
 
 use super::{
-    Capabilities, Compression, FetchLimits, Fetched, OffsetSpec, ProduceOptions, Produced,
-    Transport,
+    Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec, ProduceOptions,
+    Produced, Transport,
 };
 use crate::{ClientConfig, Error, ErrorKind};
 use ::rskafka::chrono::DateTime;
@@ -193,22 +193,24 @@ impl Transport for RskafkaTransport {
     fn fetch(
         &self,
         limits: FetchLimits,
-        positions: Vec<(TopicPartition, Offset)>,
+        positions: Vec<(TopicPartition, FetchPosition)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>> {
-        Box::pin(self.polls.fetch(limits, positions))
+        let positions = positions.into_iter();
+        let positions = positions.map(|(partition, position)| (partition, position.offset));
+        Box::pin(self.polls.fetch(limits, positions.collect()))
     }
 
     fn list_offsets(
         &self,
         timeout: Duration,
         wanted: Vec<(TopicPartition, OffsetSpec)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Offset, Error>)>> {
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>> {
         let deadline = Instant::now() + timeout;
         Box::pin(join_all(wanted.into_iter().map(
             move |(partition, spec)| {
                 Box::pin(async move {
                     let result = self.offset(&partition, spec, deadline).await;
-                    (partition, result)
+                    (partition, result.map(FetchPosition::from))
                 })
             },
         )))

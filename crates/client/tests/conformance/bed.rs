@@ -1,7 +1,7 @@
 //! A cluster, a client with one of the transports on it, and what the tests ask of both.
 
 use ottla_client::transport::{
-    Acks, Compression, FetchLimits, Fetched, ProduceOptions, Produced, Transport,
+    Acks, Compression, FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced, Transport,
 };
 use ottla_client::{Client, ClientConfig, Error, NewTopic, TransportKind};
 use ottla_mock_cluster::{MockCluster, MockClusterBuilder};
@@ -120,6 +120,11 @@ impl Topic<'_> {
         TopicPartition::new(&*self.name, partition)
     }
 
+    /// A bare offset of a partition.
+    pub(crate) fn at(&self, partition: i32, offset: Offset) -> (TopicPartition, FetchPosition) {
+        (self.p(partition), offset.into())
+    }
+
     pub(crate) async fn send(
         &self,
         partition: i32,
@@ -140,7 +145,12 @@ impl Topic<'_> {
     }
 
     /// What a reader gets at the position: records, a later position, or an error.
-    pub(crate) async fn read(&self, partition: i32, position: Offset) -> Result<Fetched, Error> {
+    pub(crate) async fn read(
+        &self,
+        partition: i32,
+        position: impl Into<FetchPosition>,
+    ) -> Result<Fetched, Error> {
+        let position = position.into();
         let reading = async {
             loop {
                 let wanted = vec![(self.p(partition), position)];

@@ -246,7 +246,7 @@ pub(crate) async fn offsets_are_looked_up(bed: &Bed) {
     let found = bed.transport().list_offsets(PATIENCE, wanted.collect());
     for ((partition, offset), (n, spec, expected)) in found.await.into_iter().zip(specs) {
         assert_eq!(partition, topic.p(n));
-        assert_eq!(offset.unwrap(), expected, "{spec:?}");
+        assert_eq!(offset.unwrap().offset, expected, "{spec:?}");
     }
     let nowhere = vec![(topic.p(7), OffsetSpec::Latest)];
     let limit = std::time::Duration::from_millis(300);
@@ -273,7 +273,10 @@ async fn read_with(topic: &Topic<'_>, limits: FetchLimits, partitions: i32, each
     let mut positions: Vec<_> = (0..partitions).map(|n| (topic.p(n), 0)).collect();
     let mut calls = 0;
     while positions.iter().any(|(_, position)| *position < each) {
-        let open = positions.iter().filter(|(_, at)| *at < each).cloned();
+        let open = positions
+            .iter()
+            .filter(|(_, at)| *at < each)
+            .map(|(p, at)| (p.clone(), (*at).into()));
         let answers = topic.bed.transport().fetch(limits, open.collect()).await;
         calls += 1;
         for (partition, answer) in answers {

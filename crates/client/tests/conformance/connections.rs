@@ -16,7 +16,7 @@ pub(crate) async fn trap_a13_many_partitions_need_few_connections(kind: Transpor
     for (_, result) in written.await {
         result.unwrap();
     }
-    let mut open: Vec<_> = (0..partitions).map(|n| (topic.p(n), 0)).collect();
+    let mut open: Vec<_> = (0..partitions).map(|n| topic.at(n, 0)).collect();
     while !open.is_empty() {
         let fetching = bed.transport().fetch(limits(PATIENCE), open.clone());
         for (partition, result) in fetching.await {
@@ -58,7 +58,7 @@ pub(crate) async fn one_request_is_for_all_partitions_of_a_broker(kind: Transpor
     assert_eq!(requests, 2);
     // With the end of the last transaction in sight nothing is asked twice: all that is there comes
     // with the first answer of each broker.
-    let mut open: Vec<_> = (0..8).map(|n| (topic.p(n), 0)).collect();
+    let mut open: Vec<_> = (0..8).map(|n| topic.at(n, 0)).collect();
     let mut calls = 0;
     while !open.is_empty() {
         calls += 1;

@@ -60,7 +60,7 @@ pub(crate) async fn trap_a7_a_request_without_an_answer_ends_in_time(kind: Trans
         topic.read_on(0, 0).await;
         let wanted = vec![(topic.p(0), OffsetSpec::Earliest)];
         let found = bed.transport().list_offsets(PATIENCE, wanted).await;
-        assert_eq!(found.into_iter().next().unwrap().1.unwrap(), 0);
+        assert_eq!(found.into_iter().next().unwrap().1.unwrap().offset, 0);
         assert_eq!(hang.hits(), 1, "{api:?}");
     }
     let hang = Fault::on(ApiKey::Produce).forever().action(Action::Hang);
@@ -97,7 +97,7 @@ pub(crate) async fn trap_a9_codes_that_pass_are_retried(kind: TransportKind) {
         let fault = bed.mock.faults().add(refuse(ApiKey::ListOffsets, code));
         let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
         let found = bed.transport().list_offsets(PATIENCE, wanted).await;
-        let offset = found.into_iter().next().unwrap().1.unwrap();
+        let offset = found.into_iter().next().unwrap().1.unwrap().offset;
         assert_eq!((offset, fault.hits()), (written as i64, 1), "{code}");
     }
 }
@@ -195,7 +195,7 @@ pub(crate) async fn calls_that_are_dropped_do_no_harm(kind: TransportKind) {
     for _ in 0..3 {
         let writing = topic.write(1, &["dropped"]);
         assert!(timeout(SECOND / 50, writing).await.is_err());
-        let wanted = vec![(topic.p(0), 1), (topic.p(1), 50)];
+        let wanted = vec![topic.at(0, 1), topic.at(1, 50)];
         let reading = bed.transport().fetch(limits(PATIENCE), wanted);
         let _ = timeout(SECOND / 50, reading).await;
     }
@@ -213,7 +213,7 @@ pub(crate) async fn a_closed_transport_refuses_everything(kind: TransportKind) {
     assert_eq!(values(&topic.read(0, 0).await.unwrap()), ["a"]);
     let waiting = bed
         .transport()
-        .fetch(limits(PATIENCE), vec![(topic.p(0), 1)]);
+        .fetch(limits(PATIENCE), vec![topic.at(0, 1)]);
     let closing = async {
         tokio::task::yield_now().await;
         bed.client.close().await;

@@ -209,7 +209,7 @@ async fn trap_d_a_partition_that_cannot_be_read_does_not_spoil_the_others() {
     })
     .await;
     let topic = liar.bed.existing("t");
-    let mut open = vec![(topic.p(0), 0), (topic.p(1), 0)];
+    let mut open = vec![topic.at(0, 0), topic.at(1, 0)];
     while !open.is_empty() {
         let fetching = topic.bed.transport().fetch(limits(PATIENCE), open.clone());
         for (partition, result) in fetching.await {
@@ -253,7 +253,7 @@ async fn a_broker_that_answers_at_once_with_nothing_is_not_asked_in_a_hot_loop()
     let liar = Liar::start(|_, _| BytesMut::from(&[0; 8][..])).await;
     let topic = liar.bed.existing("t");
     let started = Instant::now();
-    let wanted = vec![(topic.p(0), 0)];
+    let wanted = vec![topic.at(0, 0)];
     let answers = topic.bed.transport().fetch(limits(SECOND), wanted).await;
     assert_eq!(answers.len(), 0);
     assert!(started.elapsed() >= SECOND);

@@ -10,7 +10,7 @@ pub(crate) async fn a_fetch_ends_with_its_waiting_time(bed: &Bed) {
     let topic = bed.topic(2, &[]).await;
     topic.write(0, &["a"]).await.unwrap();
     let started = Instant::now();
-    let wanted = vec![(topic.p(0), 1), (topic.p(1), 0)];
+    let wanted = vec![topic.at(0, 1), topic.at(1, 0)];
     let answers = bed.transport().fetch(limits(SECOND / 2), wanted.clone());
     assert_eq!(answers.await.len(), 0);
     let waited = started.elapsed();
@@ -62,7 +62,7 @@ pub(crate) async fn the_next_records_are_fetched_in_advance(kind: TransportKind)
     })
     .await;
     topic.write(0, &["b"]).await.unwrap();
-    let wanted = vec![(topic.p(0), 1)];
+    let wanted = vec![topic.at(0, 1)];
     let answers = bed.transport().fetch(limits(PATIENCE), wanted).await;
     let fetched = answers.into_iter().next().unwrap().1.unwrap();
     assert_eq!(shown(&fetched), [(1, "b".to_owned())]);
@@ -77,13 +77,13 @@ pub(crate) async fn a_partition_that_becomes_ready_does_not_wait_for_the_others(
     let started = Instant::now();
     let quiet = bed
         .transport()
-        .fetch(limits(PATIENCE), vec![(topic.p(0), 0)]);
+        .fetch(limits(PATIENCE), vec![topic.at(0, 0)]);
     let busy = async {
         until("the quiet one is in a long poll", || {
             bed.mock.requests(ApiKey::Fetch) >= 1
         })
         .await;
-        let wanted = vec![(topic.p(1), 0)];
+        let wanted = vec![topic.at(1, 0)];
         let answers = bed.transport().fetch(limits(PATIENCE), wanted).await;
         assert_eq!(answers.into_iter().next().unwrap().0, topic.p(1));
         assert!(started.elapsed() < PATIENCE / 3);
@@ -102,7 +102,7 @@ pub(crate) async fn sessions_are_used_and_lost_ones_begin_anew(kind: TransportKi
         for n in 0..3 {
             topic.write(n, &[&format!("{n}-{round}")]).await.unwrap();
         }
-        let mut open: Vec<_> = (0..3).map(|n| (topic.p(n), round)).collect();
+        let mut open: Vec<_> = (0..3).map(|n| topic.at(n, round)).collect();
         while !open.is_empty() {
             let answers = bed.transport().fetch(limits(PATIENCE), open.clone()).await;
             for (partition, result) in answers {

@@ -21,7 +21,7 @@ pub(crate) async fn a_topic_that_does_not_exist_is_an_error(bed: &Bed) {
         assert_eq!(error.partition(), Some(&topic.p(0)));
         let answers = bed
             .transport()
-            .fetch(limits(SECOND / 2), vec![(topic.p(0), 0)])
+            .fetch(limits(SECOND / 2), vec![topic.at(0, 0)])
             .await;
         let error = answers.into_iter().next().unwrap().1.unwrap_err();
         assert_eq!(
@@ -83,7 +83,7 @@ pub(crate) async fn a_batch_that_the_broker_calls_invalid_is_an_error(bed: &Bed)
         .transport()
         .fetch(
             limits(SECOND / 5),
-            vec![(TopicPartition::new("a topic", 0), 0)],
+            vec![(TopicPartition::new("a topic", 0), 0.into())],
         )
         .await;
     let error = error.into_iter().next().map(|(_, result)| result);

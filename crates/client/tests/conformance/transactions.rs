@@ -39,7 +39,7 @@ async fn write_everything(bed: &Bed, topic: &crate::bed::Topic<'_>) -> (Vec<(i64
             loop {
                 let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
                 let found = bed.transport().list_offsets(PATIENCE, wanted).await;
-                if found.into_iter().next().unwrap().1.unwrap() == 5 * round {
+                if found.into_iter().next().unwrap().1.unwrap().offset == 5 * round {
                     break;
                 }
                 tokio::time::sleep(SECOND / 100).await;
@@ -87,12 +87,12 @@ pub(crate) async fn an_open_transaction_holds_committed_readers_back(bed: &Bed) 
     producer.write(batch(&["in it"])).await;
     topic.write(0, &["behind"]).await.unwrap();
     assert_eq!(topic.read_to(0, 0, 1).await, [(0, "before".to_owned())]);
-    let wanted = vec![(topic.p(0), 1)];
+    let wanted = vec![topic.at(0, 1)];
     let answers = bed.transport().fetch(limits(SECOND / 3), wanted).await;
     assert_eq!(answers.len(), 0);
     let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
     let latest = bed.transport().list_offsets(PATIENCE, wanted).await;
-    let latest = latest.into_iter().next().unwrap().1.unwrap();
+    let latest = latest.into_iter().next().unwrap().1.unwrap().offset;
     assert_eq!(latest, 1, "the end of what is stable");
     producer.end(true).await;
     let fetched = topic.read_on(0, 1).await;

@@ -20,7 +20,7 @@ async fn use_everything(bed: &Bed) {
         topic.write(n, &["c"]).await.unwrap();
         assert_eq!(topic.read_to(n, 2, 3).await, [(2, "c".to_owned())]);
     }
-    let wanted = vec![(topic.p(0), 3)];
+    let wanted = vec![topic.at(0, 3)];
     let answers = bed.transport().fetch(limits(SECOND / 20), wanted).await;
     assert_eq!(answers.len(), 0);
     let wanted = vec![
@@ -29,7 +29,7 @@ async fn use_everything(bed: &Bed) {
         (topic.p(2), OffsetSpec::Timestamp(2_000)),
     ];
     let found = bed.transport().list_offsets(PATIENCE, wanted).await;
-    let offsets: Vec<_> = found.into_iter().map(|(_, o)| o.unwrap()).collect();
+    let offsets: Vec<_> = found.into_iter().map(|(_, o)| o.unwrap().offset).collect();
     assert_eq!(offsets, [0, 3, 3]);
     let error = topic.read(0, 9).await.unwrap_err();
     assert_eq!(error.kind(), ottla_client::ErrorKind::OffsetOutOfRange);

@@ -1,8 +1,8 @@
 //! A mock cluster and a transport on it, with what the tests ask of both.
 
 use ottla_client::transport::{
-    Acks, Compression, FetchLimits, Fetched, ProduceOptions, Produced, RskafkaSettings,
-    RskafkaTransport, Transport,
+    Acks, Compression, FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced,
+    RskafkaSettings, RskafkaTransport, Transport,
 };
 use ottla_client::{ClientConfig, Error};
 use ottla_mock_cluster::MockCluster;
@@ -38,6 +38,11 @@ pub(crate) async fn one_broker(partitions: i32) -> (MockCluster, RskafkaTranspor
     cluster.create_topic("t", partitions).unwrap();
     let transport = transport(&cluster).await;
     (cluster, transport)
+}
+
+/// A bare offset of a partition.
+pub(crate) fn at(partition: i32, offset: Offset) -> (TopicPartition, FetchPosition) {
+    (p(partition), offset.into())
 }
 
 pub(crate) fn p(partition: i32) -> TopicPartition {
@@ -93,7 +98,7 @@ pub(crate) async fn fetch_one(
     let fetched = async {
         loop {
             let mut answers = transport
-                .fetch(limits(SECOND / 2), vec![(p(partition), position)])
+                .fetch(limits(SECOND / 2), vec![at(partition, position)])
                 .await;
             if let Some((_, result)) = answers.pop() {
                 return result;

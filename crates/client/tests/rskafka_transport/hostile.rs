@@ -150,5 +150,5 @@ async fn trap_d_a_batch_whose_offsets_overflow_is_a_typed_error_at_the_position(
     // The transport is usable: what it makes of the next answer is the broker's word.
     let wanted = vec![(p(0), OffsetSpec::Latest)];
     let found = timeout(PATIENCE, liar.transport.list_offsets(PATIENCE, wanted)).await;
-    assert_eq!(*found.unwrap()[0].1.as_ref().unwrap(), i64::MAX);
+    assert_eq!(found.unwrap()[0].1.as_ref().unwrap().offset, i64::MAX);
 }

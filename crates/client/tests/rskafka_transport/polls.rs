@@ -12,7 +12,7 @@ use tokio::time::Instant;
 async fn one_partition_answers_while_the_polls_of_the_others_stay_in_flight() {
     let (cluster, transport) = one_broker(2).await;
     produce(&transport, 0, &["a"], PATIENCE).await.unwrap();
-    let positions = |first| vec![(p(0), first), (p(1), 0)];
+    let positions = |first| vec![at(0, first), at(1, 0)];
     let answers = transport.fetch(limits(PATIENCE), positions(0)).await;
     assert_eq!(answers.len(), 1);
     assert_eq!(answers[0].0, p(0));
@@ -39,7 +39,7 @@ async fn a_fetch_that_is_dropped_or_finds_nothing_loses_nothing() {
     let wait = SECOND / 4;
     assert!(
         transport
-            .fetch(limits(wait), vec![(p(0), 0)])
+            .fetch(limits(wait), vec![at(0, 0)])
             .await
             .is_empty()
     );
@@ -47,7 +47,7 @@ async fn a_fetch_that_is_dropped_or_finds_nothing_loses_nothing() {
 
     let asked = cluster.requests(ApiKey::Fetch);
     {
-        let dropped = transport.fetch(limits(PATIENCE), vec![(p(0), 0)]);
+        let dropped = transport.fetch(limits(PATIENCE), vec![at(0, 0)]);
         tokio::pin!(dropped);
         tokio::select! {
             _ = &mut dropped => panic!("there is nothing to fetch"),
@@ -63,8 +63,8 @@ async fn a_long_poll_delays_neither_a_write_nor_another_reader() {
     let (_cluster, transport) = one_broker(1).await;
     produce(&transport, 0, &["a"], PATIENCE).await.unwrap();
     let started = Instant::now();
-    let (polled, ()) = tokio::join!(transport.fetch(limits(PATIENCE), vec![(p(0), 1)]), async {
-        let behind = transport.fetch(limits(PATIENCE), vec![(p(0), 0)]).await;
+    let (polled, ()) = tokio::join!(transport.fetch(limits(PATIENCE), vec![at(0, 1)]), async {
+        let behind = transport.fetch(limits(PATIENCE), vec![at(0, 0)]).await;
         assert_eq!(values(behind[0].1.as_ref().unwrap()), ["a"]);
         produce(&transport, 0, &["b"], PATIENCE).await.unwrap();
     });
@@ -92,7 +92,7 @@ async fn closing_ends_polls_and_connections() {
     let (cluster, transport) = one_broker(2).await;
     produce(&transport, 0, &["a"], PATIENCE).await.unwrap();
     let asked = cluster.requests(ApiKey::Fetch);
-    let (answers, ()) = tokio::join!(transport.fetch(limits(PATIENCE), vec![(p(1), 0)]), async {
+    let (answers, ()) = tokio::join!(transport.fetch(limits(PATIENCE), vec![at(1, 0)]), async {
         until("the poll is out", || {
             cluster.requests(ApiKey::Fetch) > asked
         })
@@ -102,7 +102,7 @@ async fn closing_ends_polls_and_connections() {
     assert_eq!(answers[0].1.as_ref().unwrap_err().kind(), ErrorKind::Closed);
     let error = produce(&transport, 0, &["b"], PATIENCE).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
-    let answers = transport.fetch(limits(PATIENCE), vec![(p(0), 0)]).await;
+    let answers = transport.fetch(limits(PATIENCE), vec![at(0, 0)]).await;
     assert_eq!(answers[0].1.as_ref().unwrap_err().kind(), ErrorKind::Closed);
     drop(transport);
     until("no connection is left", || cluster.connections() == 0).await;

@@ -8,7 +8,7 @@
 use super::partition::{Partitions, Position};
 use crate::lane::Chunk;
 use crate::{ConsumerConfig, Error, ErrorKind};
-use ottla_client::transport::{FetchLimits, Fetched, Transport};
+use ottla_client::transport::{FetchLimits, FetchPosition, Fetched, Transport};
 use ottla_record_batch::DecodeError;
 use ottla_types::{Offset, TopicPartition};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(super) struct Answer {
     pub(super) partition: TopicPartition,
     pub(super) incarnation: u64,
     /// The position that was asked for.
-    pub(super) offset: Offset,
+    pub(super) position: FetchPosition,
     pub(super) result: Read,
 }
 
@@ -43,6 +43,8 @@ pub(super) enum Read {
     /// Records, or at least a later position.
     Some {
         chunk: Chunk,
+        /// Where to read on.
+        next: FetchPosition,
         high_watermark: Offset,
         /// Why reading ended before the end of what came.
         unreadable: Option<DecodeError>,
@@ -78,12 +80,15 @@ impl Fetcher {
         }
         let mut asked = Vec::new();
         for (partition, owned) in partitions.iter_mut() {
-            if let Position::At { offset, not_before } = owned.position
+            if let Position::At {
+                position,
+                not_before,
+            } = owned.position
                 && not_before <= now
                 && owned.has_room()
             {
-                owned.position = Position::Fetching(offset);
-                asked.push((partition.clone(), owned.incarnation, offset));
+                owned.position = Position::Fetching(position);
+                asked.push((partition.clone(), owned.incarnation, position));
             }
         }
         if !asked.is_empty() {
@@ -111,21 +116,21 @@ impl Fetcher {
 async fn fetch(
     transport: Arc<dyn Transport>,
     limits: FetchLimits,
-    asked: Vec<(TopicPartition, u64, Offset)>,
+    asked: Vec<(TopicPartition, u64, FetchPosition)>,
 ) -> Vec<Answer> {
-    let positions = asked.iter().map(|(p, _, o)| (p.clone(), *o)).collect();
+    let positions = asked.iter().map(|(p, _, at)| (p.clone(), *at)).collect();
     let fetched = transport.fetch(limits, positions).await;
     let mut fetched: HashMap<_, _> = fetched.into_iter().collect();
-    let answer = |(partition, incarnation, offset): (TopicPartition, u64, Offset)| {
+    let answer = |(partition, incarnation, position): (TopicPartition, u64, FetchPosition)| {
         let result = match fetched.remove(&partition) {
             None => Read::Nothing,
-            Some(Ok(fetched)) => read(&partition, offset, &fetched),
+            Some(Ok(fetched)) => read(&partition, position, &fetched),
             Some(Err(error)) => Read::Failed(error),
         };
         Answer {
             partition,
             incarnation,
-            offset,
+            position,
             result,
         }
     };
@@ -133,14 +138,21 @@ async fn fetch(
 }
 
 /// Decodes what is at or above `position`.
-fn read(partition: &TopicPartition, position: Offset, fetched: &Fetched) -> Read {
-    let mut chunk = Chunk::at(position);
-    let unreadable = decode(partition, position, fetched, &mut chunk).err();
+fn read(partition: &TopicPartition, position: FetchPosition, fetched: &Fetched) -> Read {
+    let mut chunk = Chunk::at(position.offset);
+    let unreadable = decode(partition, position.offset, fetched, &mut chunk).err();
+    let mut next = fetched.next_position();
     if unreadable.is_none() {
-        chunk.next_offset = chunk.next_offset.max(fetched.next_offset);
+        next.offset = next.offset.max(chunk.next_offset);
+        chunk.next_offset = next.offset;
+    } else {
+        next.offset = chunk.next_offset;
+        let last = chunk.records.last().and_then(|last| last.leader_epoch);
+        next.leader_epoch = last.or(position.leader_epoch);
     }
     Read::Some {
         chunk,
+        next,
         high_watermark: fetched.high_watermark,
         unreadable,
     }
@@ -192,11 +204,13 @@ mod tests {
         let fetched = Fetched {
             records,
             next_offset,
+            leader_epoch: Some(3),
+            topic_id: None,
             high_watermark: 100,
             last_stable_offset: None,
             log_start_offset: None,
         };
-        match read(&TopicPartition::new("t", 0), position, &fetched) {
+        match read(&TopicPartition::new("t", 0), position.into(), &fetched) {
             Read::Some {
                 chunk, unreadable, ..
             } => (chunk, unreadable.is_some()),

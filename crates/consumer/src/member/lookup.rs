@@ -5,7 +5,7 @@
 
 use super::partition::{Lookup, Partitions, Position, may_pass};
 use crate::{AutoOffsetReset, Error, ErrorKind};
-use ottla_client::transport::{OffsetSpec, Transport};
+use ottla_client::transport::{FetchPosition, OffsetSpec, Transport};
 use ottla_client::{Error as ClientError, GroupClient};
 use ottla_types::coordinator::OffsetFetchRequest;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
@@ -32,7 +32,7 @@ pub(super) struct Found {
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Located {
-    pub(super) offset: Offset,
+    pub(super) position: FetchPosition,
     /// The group's committed offset, if it has one.
     pub(super) committed: Option<Offset>,
 }
@@ -120,11 +120,28 @@ impl Lookups {
 
 impl Finder {
     async fn find(&self, wanted: Vec<Wanted>) -> Vec<Found> {
-        let is_new = |w: &Wanted| w.lookup == Lookup::Committed;
-        let (new, out_of_range): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_new);
+        let (mut new, mut out_of_range) = (Vec::new(), Vec::new());
+        let (mut truncated, mut recreated) = (Vec::new(), Vec::new());
+        for want in wanted {
+            match want.lookup {
+                Lookup::Committed => new.push(want),
+                Lookup::OutOfRange(_) => out_of_range.push(want),
+                Lookup::Truncated => truncated.push(want),
+                Lookup::Recreated => recreated.push(want),
+            }
+        }
         let mut found = self.find_new(new).await;
         found.extend(self.find_in_range(out_of_range).await);
+        found.extend(self.reset(truncated).await);
+        found.extend(self.find_first(recreated).await);
         found
+    }
+
+    /// Whatever is in a topic that was made anew came after what was read: it is read from the
+    /// front, also by those who begin with `latest` (C15).
+    async fn find_first(&self, wanted: Vec<Wanted>) -> Vec<Found> {
+        let first = self.list(&wanted, OffsetSpec::Earliest).await;
+        wanted.into_iter().zip(first).map(listed).collect()
     }
 
     /// Committed offsets, and resets for the partitions that have none.
@@ -147,9 +164,15 @@ impl Finder {
         let mut without = Vec::new();
         for want in wanted {
             match committed.remove(&want.partition) {
-                Some(Ok(Some(offset))) => found.push(want.located(offset, Some(offset))),
+                Some(Ok(Some((offset, leader_epoch)))) => {
+                    let position = FetchPosition {
+                        leader_epoch,
+                        ..FetchPosition::from(offset)
+                    };
+                    found.push(want.located(position, Some(offset)));
+                }
                 Some(Ok(None)) => match want.pin {
-                    Some(pin) => found.push(want.located(pin, None)),
+                    Some(pin) => found.push(want.located(pin.into(), None)),
                     None => without.push(want),
                 },
                 Some(Err(code)) => found.push(want.failed(code_error(code))),
@@ -163,7 +186,7 @@ impl Finder {
     async fn committed(
         &self,
         partitions: Vec<TopicPartition>,
-    ) -> Result<HashMap<TopicPartition, Result<Option<Offset>, ErrorCode>>, ClientError> {
+    ) -> Result<HashMap<TopicPartition, Result<Option<Committed>, ErrorCode>>, ClientError> {
         let request = OffsetFetchRequest {
             partitions,
             require_stable: true,
@@ -174,7 +197,8 @@ impl Finder {
         }
         let offsets = response.offsets.into_iter();
         let offset = |o: ottla_types::coordinator::FetchedOffset| {
-            (o.partition, o.error.into_result().map(|()| o.offset))
+            let committed = o.offset.map(|offset| (offset, o.leader_epoch));
+            (o.partition, o.error.into_result().map(|()| committed))
         };
         Ok(offsets.map(offset).collect())
     }
@@ -193,11 +217,7 @@ impl Finder {
             }
         };
         let offsets = self.list(&wanted, spec).await;
-        let located = |(want, offset): (Wanted, Result<Offset, ClientError>)| match offset {
-            Ok(offset) => want.located(offset, None),
-            Err(error) => want.failed(LookupError::of(error)),
-        };
-        wanted.into_iter().zip(offsets).map(located).collect()
+        wanted.into_iter().zip(offsets).map(listed).collect()
     }
 
     /// The broker said that an offset is out of range. A replica that lags says so too, for a while:
@@ -211,12 +231,13 @@ impl Finder {
         let ends = earliest.into_iter().zip(latest);
         let mut found = Vec::with_capacity(wanted.len());
         for (want, ends) in wanted.into_iter().zip(ends) {
-            let Lookup::OutOfRange(offset) = want.lookup else {
+            let Lookup::OutOfRange(asked) = want.lookup else {
                 continue;
             };
+            let offset = asked.offset;
             found.push(match ends {
-                (Ok(first), Ok(end)) if (first..=end).contains(&offset) => {
-                    want.located(offset, None)
+                (Ok(first), Ok(end)) if (first.offset..=end.offset).contains(&offset) => {
+                    want.located(asked, None)
                 }
                 (Ok(first), Ok(end)) => match self.reset {
                     AutoOffsetReset::Earliest => want.located(first, None),
@@ -233,7 +254,7 @@ impl Finder {
         found
     }
 
-    async fn list(&self, wanted: &[Wanted], spec: OffsetSpec) -> Vec<Result<Offset, ClientError>> {
+    async fn list(&self, wanted: &[Wanted], spec: OffsetSpec) -> Vec<Listed> {
         if wanted.is_empty() {
             return Vec::new();
         }
@@ -244,8 +265,11 @@ impl Finder {
 }
 
 impl Wanted {
-    fn located(self, offset: Offset, committed: Option<Offset>) -> Found {
-        self.found(Ok(Located { offset, committed }))
+    fn located(self, position: FetchPosition, committed: Option<Offset>) -> Found {
+        self.found(Ok(Located {
+            position,
+            committed,
+        }))
     }
 
     fn failed(self, error: LookupError) -> Found {
@@ -259,6 +283,18 @@ impl Wanted {
             lookup: self.lookup,
             result,
         }
+    }
+}
+
+/// A committed offset and its leader epoch.
+type Committed = (Offset, Option<i32>);
+
+type Listed = Result<FetchPosition, ClientError>;
+
+fn listed((want, position): (Wanted, Listed)) -> Found {
+    match position {
+        Ok(position) => want.located(position, None),
+        Err(error) => want.failed(LookupError::of(error)),
     }
 }
 

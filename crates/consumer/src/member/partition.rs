@@ -5,7 +5,8 @@ use crate::handler::PartitionLease;
 use crate::lane::{Chunk, LaneHandle, Progress};
 use crate::status::PartitionState;
 use ottla_client::Backoff;
-use ottla_types::{Offset, TopicPartition};
+use ottla_client::transport::FetchPosition;
+use ottla_types::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +43,12 @@ pub(super) enum Position {
     /// Being looked up.
     LookingUp,
     /// Known; the next fetch may ask for it.
-    At { offset: Offset, not_before: Instant },
+    At {
+        position: FetchPosition,
+        not_before: Instant,
+    },
     /// A fetch for it is out.
-    Fetching(Offset),
+    Fetching(FetchPosition),
     /// An error stopped the partition; what its lane has is still handled.
     Stopped,
 }
@@ -54,8 +58,12 @@ pub(super) enum Position {
 pub(super) enum Lookup {
     /// The partition was assigned.
     Committed,
-    /// The broker does not have this offset.
-    OutOfRange(Offset),
+    /// The log does not have this offset.
+    OutOfRange(FetchPosition),
+    /// The log was cut below the position, nobody knows where.
+    Truncated,
+    /// The topic was made anew.
+    Recreated,
 }
 
 impl Owned {
@@ -82,19 +90,30 @@ impl Owned {
             && self.lane.as_ref().is_some_and(LaneHandle::has_room)
     }
 
-    /// Reads on at `offset`.
-    pub(super) fn read_at(&mut self, offset: Offset, now: Instant) {
+    /// Reads on at `position`.
+    pub(super) fn read_at(&mut self, position: FetchPosition, now: Instant) {
         self.backoff.reset();
         self.position = Position::At {
-            offset,
+            position,
             not_before: now,
         };
     }
 
-    /// Reads `offset` again after a while.
-    pub(super) fn retry_at(&mut self, offset: Offset, now: Instant) {
+    /// Reads `position` again after a while.
+    pub(super) fn retry_at(&mut self, position: FetchPosition, now: Instant) {
         let not_before = now + self.backoff.next_delay();
-        self.position = Position::At { offset, not_before };
+        self.position = Position::At {
+            position,
+            not_before,
+        };
+    }
+
+    /// Looks the position up.
+    pub(super) fn look_up(&mut self, lookup: Lookup, now: Instant) {
+        self.position = Position::Wanted {
+            lookup,
+            not_before: now,
+        };
     }
 
     /// Looks the position up again after a while.
@@ -143,6 +162,8 @@ pub(super) fn may_pass(error: &ottla_client::Error) -> bool {
             | Kind::Authorization
             | Kind::Closed
             | Kind::Gap
+            | Kind::Truncated
+            | Kind::TopicRecreated
             | Kind::InvalidRecord
     )
 }

@@ -6,7 +6,8 @@ use super::fetch::{Answer, Read};
 use super::lookup::{Found, Located, LookupError};
 use super::partition::{Lookup, Owned, Position, may_pass};
 use crate::lane::Chunk;
-use crate::{Error, ErrorKind, OnUnreadable};
+use crate::{AutoOffsetReset, Error, ErrorKind, OnUnreadable};
+use ottla_client::transport::FetchPosition;
 use ottla_record_batch::DecodeError;
 use ottla_types::{Offset, TopicPartition};
 use tokio::time::Instant;
@@ -37,7 +38,10 @@ impl Member {
             match (result, lookup) {
                 (Ok(located), Lookup::Committed) => self.begin(&partition, located, now),
                 (Ok(located), Lookup::OutOfRange(asked)) => {
-                    self.reset(&partition, asked, located.offset, now);
+                    self.reset(&partition, asked, located.position, now);
+                }
+                (Ok(located), Lookup::Truncated | Lookup::Recreated) => {
+                    self.start_over(&partition, located.position, now);
                 }
                 (Err(LookupError::MayPass(error)), _) => {
                     tracing::warn!(group = %self.spec.group, %partition, %error, "no position yet");
@@ -51,14 +55,18 @@ impl Member {
 
     /// Begins to consume a partition.
     fn begin(&mut self, partition: &TopicPartition, located: Located, now: Instant) {
-        let Located { offset, committed } = located;
+        let Located {
+            position,
+            committed,
+        } = located;
+        let offset = position.offset;
         let Some(mut owned) = self.partitions.remove(partition) else {
             return;
         };
         tracing::debug!(group = %self.spec.group, %partition, offset, ?committed, "begins");
         owned.progress.located(offset, committed);
         owned.lane = Some(self.start_lane(partition, &owned));
-        owned.read_at(offset, now);
+        owned.read_at(position, now);
         if committed.is_none() {
             self.pins.insert(partition.clone(), offset);
             self.committer.hurry(now);
@@ -67,37 +75,56 @@ impl Member {
     }
 
     /// The broker does not have `asked`; reading goes on at `offset`.
-    fn reset(&mut self, partition: &TopicPartition, asked: Offset, offset: Offset, now: Instant) {
+    fn reset(
+        &mut self,
+        partition: &TopicPartition,
+        asked: FetchPosition,
+        position: FetchPosition,
+        now: Instant,
+    ) {
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
-        if offset == asked {
+        if position.offset == asked.offset {
             return owned.retry_at(asked, now);
         }
+        if position.offset < asked.offset {
+            return self.start_over(partition, position, now);
+        }
+        self.tell_reset(partition, asked.offset, position.offset);
+        // What the lane has comes first; the gap counts as handled behind it.
+        let Some(owned) = self.partitions.get_mut(partition) else {
+            return;
+        };
+        if owned.deliver(Chunk::at(position.offset)) {
+            owned.read_at(position, now);
+        } else {
+            owned.look_up_later(Lookup::OutOfRange(asked), now);
+        }
+    }
+
+    fn tell_reset(&self, partition: &TopicPartition, asked: Offset, offset: Offset) {
         tracing::error!(
             group = %self.spec.group,
             %partition,
             asked,
             offset,
-            "the position is out of range: reset; records were deleted or truncated"
+            "the position is not in the log: reset; records were deleted or truncated"
         );
         metrics::counter!("ottla_consumer_resets_total", "group" => self.spec.group.to_string())
             .increment(1);
-        if offset > asked {
-            // What the lane has comes first; the gap counts as handled behind it.
-            if owned.deliver(Chunk::at(offset)) {
-                owned.read_at(offset, now);
-            } else {
-                owned.look_up_later(Lookup::OutOfRange(asked), now);
-            }
-            return;
-        }
-        // The log was truncated or made anew: what the lane has is not in it any more.
+    }
+
+    /// The log was truncated or made anew: what the lane has is not in it any more.
+    fn start_over(&mut self, partition: &TopicPartition, position: FetchPosition, now: Instant) {
+        let handled = self.partitions.get(partition);
+        let handled = handled.and_then(|owned| owned.progress.handled());
+        self.tell_reset(partition, handled.unwrap_or(-1), position.offset);
         self.on_lost(std::slice::from_ref(partition));
         let owned = self.new_incarnation(now);
         self.partitions.insert(partition.clone(), owned);
         let located = Located {
-            offset,
+            position,
             committed: None,
         };
         self.begin(partition, located, now);
@@ -112,26 +139,27 @@ impl Member {
                 continue;
             };
             if owned.incarnation != answer.incarnation
-                || owned.position != Position::Fetching(answer.offset)
+                || owned.position != Position::Fetching(answer.position)
             {
                 continue;
             }
             match answer.result {
-                Read::Nothing => owned.read_at(answer.offset, now),
+                Read::Nothing => owned.read_at(answer.position, now),
                 Read::Some {
                     chunk,
+                    next,
                     high_watermark,
                     unreadable,
                 } => {
                     owned.progress.set_high_watermark(high_watermark);
                     show_lag(&self.spec.group, &answer.partition, &owned.progress);
-                    let moved = take(owned, answer.offset, chunk, now);
+                    let moved = take(owned, answer.position, chunk, next, now);
                     if let Some(error) = unreadable.filter(|_| !moved) {
-                        self.on_undecodable(&answer.partition, answer.offset, error, now);
+                        self.on_undecodable(&answer.partition, answer.position, error, now);
                     }
                 }
                 Read::Failed(error) => {
-                    self.on_fetch_failed(&answer.partition, answer.offset, error, now);
+                    self.on_fetch_failed(&answer.partition, answer.position, error, now);
                 }
             }
         }
@@ -140,30 +168,34 @@ impl Member {
     fn on_fetch_failed(
         &mut self,
         partition: &TopicPartition,
-        offset: Offset,
+        position: FetchPosition,
         error: ottla_client::Error,
         now: Instant,
     ) {
         use ottla_client::ErrorKind as Kind;
+        let resets = self.spec.config.auto_offset_reset != AutoOffsetReset::Error;
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
         self.spec.board.set_last_error(&error);
         match error.kind() {
             Kind::OffsetOutOfRange => {
-                owned.position = Position::Wanted {
-                    lookup: Lookup::OutOfRange(offset),
-                    not_before: now,
-                };
+                owned.look_up(Lookup::OutOfRange(position), now);
             }
+            Kind::TopicRecreated if resets => owned.look_up(Lookup::Recreated, now),
+            Kind::Truncated if resets => match error.diverging_offset() {
+                Some(offset) => self.start_over(partition, offset.into(), now),
+                None => owned.look_up(Lookup::Truncated, now),
+            },
             Kind::Gap | Kind::Unsupported | Kind::InvalidRecord => {
-                let at = error.offset().unwrap_or(offset).max(offset);
+                let at = error.offset().unwrap_or(position.offset);
+                let at = at.max(position.offset);
                 let error = Error::new(ErrorKind::Unreadable).with_source(error);
-                self.on_unreadable(partition, at, at.saturating_add(1), error, now);
+                self.on_unreadable(partition, position, at, at.saturating_add(1), error, now);
             }
             _ if may_pass(&error) => {
                 tracing::warn!(group = %self.spec.group, %partition, %error, "a fetch failed");
-                owned.retry_at(offset, now);
+                owned.retry_at(position, now);
             }
             _ => self.stop(partition, error.into()),
         }
@@ -172,7 +204,7 @@ impl Member {
     fn on_undecodable(
         &mut self,
         partition: &TopicPartition,
-        offset: Offset,
+        position: FetchPosition,
         error: DecodeError,
         now: Instant,
     ) {
@@ -183,19 +215,21 @@ impl Member {
         // What comes back on every fetch is not fetched again.
         let behind_batch = error.skip_to();
         if behind_batch.is_none() && owned.unreadable < UNREADABLE_TRIES {
-            owned.retry_at(offset, now);
+            owned.retry_at(position, now);
         } else {
-            let at = error.offset().max(offset);
+            let at = error.offset().max(position.offset);
             let next = behind_batch.unwrap_or(at).max(at.saturating_add(1));
             let error = Error::new(ErrorKind::Unreadable).with_source(error);
-            self.on_unreadable(partition, at, next, error, now);
+            self.on_unreadable(partition, position, at, next, error, now);
         }
     }
 
-    /// Stops the partition at `offset`, or goes on at `next`, as the configuration says.
+    /// Stops the partition at `offset`, or goes on at `next`, as the configuration says. `position`
+    /// is what was asked for.
     fn on_unreadable(
         &mut self,
         partition: &TopicPartition,
+        position: FetchPosition,
         offset: Offset,
         next: Offset,
         error: Error,
@@ -213,9 +247,10 @@ impl Member {
             .increment(1);
         owned.unreadable = 0;
         if owned.deliver(Chunk::at(next)) {
-            owned.read_at(next, now);
+            let offset = next;
+            owned.read_at(FetchPosition { offset, ..position }, now);
         } else {
-            owned.retry_at(offset, now);
+            owned.retry_at(position, now);
         }
     }
 
@@ -230,9 +265,14 @@ impl Member {
 }
 
 /// Hands fetched records to the lane; false when there was nothing in them.
-fn take(owned: &mut Owned, asked: Offset, chunk: Chunk, now: Instant) -> bool {
-    let next = chunk.next_offset;
-    if next <= asked {
+fn take(
+    owned: &mut Owned,
+    asked: FetchPosition,
+    chunk: Chunk,
+    next: FetchPosition,
+    now: Instant,
+) -> bool {
+    if next.offset <= asked.offset {
         owned.read_at(asked, now);
         false
     } else if owned.deliver(chunk) {

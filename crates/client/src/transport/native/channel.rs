@@ -249,6 +249,8 @@ impl Channel {
         Outcome::Done(Ok(Fetched {
             records: RecordSet::from(unpinned(scanned.records, frame_bytes)),
             next_offset: scanned.next_offset,
+            leader_epoch: None,
+            topic_id: None,
             high_watermark: part.high_watermark,
             last_stable_offset: at_least_0(part.last_stable_offset),
             log_start_offset: at_least_0(part.log_start_offset),

@@ -24,8 +24,8 @@ mod table;
 mod wire;
 
 use super::{
-    Capabilities, Compression, FetchLimits, Fetched, OffsetSpec, ProduceOptions, Produced,
-    Transport,
+    Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec, ProduceOptions,
+    Produced, Transport,
 };
 use crate::cluster::Cluster;
 use crate::config::IsolationLevel;
@@ -34,7 +34,7 @@ use fetch::Fetches;
 use futures_util::future::join_all;
 use leaders::Leaders;
 use ottla_record_batch::EncodedBatch;
-use ottla_types::{BoxFuture, Offset, TopicPartition};
+use ottla_types::{BoxFuture, TopicPartition};
 use produce::{Senders, Terms};
 use std::fmt;
 use std::sync::Arc;
@@ -153,8 +153,10 @@ impl Transport for NativeTransport {
     fn fetch(
         &self,
         limits: FetchLimits,
-        positions: Vec<(TopicPartition, Offset)>,
+        positions: Vec<(TopicPartition, FetchPosition)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>> {
+        let positions = positions.into_iter();
+        let positions = positions.map(|(p, at)| (p, at.offset)).collect();
         Box::pin(self.fetches.fetch(limits, positions))
     }
 
@@ -162,14 +164,17 @@ impl Transport for NativeTransport {
         &self,
         timeout: Duration,
         wanted: Vec<(TopicPartition, OffsetSpec)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Offset, Error>)>> {
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>> {
         let deadline = Instant::now() + timeout;
         let names: Vec<_> = wanted.iter().map(|(p, _)| p.clone()).collect();
         Box::pin(async move {
             let read_committed = self.fetches.read_committed;
             let listing = offsets::list(&self.leaders, read_committed, wanted, deadline);
             match self.closed.run_until_cancelled(listing).await {
-                Some(answers) => answers,
+                Some(answers) => answers
+                    .into_iter()
+                    .map(|(p, found)| (p, found.map(FetchPosition::from)))
+                    .collect(),
                 None => {
                     let refuse = |partition: TopicPartition| {
                         let error = closed("ListOffsets", &partition);

@@ -74,6 +74,8 @@ pub(super) async fn poll(
                     Ok(Fetched {
                         records,
                         next_offset,
+                        leader_epoch: None,
+                        topic_id: None,
                         high_watermark,
                         last_stable_offset: None,
                         log_start_offset: None,

@@ -8,8 +8,8 @@ mod limits;
 use crate::producer::Parts;
 use crate::{Producer, ProducerConfig, cluster::Cluster};
 use ottla_client::transport::{
-    Acks, Capabilities, Compression, FetchLimits, Fetched, OffsetSpec, ProduceOptions, Produced,
-    Transport,
+    Acks, Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec,
+    ProduceOptions, Produced, Transport,
 };
 use ottla_client::{Error, ErrorKind, PartitionMetadata, TopicMetadata};
 use ottla_record_batch::EncodedBatch;
@@ -160,7 +160,7 @@ impl Transport for Fake {
     fn fetch(
         &self,
         _limits: FetchLimits,
-        _positions: Vec<(TopicPartition, Offset)>,
+        _positions: Vec<(TopicPartition, FetchPosition)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>> {
         Box::pin(async { Vec::new() })
     }
@@ -169,7 +169,7 @@ impl Transport for Fake {
         &self,
         _timeout: Duration,
         _wanted: Vec<(TopicPartition, OffsetSpec)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Offset, Error>)>> {
+    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>> {
         Box::pin(async { Vec::new() })
     }
 
