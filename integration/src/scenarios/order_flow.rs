@@ -37,7 +37,7 @@ pub(super) async fn undisturbed(context: &mut Context) -> Outcome {
     let run = Run::start(context).await?;
     let load = run.load();
     load.await?;
-    run.finish().await
+    run.finish(Republished::Nothing).await
 }
 
 pub(super) async fn broker_kill(context: &mut Context) -> Outcome {
@@ -71,7 +71,7 @@ pub(super) async fn broker_kill(context: &mut Context) -> Outcome {
     let (load, disturbed) = tokio::join!(load, disturb);
     load?;
     disturbed?;
-    run.finish().await
+    run.finish(Republished::Nothing).await
 }
 
 pub(super) async fn consumer_kill(context: &mut Context) -> Outcome {
@@ -94,7 +94,7 @@ pub(super) async fn consumer_kill(context: &mut Context) -> Outcome {
     let (load, disturbed) = tokio::join!(load, disturb);
     load?;
     disturbed?;
-    run.finish().await
+    run.finish(Republished::ByTheKilled).await
 }
 
 pub(super) async fn relay_kill(context: &mut Context) -> Outcome {
@@ -115,7 +115,7 @@ pub(super) async fn relay_kill(context: &mut Context) -> Outcome {
     if run.tally.repeated.load(Ordering::Relaxed) == 0 {
         return Err("no customer noticed the kill: it was not in the middle".into());
     }
-    run.finish().await
+    run.finish(Republished::ByTheKilled).await
 }
 
 pub(super) async fn graceful_stop(context: &mut Context) -> Outcome {
@@ -137,7 +137,15 @@ pub(super) async fn graceful_stop(context: &mut Context) -> Outcome {
     let (load, disturbed) = tokio::join!(load, disturb);
     load?;
     disturbed?;
-    run.finish().await
+    run.finish(Republished::Nothing).await
+}
+
+/// What a scenario may make the processes publish again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Republished {
+    Nothing,
+    /// What a killed process had published and not marked.
+    ByTheKilled,
 }
 
 /// A run of the order flow in processes.
@@ -238,7 +246,9 @@ impl Run {
     }
 
     /// Sends the copies, waits for rest, stops the processes and judges.
-    async fn finish(mut self) -> Outcome {
+    /// With sequences (KIP-98) a record stands twice in a topic only where a process was killed between
+    /// an acknowledgement and the note of it, or where it was sent twice on purpose.
+    async fn finish(mut self, republished: Republished) -> Outcome {
         self.extras
             .send_copies(&self.client, &self.producer, &self.topics, PATIENCE)
             .await?;
@@ -258,6 +268,7 @@ impl Run {
         )
         .await?;
         evidence.expect_paid(self.tally.paid.load(Ordering::Relaxed));
+        let once = self.client.transport().capabilities().idempotence;
         self.client.close().await;
         let ledger = evidence.judge();
         println!("{}", ledger.report);
@@ -270,6 +281,10 @@ impl Run {
         );
         if !ledger.is_clean() {
             return Err("the ledger is not clean".into());
+        }
+        let copies = ledger.copies.abs_diff(self.extras.copies);
+        if once && republished == Republished::Nothing && copies > 0 {
+            return Err(format!("{copies} records stand twice in a topic without a reason").into());
         }
         if ledger.report.counts.effects == 0 || ledger.report.counts.keys_judged == 0 {
             return Err("nothing was judged".into());
