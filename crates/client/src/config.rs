@@ -180,18 +180,20 @@ pub enum IsolationLevel {
 }
 
 /// What carries batches to the leaders and record sets back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TransportKind {
     /// The rskafka crate.
-    #[default]
     Rskafka,
     /// This crate's own connections.
     Native,
 }
 
 impl TransportKind {
+    /// The one that a config takes that names none.
+    pub const DEFAULT: TransportKind = TransportKind::Rskafka;
+
     /// Every transport of this build.
     pub const ALL: &'static [TransportKind] = &[TransportKind::Rskafka, TransportKind::Native];
 
@@ -201,6 +203,12 @@ impl TransportKind {
             Self::Rskafka => "rskafka",
             Self::Native => "native",
         }
+    }
+}
+
+impl Default for TransportKind {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 

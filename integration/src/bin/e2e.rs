@@ -4,7 +4,6 @@
 //! could be run.
 
 use lexopt::prelude::*;
-use ottla_client::TransportKind;
 use ottla_integration::harness::Fetch;
 use ottla_integration::scenarios::runner::{self, Options};
 use ottla_integration::scenarios::{Broker, Suite};
@@ -50,7 +49,7 @@ fn parse() -> Result<Options, lexopt::Error> {
         nodes: None,
         scenario: None,
         suite: Suite::Full,
-        transport: TransportKind::default(),
+        transport: None,
         fetch: Fetch::Forbidden,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -61,7 +60,7 @@ fn parse() -> Result<Options, lexopt::Error> {
             Long("nodes") => options.nodes = Some(parser.value()?.parse()?),
             Long("scenario") => options.scenario = Some(parser.value()?.string()?),
             Long("suite") => options.suite = parser.value()?.parse_with(suite)?,
-            Long("transport") => options.transport = parser.value()?.parse()?,
+            Long("transport") => options.transport = Some(parser.value()?.parse()?),
             Long("provision") => options.fetch = Fetch::Allowed,
             other => return Err(other.unexpected()),
         }

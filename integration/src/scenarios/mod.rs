@@ -26,6 +26,8 @@ pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 /// A scenario at work, on the thread of the runner.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
+const DEFAULT_TRANSPORT: &[TransportKind] = &[TransportKind::DEFAULT];
+
 /// Every scenario, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -33,6 +35,7 @@ pub const ALL: &[Scenario] = &[
         about: "writes and reads; a node is killed and comes back",
         needs: Needs::Cluster,
         nodes: &[1, 3],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(broker_smoke::run(context)),
@@ -42,6 +45,7 @@ pub const ALL: &[Scenario] = &[
         about: "the order flow in processes of its own, nothing is killed",
         needs: Needs::Cluster,
         nodes: &[1, 3],
+        transports: TransportKind::ALL,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::undisturbed(context)),
@@ -51,6 +55,7 @@ pub const ALL: &[Scenario] = &[
         about: "the order flow; a broker is killed with -9 in the middle and comes back",
         needs: Needs::Harness,
         nodes: &[1, 3],
+        transports: TransportKind::ALL,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::broker_kill(context)),
@@ -60,6 +65,7 @@ pub const ALL: &[Scenario] = &[
         about: "the order flow; the consumers' process is killed with -9 in the middle",
         needs: Needs::Cluster,
         nodes: &[1, 3],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::consumer_kill(context)),
@@ -69,6 +75,7 @@ pub const ALL: &[Scenario] = &[
         about: "the order flow; the process with the relay is killed with -9 in the middle",
         needs: Needs::Cluster,
         nodes: &[1, 3],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::relay_kill(context)),
@@ -78,6 +85,7 @@ pub const ALL: &[Scenario] = &[
         about: "the order flow; both processes get SIGTERM under load and start again",
         needs: Needs::Cluster,
         nodes: &[1, 3],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::graceful_stop(context)),
@@ -87,6 +95,7 @@ pub const ALL: &[Scenario] = &[
         about: "wrong addresses, topics, bodies, settings and sizes, a broker that stands still",
         needs: Needs::Cluster,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(bad_input::run(context)),
@@ -96,6 +105,7 @@ pub const ALL: &[Scenario] = &[
         about: "the client's own scenarios with the broker as the judge",
         needs: Needs::Cluster,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(300),
         run: |context| Box::pin(client_conformance::run(context)),
@@ -105,6 +115,7 @@ pub const ALL: &[Scenario] = &[
         about: "batches compressed by us, checked by the broker, read by kcat and the Java client",
         needs: Needs::Harness,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(codecs::on_kafka(context)),
@@ -114,6 +125,7 @@ pub const ALL: &[Scenario] = &[
         about: "kcat reads batches compressed by us from the mock cluster",
         needs: Needs::MockCluster,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(60),
         run: |context| Box::pin(codecs::on_mock(context)),
@@ -123,6 +135,7 @@ pub const ALL: &[Scenario] = &[
         about: "TLS and SASL in every combination, with a broker of its own as the judge",
         needs: Needs::Harness,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(300),
         run: |context| Box::pin(security::run(context)),
@@ -132,6 +145,7 @@ pub const ALL: &[Scenario] = &[
         about: "kcat writes to the mock cluster and reads back, headers included",
         needs: Needs::MockCluster,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(60),
         run: |context| Box::pin(foreign_clients::produce_and_consume(context)),
@@ -141,6 +155,7 @@ pub const ALL: &[Scenario] = &[
         about: "two kcats share a topic of the mock cluster in a group and commit",
         needs: Needs::MockCluster,
         nodes: &[1],
+        transports: DEFAULT_TRANSPORT,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(90),
         run: |context| Box::pin(foreign_clients::group(context)),
@@ -158,6 +173,8 @@ pub struct Scenario {
     pub needs: Needs,
     /// The cluster sizes that it runs on.
     pub nodes: &'static [usize],
+    /// The transports that it runs on, unless one is asked for.
+    pub transports: &'static [TransportKind],
     /// Where it belongs.
     pub suites: &'static [Suite],
     /// Its limit; a run that takes longer has failed.

@@ -27,8 +27,8 @@ pub struct Options {
     pub scenario: Option<String>,
     /// Which ones.
     pub suite: Suite,
-    /// How records are carried.
-    pub transport: TransportKind,
+    /// How records are carried; `None`: as each scenario says.
+    pub transport: Option<TransportKind>,
     /// Whether Kafka may be fetched.
     pub fetch: Fetch,
 }
@@ -38,6 +38,7 @@ pub struct Options {
 struct Case {
     scenario: &'static Scenario,
     nodes: usize,
+    transport: TransportKind,
 }
 
 /// How many scenarios ended how.
@@ -64,10 +65,11 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
     let mut spare: Option<(usize, Box<KafkaCluster>)> = None;
     for case in cases {
         let label = format!(
-            "{} ({}, {} nodes)",
+            "{} ({}, {} nodes, {})",
             case.scenario.name,
             options.broker.name(),
-            case.nodes
+            case.nodes,
+            case.transport.name()
         );
         println!("\n== {label}: {}", case.scenario.about);
         let started = Instant::now();
@@ -75,7 +77,7 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
         spare = spare.filter(|(nodes, _)| *nodes == case.nodes);
         let outcome = match cluster(options, case, spare.take()).await {
             Ok(cluster) => {
-                let (outcome, cluster) = run_one(options, case, cluster).await;
+                let (outcome, cluster) = run_one(case, cluster).await;
                 if let Cluster::Harness(cluster) = cluster {
                     spare = Some((case.nodes, cluster));
                 }
@@ -119,7 +121,7 @@ fn select(options: &Options) -> Result<Vec<Case>, SelectionError> {
         .into_iter()
         .filter(|one| options.broker.offers(one.needs));
     let mut cases: Vec<Case> = fitting
-        .flat_map(|scenario| sizes(options, scenario))
+        .flat_map(|scenario| cases_of(options, scenario))
         .collect();
     // Scenarios of one size share a cluster, so that it starts once.
     cases.sort_by_key(|case| case.nodes);
@@ -138,22 +140,29 @@ fn select(options: &Options) -> Result<Vec<Case>, SelectionError> {
     Ok(cases)
 }
 
-fn sizes(options: &Options, scenario: &'static Scenario) -> Vec<Case> {
+fn cases_of(options: &Options, scenario: &'static Scenario) -> Vec<Case> {
     // A cluster that is there has the size that it has.
     let given = !matches!(options.broker, Broker::Kafka);
-    match options.nodes {
-        Some(nodes) if given => vec![Case { scenario, nodes }],
-        None if given => vec![Case { scenario, nodes: 1 }],
-        wanted => scenario
-            .nodes
-            .iter()
-            .filter(|nodes| wanted.is_none_or(|wanted| wanted == **nodes))
-            .map(|nodes| Case {
-                scenario,
-                nodes: *nodes,
-            })
-            .collect(),
-    }
+    let sizes = match options.nodes {
+        Some(nodes) if given => vec![nodes],
+        None if given => vec![1],
+        wanted => {
+            let sizes = scenario.nodes.iter().copied();
+            sizes
+                .filter(|nodes| wanted.is_none_or(|wanted| wanted == *nodes))
+                .collect()
+        }
+    };
+    let named = options.transport.as_ref().map(std::slice::from_ref);
+    let transports = named.unwrap_or(scenario.transports);
+    let of_size = |nodes| {
+        transports.iter().map(move |transport| Case {
+            scenario,
+            nodes,
+            transport: *transport,
+        })
+    };
+    sizes.into_iter().flat_map(of_size).collect()
 }
 
 /// Every scenario, one a line.
@@ -196,7 +205,7 @@ async fn cluster(
     }
 }
 
-async fn run_one(options: &Options, case: Case, cluster: Cluster) -> (Outcome, Cluster) {
+async fn run_one(case: Case, cluster: Cluster) -> (Outcome, Cluster) {
     let folder = match tempfile::Builder::new().prefix("ottla-e2e-").tempdir() {
         Ok(folder) => folder,
         Err(error) => return (Err(error.into()), cluster),
@@ -204,7 +213,7 @@ async fn run_one(options: &Options, case: Case, cluster: Cluster) -> (Outcome, C
     let mut context = Context {
         cluster,
         nodes: case.nodes,
-        transport: options.transport,
+        transport: case.transport,
         folder,
         run_id: std::iter::repeat_with(fastrand::lowercase)
             .take(6)
@@ -257,7 +266,7 @@ mod tests {
             nodes: None,
             scenario: None,
             suite: Suite::Ci,
-            transport: TransportKind::default(),
+            transport: None,
             fetch: Fetch::Forbidden,
         }
     }
@@ -304,6 +313,23 @@ mod tests {
             })
             .is_err()
         );
+    }
+
+    #[test]
+    fn the_order_flow_runs_on_every_transport_unless_one_is_named() {
+        let transports = |transport| {
+            let options = Options {
+                scenario: Some("order-flow".to_owned()),
+                nodes: Some(1),
+                transport,
+                ..options(Broker::Kafka)
+            };
+            let cases = select(&options).unwrap();
+            cases.iter().map(|case| case.transport).collect::<Vec<_>>()
+        };
+        assert_eq!(transports(None), TransportKind::ALL);
+        let native = TransportKind::Native;
+        assert_eq!(transports(Some(native)), [native]);
     }
 
     #[test]
