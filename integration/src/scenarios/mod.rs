@@ -9,6 +9,7 @@ mod broker_smoke;
 mod client_conformance;
 mod codecs;
 mod foreign_clients;
+mod log_upkeep;
 mod order_flow;
 pub mod runner;
 mod security;
@@ -119,6 +120,17 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
         run: |context| Box::pin(codecs::on_kafka(context)),
+    },
+    Scenario {
+        name: "log-upkeep",
+        about: "quotas, compaction and retention, while records are written and read",
+        needs: Needs::Harness,
+        nodes: &[1],
+        // The other one writes again what was throttled, without end.
+        transports: &[TransportKind::Native],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(200),
+        run: |context| Box::pin(log_upkeep::run(context)),
     },
     Scenario {
         name: "kcat-codecs",

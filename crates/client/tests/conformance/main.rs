@@ -87,6 +87,7 @@ on_any_cluster! {
     refusing::a_batch_that_the_broker_calls_invalid_is_an_error,
     prefetching::a_fetch_ends_with_its_waiting_time,
     prefetching::readers_at_different_positions_do_not_disturb_each_other,
+    prefetching::readers_that_went_do_not_hold_up_those_that_are_there,
     transactions::trap_a2_a3_a5_only_committed_records_are_read,
     transactions::an_open_transaction_holds_committed_readers_back,
     transactions::uncommitted_records_are_read_by_those_who_ask_for_them,

@@ -3,6 +3,7 @@
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, limits, shown, until, values};
 use crate::verdict::lacks;
 use ottla_client::TransportKind;
+use ottla_client::transport::FetchLimits;
 use ottla_mock_cluster::ApiKey;
 use tokio::time::{Instant, timeout};
 
@@ -43,6 +44,30 @@ pub(crate) async fn readers_at_different_positions_do_not_disturb_each_other(bed
     timeout(PATIENCE, all).await.unwrap();
     // Back to where one was before.
     assert_eq!(topic.read_to(0, 0, 20).await.len(), 20);
+}
+
+/// Each reader leaves a position at the end behind, at which nothing comes.
+pub(crate) async fn readers_that_went_do_not_hold_up_those_that_are_there(bed: &Bed) {
+    let topic = bed.topic(1, &[]).await;
+    for n in 0..3 {
+        topic.write(0, &[&n.to_string()]).await.unwrap();
+    }
+    let one_batch = FetchLimits {
+        max_partition_bytes: 1,
+        ..limits(SECOND / 5)
+    };
+    for reader in 0..12 {
+        let mut position = 0;
+        let started = Instant::now();
+        while position < 3 {
+            let wanted = vec![(topic.p(0), position.into())];
+            for (_, fetched) in bed.transport().fetch(one_batch, wanted).await {
+                position = fetched.unwrap().next_offset;
+            }
+        }
+        let took = started.elapsed();
+        assert!(took < 5 * SECOND, "reader {reader}: {took:?}");
+    }
 }
 
 pub(crate) async fn the_next_records_are_fetched_in_advance(kind: TransportKind) {

@@ -59,6 +59,8 @@ pub(super) struct Cursor {
     leader: Option<Leader>,
     /// When it had its last turn: a number that grows.
     turn: u64,
+    /// When it was last put into a request, whatever came of it: a number that grows.
+    picked: u64,
     /// It was in a request whose answer could not be read, and is asked for alone.
     is_suspect: bool,
     backoff: Backoff,
@@ -188,6 +190,7 @@ impl Table {
                     asked: now,
                     leader: None,
                     turn: 0,
+                    picked: 0,
                     is_suspect: false,
                     backoff: self.backoff.clone(),
                     why: None,
@@ -267,14 +270,15 @@ impl Table {
         let may_read_ahead = ahead < AHEAD_BYTES_MAX;
         let mut ready: Vec<(&TopicPartition, &mut Cursor, Leader)> = Vec::new();
         for (partition, cursors) in &mut self.cursors {
-            // At most one of a partition: the one that waited longest.
+            // At most one of a partition: of those that somebody waits for, or else of the others,
+            // the one that waited longest.
             let of_broker = cursors.iter_mut().filter_map(|cursor| match cursor.state {
                 State::Ready(leader) if leader.broker == broker => Some((cursor, leader)),
                 _ => None,
             });
             let first = of_broker
                 .filter(|(cursor, _)| may_read_ahead || cursor.watchers.any())
-                .min_by_key(|(cursor, _)| cursor.turn);
+                .min_by_key(|(cursor, _)| (!cursor.watchers.any(), cursor.picked));
             if let Some((cursor, leader)) = first {
                 ready.push((partition, cursor, leader));
             }
@@ -295,6 +299,7 @@ impl Table {
         let cursors = ready.into_iter().map(|(partition, cursor, leader)| {
             cursor.state = State::InFlight;
             cursor.leader = Some(leader);
+            cursor.picked = self.turns;
             Picked {
                 partition: partition.clone(),
                 id: cursor.id,
