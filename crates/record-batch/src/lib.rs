@@ -16,7 +16,8 @@
 //!
 //! gzip, snappy, lz4 and zstd are read without being asked, and written by
 //! [`BatchBuilder::finish_with`]; all in Rust, each behind the Cargo feature of its name, all on by
-//! default. A batch that takes more memory than [`BatchView::records_within`] allows is one error.
+//! default. A batch that takes more memory than [`BatchView::records_within`] allows is one error;
+//! [`BatchView::parts`] reads it a part at a time.
 //!
 //! ```
 //! use ottla_record_batch::BatchBuilder;
@@ -39,6 +40,7 @@ mod compression;
 mod encoded;
 mod error;
 mod header;
+mod parts;
 mod record;
 mod set;
 mod set_builder;
@@ -51,6 +53,7 @@ pub use compression::{Compression, UnsupportedCompression};
 pub use encoded::EncodedBatch;
 pub use error::{AppendError, DecodeError, Problem};
 pub use header::BATCH_OVERHEAD;
+pub use parts::{Part, Parts};
 pub use record::RecordView;
 pub use set::{Batches, RecordSet};
 pub use set_builder::RecordSetBuilder;

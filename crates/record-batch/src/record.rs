@@ -5,6 +5,7 @@ use crate::header::Header;
 use crate::varint::{Reader, put_varlong, varlong_len};
 use bytes::{BufMut, Bytes, BytesMut};
 use ottla_types::{ConsumedRecord, Header as RecordHeader, Headers, TimestampType};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The content of a record to be encoded.
@@ -94,12 +95,21 @@ pub struct RecordView {
     headers: Bytes,
 }
 
+/// A header count of 0 and nothing behind it: how most records end.
+const NO_HEADERS: &[u8] = &[0];
+
 impl RecordView {
-    /// Reads the record that `body` holds and nothing else.
-    pub(crate) fn decode(body: &Bytes, batch: &Header) -> Result<Self, DecodeError> {
+    /// Reads the record that `at` in `plain` holds and nothing else.
+    #[inline]
+    pub(crate) fn decode(
+        plain: &Bytes,
+        at: Range<usize>,
+        batch: &Header,
+    ) -> Result<Self, DecodeError> {
         let error = |problem| DecodeError::malformed(batch.base_offset, problem);
         let fields = || error(Problem::RecordFields);
-        let mut reader = Reader(body);
+        let end = at.end;
+        let mut reader = Reader(plain.get(at).unwrap_or_default());
         reader.u8().ok_or_else(fields)?;
         let timestamp_delta = reader.varlong().ok_or_else(fields)?;
         let offset_delta = reader.varint().ok_or_else(fields)?;
@@ -109,8 +119,8 @@ impl RecordView {
         // The sum with the last delta was checked with the header.
         let offset = batch.base_offset + i64::from(offset_delta);
         let field_error = || DecodeError::malformed(offset, Problem::FieldLength);
-        let key = take_field(body, &mut reader).ok_or_else(field_error)?;
-        let value = take_field(body, &mut reader).ok_or_else(field_error)?;
+        let key = take_field(plain, end, &mut reader).ok_or_else(field_error)?;
+        let value = take_field(plain, end, &mut reader).ok_or_else(field_error)?;
         let (timestamp_ms, timestamp_type) = match batch.timestamp_type() {
             // A sum that overflows wraps, as it does in the Java client: a strange time must not
             // stop the partition.
@@ -120,6 +130,11 @@ impl RecordView {
             ),
             TimestampType::LogAppendTime => (batch.max_timestamp, TimestampType::LogAppendTime),
         };
+        let headers = if reader.0 == NO_HEADERS {
+            Bytes::from_static(NO_HEADERS)
+        } else {
+            plain.slice(end - reader.len()..end)
+        };
         Ok(Self {
             offset,
             timestamp_ms,
@@ -127,7 +142,7 @@ impl RecordView {
             leader_epoch: batch.leader_epoch(),
             key,
             value,
-            headers: body.slice_ref(reader.0),
+            headers,
         })
     }
 
@@ -137,6 +152,10 @@ impl RecordView {
     /// [`DecodeError::Malformed`] with the record's offset. The other fields and the records after
     /// this one are not affected.
     pub fn headers(&self) -> Result<Headers, DecodeError> {
+        if *self.headers == *NO_HEADERS {
+            return Ok(Headers::new());
+        }
+        let end = self.headers.len();
         let error = |problem| DecodeError::malformed(self.offset, problem);
         let mut reader = Reader(&self.headers);
         // A header takes two bytes at least.
@@ -147,11 +166,11 @@ impl RecordView {
             .ok_or_else(|| error(Problem::HeaderCount))?;
         let mut headers = Headers::new();
         for _ in 0..count {
-            let key = take_field(&self.headers, &mut reader)
+            let key = take_field(&self.headers, end, &mut reader)
                 .flatten()
                 .ok_or_else(|| error(Problem::Header))?;
-            let value =
-                take_field(&self.headers, &mut reader).ok_or_else(|| error(Problem::Header))?;
+            let value = take_field(&self.headers, end, &mut reader)
+                .ok_or_else(|| error(Problem::Header))?;
             headers.push_raw(RecordHeader { key, value });
         }
         if reader.len() > 0 {
@@ -172,6 +191,7 @@ impl RecordView {
     ///
     /// # Errors
     /// As [`headers`](Self::headers).
+    #[inline]
     pub fn into_consumed(
         self,
         topic: Arc<str>,
@@ -192,14 +212,17 @@ impl RecordView {
     }
 }
 
-/// A length and as many bytes of `shared`; -1 is null. The outer `None` is a length that is below
-/// -1, overflows, or is above what is left.
-fn take_field(shared: &Bytes, reader: &mut Reader<'_>) -> Option<Option<Bytes>> {
+/// A length and as many bytes of `shared`, of which `reader` has those up to `end` left; -1 is null.
+/// The outer `None` is a length that is below -1, overflows, or is above what is left.
+#[inline]
+fn take_field(shared: &Bytes, end: usize, reader: &mut Reader<'_>) -> Option<Option<Bytes>> {
     match reader.varint()? {
         -1 => Some(None),
         length => {
-            let bytes = reader.take(usize::try_from(length).ok()?)?;
-            Some(Some(shared.slice_ref(bytes)))
+            let length = usize::try_from(length).ok()?;
+            reader.take(length)?;
+            let behind = end - reader.len();
+            Some(Some(shared.slice(behind - length..behind)))
         }
     }
 }

@@ -6,16 +6,19 @@ use bytes::{BufMut, BytesMut};
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
@@ -23,18 +26,39 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint of at most 5 bytes; `None` if it is cut off or does not fit 32 bits.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Option<i32> {
         let raw = u32::try_from(self.raw(5)?).ok()?;
         Some(((raw >> 1) as i32) ^ -((raw & 1) as i32))
     }
 
     /// A varint of at most 10 bytes; `None` if it is cut off or does not fit 64 bits.
+    #[inline]
     pub(crate) fn varlong(&mut self) -> Option<i64> {
         let raw = self.raw(10)?;
         Some(((raw >> 1) as i64) ^ -((raw & 1) as i64))
     }
 
+    /// A record's length and what it counts; `None` if it is negative or above what is left.
+    #[inline]
+    pub(crate) fn record(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.varint()?).ok()?;
+        self.take(length)
+    }
+
+    #[inline]
     fn raw(&mut self, max_bytes: u32) -> Option<u64> {
+        // Most lengths and deltas take one byte.
+        if let Some((&first, rest)) = self.0.split_first()
+            && first < 0x80
+        {
+            self.0 = rest;
+            return Some(u64::from(first));
+        }
+        self.raw_long(max_bytes)
+    }
+
+    fn raw_long(&mut self, max_bytes: u32) -> Option<u64> {
         let mut value = 0u64;
         for i in 0..max_bytes {
             let byte = self.u8()?;

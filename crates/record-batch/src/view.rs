@@ -4,11 +4,13 @@ use crate::codec::{self, DEFAULT_MAX_DECOMPRESSED, Failure};
 use crate::compression::Compression;
 use crate::error::{DecodeError, Problem};
 use crate::header::{
-    ATTRIBUTE_CONTROL, ATTRIBUTE_LOG_APPEND_TIME, ATTRIBUTE_TRANSACTIONAL, Header, MIN_RECORD,
+    ATTRIBUTE_CONTROL, ATTRIBUTE_LOG_APPEND_TIME, ATTRIBUTE_TRANSACTIONAL, BATCH_OVERHEAD, Header,
+    MIN_RECORD,
 };
+use crate::parts::Parts;
 use crate::record::RecordView;
 use crate::varint::Reader;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use ottla_types::TimestampType;
 
 impl Header {
@@ -113,18 +115,32 @@ impl BatchView {
     /// decompressed now; if they take more than `max_decompressed` bytes, the only item is
     /// [`DecodeError::TooLarge`].
     pub fn records_within(&self, max_decompressed: usize) -> Records {
-        let (rest, state) = match self.plain_records(max_decompressed) {
-            Ok(rest) => {
-                let left = self.record_count();
-                (rest, State::Next { left, above: -1 })
-            }
-            Err(e) => (Bytes::new(), State::Failed(e)),
-        };
-        Records {
-            header: self.header,
-            rest,
-            state,
+        match self.plain_records(max_decompressed) {
+            Ok(plain) => Records::new(self.header, plain, self.record_count(), -1),
+            Err(e) => Records::failed(self.header, e),
         }
+    }
+
+    /// The records in [`Parts`]: compressed records are decompressed about `part_bytes` at a time, as
+    /// the parts are asked for. So a batch takes no more memory than a part, however large it is; only
+    /// what cannot be divided (a record, a raw snappy block, the window of a zstd frame above 8 MiB)
+    /// may take more, up to `limit` bytes.
+    pub fn parts(&self, part_bytes: usize, limit: usize) -> Parts {
+        Parts::new(self, part_bytes, limit)
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The records as they came.
+    pub(crate) fn encoded_records(&self) -> &Bytes {
+        &self.records
+    }
+
+    /// The bytes that the batch takes in its record set.
+    pub fn size(&self) -> usize {
+        BATCH_OVERHEAD + self.records.len()
     }
 
     fn plain_records(&self, limit: usize) -> Result<Bytes, DecodeError> {
@@ -133,10 +149,30 @@ impl BatchView {
         if compression == Compression::None || self.records.is_empty() {
             return Ok(self.records.clone());
         }
-        let (base_offset, last_offset) = (self.base_offset(), self.last_offset());
         let records = codec::decompress(compression, &self.records, limit);
-        let records = records.map_err(|failure| match failure {
-            Failure::Unsupported => self.unsupported(compression.bits() as u8),
+        let records = records.map_err(|failure| self.failure(compression, failure, limit))?;
+        self.check_count(records.len())?;
+        Ok(records.into())
+    }
+
+    /// What the header's check could not see before.
+    pub(crate) fn check_count(&self, decompressed: usize) -> Result<(), DecodeError> {
+        if self.record_count() as usize > decompressed / MIN_RECORD {
+            let problem = Problem::RecordCount;
+            return Err(DecodeError::malformed(self.base_offset(), problem));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn failure(
+        &self,
+        codec: Compression,
+        failure: Failure,
+        limit: usize,
+    ) -> DecodeError {
+        let (base_offset, last_offset) = (self.base_offset(), self.last_offset());
+        match failure {
+            Failure::Unsupported => self.unsupported(codec.bits() as u8),
             Failure::TooLarge => DecodeError::TooLarge {
                 base_offset,
                 last_offset,
@@ -150,14 +186,9 @@ impl BatchView {
             Failure::Corrupt => DecodeError::BadCompression {
                 base_offset,
                 last_offset,
-                codec: compression,
+                codec,
             },
-        })?;
-        // What the header's check could not see before.
-        if self.record_count() as usize > records.len() / MIN_RECORD {
-            return Err(DecodeError::malformed(base_offset, Problem::RecordCount));
         }
-        Ok(records.into())
     }
 
     fn unsupported(&self, codec: u8) -> DecodeError {
@@ -173,7 +204,9 @@ impl BatchView {
 #[derive(Debug, Clone)]
 pub struct Records {
     header: Header,
-    rest: Bytes,
+    plain: Bytes,
+    /// Where the next record begins.
+    at: usize,
     state: State,
 }
 
@@ -190,21 +223,36 @@ enum State {
 }
 
 impl Records {
+    /// `left` records from `plain`, which holds nothing else, with offsets above `above`.
+    pub(crate) fn new(header: Header, plain: Bytes, left: u32, above: i64) -> Self {
+        Self {
+            header,
+            plain,
+            at: 0,
+            state: State::Next { left, above },
+        }
+    }
+
+    pub(crate) fn failed(header: Header, error: DecodeError) -> Self {
+        Self {
+            header,
+            plain: Bytes::new(),
+            at: 0,
+            state: State::Failed(error),
+        }
+    }
+
+    #[inline]
     fn decode(&mut self, above: i64) -> Result<RecordView, DecodeError> {
-        let error = |problem| DecodeError::malformed(self.header.base_offset, problem);
-        let mut reader = Reader(&self.rest);
-        let length = reader
-            .varint()
-            .and_then(|length| usize::try_from(length).ok())
-            .filter(|length| *length <= reader.len())
-            .ok_or_else(|| error(Problem::RecordLength))?;
-        let prefix = self.rest.len() - reader.len();
-        self.rest.advance(prefix);
-        let body = self.rest.split_to(length);
-        let record = RecordView::decode(&body, &self.header)?;
+        let mut reader = Reader(self.plain.get(self.at..).unwrap_or_default());
+        let problem = || DecodeError::malformed(self.header.base_offset, Problem::RecordLength);
+        let body = reader.record().ok_or_else(problem)?;
+        let end = self.plain.len() - reader.len();
+        let record = RecordView::decode(&self.plain, end - body.len()..end, &self.header)?;
         if record.offset <= above {
             return Err(DecodeError::malformed(record.offset, Problem::RecordOffset));
         }
+        self.at = end;
         Ok(record)
     }
 }
@@ -212,11 +260,12 @@ impl Records {
 impl Iterator for Records {
     type Item = Result<RecordView, DecodeError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let (result, state) = match self.state {
             State::Done => return None,
             State::Failed(e) => (Err(e), State::Done),
-            State::Next { left: 0, .. } if self.rest.is_empty() => return None,
+            State::Next { left: 0, .. } if self.at == self.plain.len() => return None,
             State::Next { left: 0, .. } => (
                 Err(DecodeError::malformed(
                     self.header.base_offset,

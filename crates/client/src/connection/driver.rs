@@ -5,13 +5,14 @@
 //! [`IN_FLIGHT_MAX`] requests wait; each has a deadline; when one passes, or when an answer breaks
 //! the protocol, the connection ends and every request that waits is told.
 
-use super::frame::{FrameError, next_frame};
+use super::frame::FrameError;
+use super::intake::Intake;
 use crate::{Error, ErrorKind};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -20,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 pub(super) const IN_FLIGHT_MAX: usize = 64;
 /// Bytes of requests that are gathered into one write.
 const WRITE_GATHER_BYTES: usize = 64 << 10;
-/// What is reserved before each read; the buffer grows only as bytes arrive.
-const READ_CHUNK_BYTES: usize = 8 << 10;
 /// Where the correlation id stands: behind the length, the API key and the version.
 const CORRELATION_ID_AT: std::ops::Range<usize> = 8..12;
 
@@ -89,7 +88,7 @@ pub(super) struct Driver<R, W> {
     /// Requests without an answer that are not yet written.
     unanswered: Vec<Waiting>,
     next_id: i32,
-    incoming: BytesMut,
+    incoming: Intake,
     outgoing: BytesMut,
     /// The stream may hold bytes back that it took (TLS does) until it is flushed.
     must_flush: bool,
@@ -113,7 +112,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             waiting: VecDeque::new(),
             unanswered: Vec::new(),
             next_id: 0,
-            incoming: BytesMut::new(),
+            incoming: Intake::default(),
             outgoing: BytesMut::new(),
             must_flush: false,
         }
@@ -139,10 +138,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                 && self.outgoing.len() < WRITE_GATHER_BYTES;
             let everything = self.waiting.iter().chain(&self.unanswered);
             let deadline = everything.map(|waiting| waiting.deadline).min();
-            self.incoming.reserve(READ_CHUNK_BYTES);
             tokio::select! {
                 () = self.closed.connection.cancelled() => return Ending::Closed,
-                read = self.reader.read_buf(&mut self.incoming) => match read {
+                read = self.incoming.read(&mut self.reader) => match read {
                     Ok(0) => return Ending::ByBroker,
                     Ok(_) => if let Err(error) = self.answer() {
                         return Ending::Protocol(error);
@@ -202,7 +200,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
     }
 
     fn answer(&mut self) -> Result<(), FrameError> {
-        while let Some(frame) = next_frame(&mut self.incoming, self.response_bytes_max)? {
+        while let Some(frame) = self.incoming.next_frame(self.response_bytes_max)? {
             let Some(&head) = frame.first_chunk::<4>() else {
                 return Err(FrameError::TooShort(frame.len()));
             };

@@ -38,7 +38,8 @@ pub(crate) fn next_frame(buffer: &mut BytesMut, limit: usize) -> Result<Option<B
     Ok(Some(buffer.split_to(length).freeze()))
 }
 
-fn frame_length(head: [u8; 4], limit: usize) -> Result<usize, FrameError> {
+/// Checks a frame's length.
+pub(crate) fn frame_length(head: [u8; 4], limit: usize) -> Result<usize, FrameError> {
     // As lengths these would be 1.2 GB and 352 MB; the config keeps the limit below both.
     match head {
         [b'H', b'T', b'T', b'P'] => return Err(FrameError::Http),

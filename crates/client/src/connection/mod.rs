@@ -6,6 +6,7 @@
 mod api;
 mod driver;
 mod frame;
+mod intake;
 mod layout;
 mod raw;
 mod sasl;

@@ -2,8 +2,10 @@
 
 use super::Failure;
 use super::read::read_to_limit;
+use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compress, Crc, FlushCompress, Status};
+use std::io::Read;
 
 /// What Java, librdkafka and zlib mean by gzip unless they are told otherwise.
 const LEVEL: u32 = 6;
@@ -50,4 +52,8 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> 
     let mut out = Vec::new();
     read_to_limit(&mut MultiGzDecoder::new(data), &mut out, expected, limit)?;
     Ok(out)
+}
+
+pub(super) fn stream(data: Bytes) -> Box<dyn Read + Send> {
+    Box::new(MultiGzDecoder::new(data.reader()))
 }

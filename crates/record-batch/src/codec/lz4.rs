@@ -3,8 +3,10 @@
 
 use super::Failure;
 use super::read::read_to_limit;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
-use std::io::Write;
+use std::io::{self, Read, Write};
 
 /// How much is believed to come out; more is read as well.
 const USUAL_RATIO: usize = 4;
@@ -45,4 +47,41 @@ pub(super) fn decompress(mut data: &[u8], limit: usize) -> Result<Vec<u8>, Failu
         }
     }
     Ok(out)
+}
+
+pub(super) fn stream(data: Bytes) -> Box<dyn Read + Send> {
+    Box::new(Frames {
+        before: data.len(),
+        frame: Some(FrameDecoder::new(data.reader())),
+    })
+}
+
+/// Frames one after the other, each with a decoder of its own.
+struct Frames {
+    frame: Option<FrameDecoder<Reader<Bytes>>>,
+    /// What was left when the frame began.
+    before: usize,
+}
+
+impl Read for Frames {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(frame) = &mut self.frame {
+            let read = frame.read(buf)?;
+            if read > 0 || buf.is_empty() {
+                return Ok(read);
+            }
+            let rest = self.frame.take().map(FrameDecoder::into_inner);
+            if let Some(rest) = rest
+                && rest.get_ref().has_remaining()
+            {
+                let left = rest.get_ref().remaining();
+                if left == self.before {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                self.before = left;
+                self.frame = Some(FrameDecoder::new(rest));
+            }
+        }
+        Ok(0)
+    }
 }

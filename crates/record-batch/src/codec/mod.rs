@@ -19,8 +19,9 @@ mod zstd;
 
 use crate::compression::{Compression, UnsupportedCompression};
 use crate::header::BATCH_OVERHEAD;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::fmt;
+use std::io::Read;
 
 /// The bound on a batch's records when the caller names none: 64 MiB.
 pub const DEFAULT_MAX_DECOMPRESSED: usize = 64 << 20;
@@ -124,6 +125,30 @@ pub(crate) enum Failure {
     WindowTooLarge(u64),
     /// The bytes break a rule of the codec.
     Corrupt,
+}
+
+/// Decompresses `data` as it is read. What the codec cannot give in pieces is decompressed at once,
+/// into at most `limit` bytes.
+#[allow(
+    unused_variables,
+    reason = "without any codec there is nothing to read"
+)]
+pub(crate) fn stream(
+    compression: Compression,
+    data: &Bytes,
+    limit: usize,
+) -> Result<Box<dyn Read + Send>, Failure> {
+    match compression {
+        #[cfg(feature = "gzip")]
+        Compression::Gzip => Ok(gzip::stream(data.clone())),
+        #[cfg(feature = "snappy")]
+        Compression::Snappy => Ok(snappy::stream(data.clone(), limit)),
+        #[cfg(feature = "lz4")]
+        Compression::Lz4 => Ok(lz4::stream(data.clone())),
+        #[cfg(feature = "zstd")]
+        Compression::Zstd => zstd::stream(data.clone(), limit),
+        _ => Err(Failure::Unsupported),
+    }
 }
 
 /// Decompresses `data` into at most `limit` bytes.

@@ -2,7 +2,9 @@
 //! with that framing, and as one raw block, as librdkafka writes it.
 
 use super::Failure;
+use bytes::Bytes;
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
+use std::io::{self, Read};
 
 /// The framing's first bytes; two versions of four bytes each follow.
 const MAGIC: [u8; 8] = *b"\x82SNAPPY\0";
@@ -67,14 +69,19 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// How long a block is when it is decompressed.
+fn block_len(block: &[u8]) -> Result<usize, Failure> {
+    match decompress_len(block) {
+        Ok(length) if length <= block.len().saturating_mul(MAX_RATIO) => Ok(length),
+        _ => Err(Failure::Corrupt),
+    }
+}
+
 pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> {
     let mut total = 0_usize;
     let mut blocks = Blocks::new(data);
     while let Some(block) = blocks.next()? {
-        let length = decompress_len(block).map_err(|_| Failure::Corrupt)?;
-        if length > block.len().saturating_mul(MAX_RATIO) {
-            return Err(Failure::Corrupt);
-        }
+        let length = block_len(block)?;
         total = total.saturating_add(length);
         if total > limit {
             return Err(Failure::TooLarge);
@@ -89,4 +96,66 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> 
         at += written.map_err(|_| Failure::Corrupt)?;
     }
     Ok(out)
+}
+
+pub(super) fn stream(data: Bytes, limit: usize) -> Box<dyn Read + Send> {
+    Box::new(BlockReader {
+        data,
+        at: 0,
+        limit,
+        block: Vec::new(),
+        given: 0,
+    })
+}
+
+/// One block after the other, none larger than the limit.
+struct BlockReader {
+    data: Bytes,
+    /// Where the next block begins.
+    at: usize,
+    limit: usize,
+    block: Vec<u8>,
+    /// What was given of the block.
+    given: usize,
+}
+
+impl BlockReader {
+    /// Decompresses the next block; false at the end.
+    fn next_block(&mut self) -> Result<bool, Failure> {
+        let mut blocks = Blocks {
+            rest: self.data.get(self.at..).unwrap_or_default(),
+            framed: self.data.starts_with(&MAGIC),
+        };
+        let Some(block) = blocks.next()? else {
+            return Ok(false);
+        };
+        let length = block_len(block)?;
+        if length > self.limit {
+            return Err(Failure::TooLarge);
+        }
+        self.block.resize(length, 0);
+        self.given = 0;
+        let written = Decoder::new().decompress(block, &mut self.block);
+        self.block.truncate(written.map_err(|_| Failure::Corrupt)?);
+        self.at = self.data.len() - blocks.rest.len();
+        Ok(true)
+    }
+}
+
+impl Read for BlockReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.given == self.block.len() {
+            match self.next_block() {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(Failure::TooLarge) => return Err(io::ErrorKind::FileTooLarge.into()),
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        let left = &self.block[self.given..];
+        let read = left.len().min(buf.len());
+        buf[..read].copy_from_slice(&left[..read]);
+        self.given += read;
+        Ok(read)
+    }
 }

@@ -1,19 +1,28 @@
 //! Zstandard (RFC 8878).
 
 use super::Failure;
+use bytes::buf::{Chain, Reader};
+use bytes::{Buf, Bytes};
+use std::io::{self, Read};
 use zrip::frame::MAX_BLOCK_SIZE;
 use zrip::frame::header::parse_frame_header;
-use zrip::{CompressContext, DecompressContext, DecompressError, compress_bound};
+use zrip::{CompressContext, DecompressContext, DecompressError, FrameDecoder, compress_bound};
 
 /// Measured on JSON events, this encoder's level 1 is both faster and smaller than its 3 and 4.
 const LEVEL: i32 = 1;
 /// The largest window that is read: what zstd itself reads by default, 128 MiB.
 const MAX_WINDOW: u64 = 128 << 20;
+/// The window of a stream, which keeps up to two of them. Encoders rarely look back further, also
+/// where a frame's header allows it, as that of every frame does which states its size.
+const STREAM_WINDOW_LOG: u8 = 21;
 const BLOCK_HEADER: usize = 3;
 const CHECKSUM: usize = 4;
 /// A skippable frame's number is this with the lowest four bits of any value.
 const SKIPPABLE: u32 = 0x184d_2a50;
 const RLE: u32 = 1;
+/// In a frame's descriptor: the window is the content, and is not stated.
+const SINGLE_SEGMENT: u8 = 0x20;
+const MIN_WINDOW_LOG: u8 = 10;
 /// The decoder wants room for a whole block, and a little more, behind what it has.
 const SLACK: usize = MAX_BLOCK_SIZE + 64;
 
@@ -51,6 +60,73 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> 
         }
         Err(_) => Err(Failure::Corrupt),
     }
+}
+
+pub(super) fn stream(data: Bytes, limit: usize) -> Result<Box<dyn Read + Send>, Failure> {
+    most(&data)?;
+    Ok(Box::new(Stream {
+        decoder: Some(FrameDecoder::with_limit(
+            narrowed(&data)?.reader(),
+            usize::MAX,
+        )),
+        given: 0,
+        plain: Bytes::new(),
+        data,
+        limit,
+    }))
+}
+
+/// Decompresses with a small window. Where that is not enough it does so anew and at once.
+struct Stream {
+    data: Bytes,
+    limit: usize,
+    decoder: Option<FrameDecoder<Reader<Chain<Bytes, Bytes>>>>,
+    /// The bytes that the decoder gave.
+    given: usize,
+    /// What was decompressed at once.
+    plain: Bytes,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(decoder) = &mut self.decoder {
+            if let Ok(read) = decoder.read(buf) {
+                self.given += read;
+                return Ok(read);
+            }
+            self.decoder = None;
+            let plain = decompress(&self.data, self.limit).map_err(|failure| match failure {
+                Failure::TooLarge => io::ErrorKind::FileTooLarge,
+                _ => io::ErrorKind::InvalidData,
+            })?;
+            self.plain = Bytes::from(plain);
+            self.plain.advance(self.given.min(self.plain.len()));
+        }
+        let read = buf.len().min(self.plain.len());
+        self.plain.copy_to_slice(&mut buf[..read]);
+        Ok(read)
+    }
+}
+
+/// The frames, the first one with a window that is not above a stream's.
+fn narrowed(data: &Bytes) -> Result<Chain<Bytes, Bytes>, Failure> {
+    let as_it_is = || Ok(Bytes::new().chain(data.clone()));
+    let Ok(header) = parse_frame_header(data) else {
+        // A skippable frame, or one whose error the decoder finds.
+        return as_it_is();
+    };
+    if header.window_size <= 1 << STREAM_WINDOW_LOG || header.dict_id.is_some() {
+        return as_it_is();
+    }
+    // Magic, descriptor, the window unless the frame is one segment, the content's size.
+    let size_at = if header.single_segment { 5 } else { 6 };
+    let size = data.get(size_at..header.header_size);
+    let (magic, size) = (data.get(..4), size.ok_or(Failure::Corrupt)?);
+    let mut head = magic.ok_or(Failure::Corrupt)?.to_vec();
+    head.push(data[4] & !SINGLE_SEGMENT);
+    head.push((STREAM_WINDOW_LOG - MIN_WINDOW_LOG) << 3);
+    head.extend_from_slice(size);
+    Ok(Bytes::from(head).chain(data.slice(header.header_size..)))
 }
 
 /// The most bytes that the frames in `data` can hold, by what their headers and the headers of
