@@ -6,10 +6,12 @@
 mod range;
 mod round_robin;
 mod sticky;
+mod user_data;
 
 pub use range::range;
 pub use round_robin::round_robin;
-pub use sticky::cooperative_sticky;
+pub use sticky::{cooperative_sticky, sticky};
+pub use user_data::Claim;
 
 use ottla_types::TopicPartition;
 use std::cmp::Ordering;
@@ -31,7 +33,7 @@ pub struct Member {
     pub instance_id: Option<String>,
     /// Its topics; duplicates count once.
     pub topics: Vec<Arc<str>>,
-    /// The partitions that it says it owns.
+    /// The partitions that it says it owns, or for [`sticky`] had before it gave them up.
     pub owned: Vec<TopicPartition>,
     /// The generation in which it came to own them; `None` when it does not say.
     pub generation: Option<i32>,
@@ -53,31 +55,40 @@ pub enum Assignor {
     Range,
     /// [`round_robin`].
     RoundRobin,
+    /// [`sticky`].
+    Sticky,
     /// [`cooperative_sticky`].
     CooperativeSticky,
 }
 
 impl Assignor {
+    /// Every assignor.
+    pub const ALL: [Self; 4] = [
+        Self::Range,
+        Self::RoundRobin,
+        Self::Sticky,
+        Self::CooperativeSticky,
+    ];
+
     /// The name by which members agree on it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Range => "range",
             Self::RoundRobin => "roundrobin",
+            Self::Sticky => "sticky",
             Self::CooperativeSticky => "cooperative-sticky",
         }
     }
 
     /// The assignor with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Range, Self::RoundRobin, Self::CooperativeSticky]
-            .into_iter()
-            .find(|assignor| assignor.name() == name)
+        Self::ALL.into_iter().find(|a| a.name() == name)
     }
 
     /// How it moves partitions.
     pub fn protocol(self) -> RebalanceProtocol {
         match self {
-            Self::Range | Self::RoundRobin => RebalanceProtocol::Eager,
+            Self::Range | Self::RoundRobin | Self::Sticky => RebalanceProtocol::Eager,
             Self::CooperativeSticky => RebalanceProtocol::Cooperative,
         }
     }
@@ -87,6 +98,7 @@ impl Assignor {
         match self {
             Self::Range => range(members, topics),
             Self::RoundRobin => round_robin(members, topics),
+            Self::Sticky => sticky(members, topics),
             Self::CooperativeSticky => cooperative_sticky(members, topics),
         }
     }

@@ -1,5 +1,6 @@
-//! Cooperative-sticky (KIP-429): members keep what they own as far as balance allows, and what
-//! changes its owner is given to nobody until the old owner has given it up.
+//! Sticky (KIP-54) and cooperative-sticky (KIP-429): members keep what they had as far as balance
+//! allows. In the cooperative one, what changes its owner is given to nobody until the old owner has
+//! given it up.
 //!
 //! 1. Claims are judged: of several members that claim a partition, the one with the newest
 //!    generation owns it; with equal generations nobody does (KIP-792).
@@ -7,7 +8,7 @@
 //!    shortest chains of members until no chain leads from a member to one with two fewer. First
 //!    only partitions without an owner move, then all. A result with that property has the least
 //!    possible sum of squared loads, so with equal subscriptions the loads differ by one at most.
-//! 3. A partition that would go to somebody else than its owner, while another member claims it, is
+//! 3. Cooperative only: a partition that would go to somebody else than its owner, while another member claims it, is
 //!    left out. Its claimant sees that it is missing and rejoins after giving it up. Step 2 then
 //!    finds a placing as good as before that moves nothing owned, so the second round is final.
 
@@ -16,8 +17,18 @@ use ottla_types::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+/// Balanced and sticky, for the eager protocol: everybody has given up everything, so each partition
+/// goes to its new owner at once.
+pub fn sticky(members: &[Member], topics: &TopicCounts) -> Assignments {
+    assign(members, topics, false)
+}
+
 /// Balanced, sticky, and safe for the cooperative protocol. See the module's text for the steps.
 pub fn cooperative_sticky(members: &[Member], topics: &TopicCounts) -> Assignments {
+    assign(members, topics, true)
+}
+
+fn assign(members: &[Member], topics: &TopicCounts, cooperative: bool) -> Assignments {
     let mut ordered: Vec<&Member> = members.iter().collect();
     ordered.sort_by(|a, b| java_member_order(a, b));
     let claims = Claims::judge(&ordered, topics);
@@ -35,7 +46,7 @@ pub fn cooperative_sticky(members: &[Member], topics: &TopicCounts) -> Assignmen
                 let numbers = slots.kept.into_iter().chain(slots.fresh);
                 numbers.map(move |number| TopicPartition::new(name.clone(), number))
             })
-            .filter(|tp| claims.may_give(tp, at))
+            .filter(|tp| !cooperative || claims.may_give(tp, at))
             .collect();
         partitions.sort_unstable();
         result.insert(ordered[at].id.clone(), partitions);

@@ -44,7 +44,7 @@ pub use types::{
     Request, RequestBody, RequestId, ResponseBody, RevocationId,
 };
 
-use crate::assign::{RebalanceProtocol, TopicCounts};
+use crate::assign::{Claim, RebalanceProtocol, TopicCounts};
 use ottla_types::coordinator::{HeartbeatRequest, LeaveGroupRequest};
 use ottla_types::{ConfigError, TopicPartition};
 use state::{AfterRevocation, Backoff, Joined, Proof, Revocation, Slot, State, Timer};
@@ -64,6 +64,8 @@ pub struct Membership {
     owned: BTreeSet<TopicPartition>,
     /// The generation in which `owned` was assigned.
     owned_generation: Option<i32>,
+    /// What the last assignment gave: what an eager sticky assignor gives again if it can.
+    previous: Claim,
     /// What the last join said was owned.
     claimed: BTreeSet<TopicPartition>,
     /// A reason to join again as soon as this is possible.
@@ -100,6 +102,7 @@ impl Membership {
             joined: None,
             owned: BTreeSet::new(),
             owned_generation: None,
+            previous: Claim::default(),
             claimed: BTreeSet::new(),
             rejoin: None,
             watched: BTreeMap::new(),

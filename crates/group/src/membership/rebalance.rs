@@ -3,9 +3,9 @@
 use super::state::{AfterRevocation, Joined, Lead, Proof, Slot, State};
 use super::types::{MembershipError, MembershipEvent, Operation, RequestBody};
 use super::{Membership, Phase};
-use crate::assign::{Assignor, Member, TopicCounts};
+use crate::assign::{Assignor, Claim, Member, RebalanceProtocol, TopicCounts};
 use crate::protocol::{Assignment, Subscription};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use ottla_types::coordinator::{
     JoinGroupMember, JoinGroupRequest, JoinGroupResponse, SyncGroupRequest, SyncGroupResponse,
 };
@@ -48,28 +48,34 @@ impl Membership {
 
     fn join_request(&mut self) -> JoinGroupRequest {
         self.claimed = self.owned.clone();
-        // Cooperative-sticky says the generation in its user data as well, for leaders that do not
-        // read version 2 of the subscription.
-        let user_data = self
-            .is_cooperative()
-            .then(|| Bytes::copy_from_slice(&self.owned_generation.unwrap_or(-1).to_be_bytes()));
-        let subscription = Subscription {
-            topics: self.topics.iter().cloned().collect(),
-            user_data,
-            owned: self.owned.iter().cloned().collect(),
-            generation: self.owned_generation,
-            rack: self.config.rack.clone(),
-        }
-        .encode();
-        let names = self.config.assignors.iter().map(|a| a.name().to_owned());
+        let assignors = self.config.assignors.iter();
+        let protocols = assignors.map(|a| (a.name().to_owned(), self.subscription(*a).encode()));
         JoinGroupRequest {
             session_timeout_ms: self.config.session_timeout_ms,
             rebalance_timeout_ms: self.config.rebalance_timeout_ms,
             member_id: self.member_id.clone(),
             instance_id: self.config.instance_id.clone(),
             protocol_type: PROTOCOL_TYPE.to_owned(),
-            protocols: names.map(|name| (name, subscription.clone())).collect(),
+            protocols: protocols.collect(),
             reason: self.rejoin.take().map(str::to_owned),
+        }
+    }
+
+    fn subscription(&self, assignor: Assignor) -> Subscription {
+        let claim = match assignor.protocol() {
+            // What was given up before the join is what should come back.
+            RebalanceProtocol::Eager => self.previous.clone(),
+            RebalanceProtocol::Cooperative => Claim {
+                partitions: Vec::new(),
+                generation: self.owned_generation,
+            },
+        };
+        Subscription {
+            topics: self.topics.iter().cloned().collect(),
+            user_data: assignor.user_data(&claim),
+            owned: self.owned.iter().cloned().collect(),
+            generation: self.owned_generation,
+            rack: self.config.rack.clone(),
         }
     }
 
@@ -233,6 +239,10 @@ impl Membership {
         let all: Vec<_> = new.iter().cloned().collect();
         self.owned.extend(new);
         self.owned_generation = Some(joined.generation);
+        self.previous = Claim {
+            partitions: all.clone(),
+            generation: Some(joined.generation),
+        };
         self.go(State::Stable);
         self.heartbeat = Slot::Idle;
         self.heartbeat_at = Some(self.next_heartbeat(self.now_ms));
@@ -291,12 +301,13 @@ impl Lead {
             .into_iter()
             .map(|m| {
                 let subscription = Subscription::decode(&m.metadata).unwrap_or_default();
+                let claim = assignor.claim(&subscription);
                 Member {
-                    generation: generation_of(&subscription, assignor),
                     id: m.member_id,
                     instance_id: m.instance_id,
                     topics: subscription.topics,
-                    owned: subscription.owned,
+                    owned: claim.partitions,
+                    generation: claim.generation,
                 }
             })
             .collect();
@@ -307,13 +318,4 @@ impl Lead {
             counts: TopicCounts::new(),
         }
     }
-}
-
-/// Members that write version 1 say their generation in the assignor's user data only.
-fn generation_of(subscription: &Subscription, assignor: Assignor) -> Option<i32> {
-    subscription.generation.or_else(|| {
-        let mut data = subscription.user_data.clone()?;
-        let said = data.try_get_i32().ok()?;
-        (assignor == Assignor::CooperativeSticky && said >= 0).then_some(said)
-    })
 }
