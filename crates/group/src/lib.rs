@@ -5,15 +5,20 @@
 //! `wasm32-unknown-unknown`.
 //!
 //! - [`membership`]: the classic group protocol from the member's side, leader duties included,
-//! - [`assign`]: who reads which partition (range, round robin, cooperative-sticky),
+//! - [`consumer_group`]: the consumer group protocol (KIP-848), where the coordinator assigns,
+//! - [`assign`]: who reads which partition (range, round robin, sticky, cooperative-sticky),
 //! - [`offsets`]: which offset of a partition may be committed while records are handled out of
 //!   order.
 
 pub mod assign;
+pub mod consumer_group;
+mod group_membership;
 pub mod membership;
 pub mod offsets;
 
 pub use assign::{Assignments, Assignor, Member, RebalanceProtocol, TopicCounts};
+pub use consumer_group::{ConsumerMembership, ConsumerMembershipConfig};
+pub use group_membership::{GroupMembership, GroupProtocol};
 pub use membership::{
     CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipError,
     MembershipEvent, Operation, Phase, Request, RequestBody, RequestId, ResponseBody, RevocationId,

@@ -4,6 +4,7 @@
 
 use crate::{ErrorCode, Offset, TopicPartition};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// JoinGroup (key 11).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,4 +163,51 @@ pub struct FetchedOffset {
     pub leader_epoch: Option<i32>,
     /// The text that was committed with it.
     pub metadata: String,
+}
+
+/// A topic's id (KIP-516), in the bytes of the wire.
+pub type TopicId = [u8; 16];
+
+/// Partitions by topic id, as the consumer group protocol names them.
+pub type TopicIdPartitions = Vec<(TopicId, Vec<i32>)>;
+
+/// ConsumerGroupHeartbeat (key 68, KIP-848). A `None` below says that nothing changed since the last
+/// heartbeat that was answered well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerHeartbeatRequest {
+    /// The own member id, which the member makes itself.
+    pub member_id: String,
+    /// The member epoch; 0 joins, -1 leaves, -2 leaves for a while and keeps the static place.
+    pub member_epoch: i32,
+    /// `group.instance.id` of a static member.
+    pub instance_id: Option<String>,
+    /// The member's rack.
+    pub rack: Option<String>,
+    /// How long the coordinator waits for partitions that it takes back, in milliseconds.
+    pub rebalance_timeout_ms: Option<i32>,
+    /// The topics to consume.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// A regular expression (RE2) over topic names, from version 1; empty for none any more.
+    pub pattern: Option<String>,
+    /// The coordinator's assignor to use.
+    pub assignor: Option<String>,
+    /// What the member owns.
+    pub owned: Option<TopicIdPartitions>,
+}
+
+/// The answer to [`ConsumerHeartbeatRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerHeartbeatResponse {
+    /// 0, or why the heartbeat was refused.
+    pub error: ErrorCode,
+    /// The broker's words for the error.
+    pub message: Option<String>,
+    /// The member's id, where the coordinator made it.
+    pub member_id: Option<String>,
+    /// The member's epoch from now on.
+    pub member_epoch: i32,
+    /// When the next heartbeat is expected, in milliseconds.
+    pub heartbeat_interval_ms: i32,
+    /// What the member is to own; `None` when that did not change.
+    pub assignment: Option<TopicIdPartitions>,
 }

@@ -39,6 +39,7 @@ mod tests;
 mod types;
 
 pub use config::MembershipConfig;
+pub(crate) use state::{Backoff, Proof, Slot};
 pub use types::{
     CommitIdentity, CommitVerdict, Input, MembershipError, MembershipEvent, Operation, Phase,
     Request, RequestBody, RequestId, ResponseBody, RevocationId,
@@ -47,7 +48,7 @@ pub use types::{
 use crate::assign::{Claim, RebalanceProtocol, TopicCounts};
 use ottla_types::coordinator::{HeartbeatRequest, LeaveGroupRequest};
 use ottla_types::{ConfigError, TopicPartition};
-use state::{AfterRevocation, Backoff, Joined, Proof, Revocation, Slot, State, Timer};
+use state::{AfterRevocation, Joined, Revocation, State, Timer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -130,7 +131,9 @@ impl Membership {
         match input {
             Input::Subscribe { topics } => self.on_subscribe(topics),
             Input::Response { id, body } => self.on_response(id, body),
-            Input::Failed { id } => self.on_failed(id),
+            // Every broker offers the classic calls; one that does not is like one that cannot be reached.
+            Input::Failed { id } | Input::NotOffered { id } => self.on_failed(id),
+            Input::SubscribePattern { .. } | Input::TopicNames { .. } => {}
             Input::Metadata { counts } => self.on_metadata(counts),
             Input::MetadataFailed => self.on_metadata_failed(),
             Input::RevokeCompleted { id } => self.on_revoke_completed(id),
@@ -245,6 +248,18 @@ impl Membership {
         } else {
             Vec::new()
         }
+    }
+
+    /// As [`GroupMembership::abrupt_leave`](crate::GroupMembership::abrupt_leave).
+    pub fn abrupt_leave(&self) -> Option<RequestBody> {
+        let member_id = self
+            .member_id()
+            .filter(|_| self.config.instance_id.is_none())?;
+        Some(RequestBody::Leave(LeaveGroupRequest {
+            member_id: member_id.to_owned(),
+            instance_id: None,
+            reason: Some("the member failed".to_owned()),
+        }))
     }
 
     fn on_subscribe(&mut self, topics: Vec<Arc<str>>) {

@@ -103,7 +103,7 @@ pub(super) struct Joined {
 
 /// A slot for one request at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     Idle,
     /// To be sent by the next poll.
     Due,
@@ -116,12 +116,12 @@ pub(super) enum Slot {
 }
 
 impl Slot {
-    pub(super) fn is_out(self) -> bool {
+    pub(crate) fn is_out(self) -> bool {
         matches!(self, Self::Out { .. })
     }
 
     /// When the request `id` was sent, if it is the one that is out.
-    pub(super) fn sent_ms(self, wanted: RequestId) -> Option<i64> {
+    pub(crate) fn sent_ms(self, wanted: RequestId) -> Option<i64> {
         match self {
             Self::Out { id, sent_ms } if id == wanted => Some(sent_ms),
             _ => None,
@@ -131,12 +131,12 @@ impl Slot {
 
 /// When the coordinator is known to have counted this member in.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Proof {
+pub(crate) struct Proof {
     /// It cannot expire the session before this plus the session timeout.
-    pub(super) alive_ms: i64,
+    pub(crate) alive_ms: i64,
     /// It was not rebalancing then: it cannot drop a member that does not rejoin before this plus
     /// the rebalance timeout.
-    pub(super) settled_ms: i64,
+    pub(crate) settled_ms: i64,
 }
 
 /// Everything that happens because time passed.
@@ -157,7 +157,7 @@ impl Timer {
 
 /// Exponential back-off with a fifth of jitter either way (KIP-580), from a seed (splitmix64).
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     state: u64,
     base_ms: i64,
     max_ms: i64,
@@ -165,7 +165,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(seed: u64, base_ms: i32, max_ms: i32) -> Self {
+    pub(crate) fn new(seed: u64, base_ms: i32, max_ms: i32) -> Self {
         Self {
             state: seed,
             base_ms: base_ms.into(),
@@ -174,19 +174,19 @@ impl Backoff {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// The wait after one more failure.
-    pub(super) fn next_ms(&mut self) -> i64 {
+    pub(crate) fn next_ms(&mut self) -> i64 {
         let doubled = self.base_ms << self.failures.min(20);
         self.failures = self.failures.saturating_add(1);
         self.jittered(doubled.min(self.max_ms))
     }
 
     /// The first wait, for failures that are not counted.
-    pub(super) fn first_ms(&mut self) -> i64 {
+    pub(crate) fn first_ms(&mut self) -> i64 {
         self.jittered(self.base_ms)
     }
 

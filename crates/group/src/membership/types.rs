@@ -3,20 +3,21 @@
 use crate::assign::TopicCounts;
 use crate::protocol::CodecError;
 use ottla_types::coordinator::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
-    SyncGroupResponse,
+    ConsumerHeartbeatRequest, ConsumerHeartbeatResponse, HeartbeatRequest, JoinGroupRequest,
+    JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest, SyncGroupResponse, TopicId,
 };
 use ottla_types::{ErrorCode, TopicPartition};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// The number of a request. An answer to a request that is no longer awaited is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub(super) u64);
+pub struct RequestId(pub(crate) u64);
 
 /// The number of a revocation, so that a late acknowledgement cannot end a newer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RevocationId(pub(super) u64);
+pub struct RevocationId(pub(crate) u64);
 
 /// A request to send to the group's coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub enum RequestBody {
     Heartbeat(HeartbeatRequest),
     /// Answered at once.
     Leave(LeaveGroupRequest),
+    /// Answered at once: everything of the consumer group protocol (KIP-848).
+    ConsumerHeartbeat(ConsumerHeartbeatRequest),
 }
 
 /// The coordinator's answer to a [`Request`].
@@ -51,6 +54,8 @@ pub enum ResponseBody {
     Heartbeat(ErrorCode),
     /// To [`RequestBody::Leave`].
     Leave(ErrorCode),
+    /// To [`RequestBody::ConsumerHeartbeat`].
+    ConsumerHeartbeat(ConsumerHeartbeatResponse),
 }
 
 /// What a [`Membership`](super::Membership) is told.
@@ -72,6 +77,24 @@ pub enum Input {
     Failed {
         /// The request's number.
         id: RequestId,
+    },
+    /// The topics that match this regular expression (RE2, evaluated by the broker) besides those
+    /// that are subscribed by name; empty: none. Consumer group protocol only; the classic one
+    /// ignores it.
+    SubscribePattern {
+        /// The expression.
+        pattern: String,
+    },
+    /// A request was not sent, because the broker does not offer its API.
+    NotOffered {
+        /// The request's number.
+        id: RequestId,
+    },
+    /// Names of topic ids: the answer to [`MembershipEvent::NeedTopicNames`]. An id that is not
+    /// listed is not known yet and asked for again.
+    TopicNames {
+        /// Names by id.
+        names: BTreeMap<TopicId, Arc<str>>,
     },
     /// Partition counts: the answer to [`MembershipEvent::NeedMetadata`], and whenever metadata is
     /// refreshed. A topic that does not exist has count 0; a topic that is not listed is no news.
@@ -106,6 +129,12 @@ pub enum MembershipEvent {
     NeedMetadata {
         /// Every topic that any member subscribes to.
         topics: Vec<Arc<str>>,
+    },
+    /// The coordinator assigned topics whose names are not known: answer with
+    /// [`Input::TopicNames`], or [`Input::MetadataFailed`] when they could not be asked for.
+    NeedTopicNames {
+        /// The ids.
+        ids: Vec<TopicId>,
     },
     /// A generation was joined. Comes after the [`MembershipEvent::Revoked`] of the same generation.
     Assigned {
@@ -150,6 +179,8 @@ pub enum Operation {
     Heartbeat,
     /// OffsetCommit (8).
     Commit,
+    /// ConsumerGroupHeartbeat (68).
+    ConsumerHeartbeat,
 }
 
 impl fmt::Display for Operation {
@@ -158,6 +189,7 @@ impl fmt::Display for Operation {
             Self::Join => "JoinGroup",
             Self::Sync => "SyncGroup",
             Self::Heartbeat => "Heartbeat",
+            Self::ConsumerHeartbeat => "ConsumerGroupHeartbeat",
             Self::Commit => "OffsetCommit",
         })
     }
@@ -181,6 +213,9 @@ pub enum MembershipError {
         /// The assignor's name.
         name: String,
     },
+    /// The broker does not speak the consumer group protocol (KIP-848), or has it switched off.
+    #[error("the broker does not offer the consumer group protocol")]
+    NotOffered,
     /// The leader sent an assignment that cannot be read.
     #[error("the leader's assignment cannot be read")]
     MalformedAssignment(#[from] CodecError),
@@ -190,7 +225,8 @@ pub enum MembershipError {
 /// [`Membership::commit_result`](super::Membership::commit_result).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitIdentity {
-    /// The generation of the assignment that the offsets belong to.
+    /// The generation of the assignment that the offsets belong to; the member epoch in the consumer
+    /// group protocol.
     pub generation: i32,
     /// The own member id.
     pub member_id: String,

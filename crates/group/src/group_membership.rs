@@ -1,0 +1,248 @@
+//! A member with either protocol behind one interface, and the choice between them.
+
+use crate::consumer_group::{ConsumerMembership, ConsumerMembershipConfig};
+use crate::membership::{
+    CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipError,
+    MembershipEvent, Phase, Request, RequestBody,
+};
+use ottla_types::{ConfigError, ErrorCode, TopicPartition};
+use std::sync::Arc;
+
+/// `group.protocol`: how a member of a group gets its partitions, with the settings for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// The members assign (JoinGroup, SyncGroup); every broker has it.
+    Classic(MembershipConfig),
+    /// The coordinator assigns (KIP-848).
+    Consumer(ConsumerMembershipConfig),
+    /// KIP-848 where the broker has it, else the classic protocol.
+    Auto(ConsumerMembershipConfig, MembershipConfig),
+}
+
+/// One member of a group, whatever its protocol. The order of the calls is that of
+/// [`membership`](crate::membership).
+#[derive(Debug)]
+pub struct GroupMembership {
+    active: Active,
+    fallback: Option<Fallback>,
+}
+
+#[derive(Debug)]
+enum Active {
+    Classic(Box<Membership>),
+    Consumer(Box<ConsumerMembership>),
+}
+
+/// What the classic member is made of if the broker has no other protocol.
+#[derive(Debug)]
+struct Fallback {
+    member: Box<Membership>,
+    topics: Vec<Arc<str>>,
+    has_pattern: bool,
+    now_ms: i64,
+}
+
+macro_rules! either {
+    ($of:expr, $member:ident => $do:expr) => {
+        match $of {
+            Active::Classic($member) => $do,
+            Active::Consumer($member) => $do,
+        }
+    };
+}
+
+impl GroupMembership {
+    /// A member without topics. `seed` drives the jitter of the back-off: give each member its own.
+    ///
+    /// # Errors
+    /// As [`MembershipConfig::validate`] and [`ConsumerMembershipConfig::validate`].
+    pub fn new(protocol: GroupProtocol, seed: u64) -> Result<Self, ConfigError> {
+        let classic = |config| Membership::new(config, seed).map(Box::new);
+        let consumer = |config| {
+            let member = ConsumerMembership::new(config, seed)?;
+            Ok(Active::Consumer(Box::new(member)))
+        };
+        let (active, fallback) = match protocol {
+            GroupProtocol::Classic(config) => (Active::Classic(classic(config)?), None),
+            GroupProtocol::Consumer(config) => (consumer(config)?, None),
+            GroupProtocol::Auto(config, instead) => {
+                let fallback = Fallback {
+                    member: classic(instead)?,
+                    topics: Vec::new(),
+                    has_pattern: false,
+                    now_ms: i64::MIN,
+                };
+                (consumer(config)?, Some(fallback))
+            }
+        };
+        Ok(Self { active, fallback })
+    }
+
+    /// As [`Membership::handle`].
+    pub fn handle(&mut self, input: Input, now_ms: i64) {
+        if let Some(fallback) = &mut self.fallback {
+            fallback.now_ms = fallback.now_ms.max(now_ms);
+            match &input {
+                Input::Subscribe { topics } => fallback.topics.clone_from(topics),
+                Input::SubscribePattern { pattern } => fallback.has_pattern = !pattern.is_empty(),
+                _ => {}
+            }
+        }
+        either!(&mut self.active, member => member.handle(input, now_ms));
+    }
+
+    /// As [`Membership::poll_event`]. A broker without KIP-848 is no event if there is another
+    /// protocol to use; an expression over topic names has none.
+    pub fn poll_event(&mut self) -> Option<MembershipEvent> {
+        let event = either!(&mut self.active, member => member.poll_event())?;
+        let error = MembershipError::NotOffered;
+        if event != (MembershipEvent::Fatal { error }) {
+            return Some(event);
+        }
+        match self.fallback.take() {
+            Some(fallback) if !fallback.has_pattern => {
+                let mut member = fallback.member;
+                let topics = fallback.topics;
+                member.handle(Input::Subscribe { topics }, fallback.now_ms);
+                self.active = Active::Classic(member);
+                self.poll_event()
+            }
+            _ => Some(event),
+        }
+    }
+
+    /// As [`Membership::poll_request`].
+    pub fn poll_request(&mut self) -> Option<Request> {
+        either!(&mut self.active, member => member.poll_request())
+    }
+
+    /// As [`Membership::next_timeout`].
+    pub fn next_timeout(&self) -> Option<i64> {
+        either!(&self.active, member => member.next_timeout())
+    }
+
+    /// As [`Membership::phase`].
+    pub fn phase(&self) -> Phase {
+        either!(&self.active, member => member.phase())
+    }
+
+    /// As [`Membership::commit_identity`].
+    pub fn commit_identity(&self) -> Option<CommitIdentity> {
+        either!(&self.active, member => member.commit_identity())
+    }
+
+    /// As [`Membership::commit_result`].
+    pub fn commit_result(
+        &mut self,
+        identity: &CommitIdentity,
+        code: ErrorCode,
+        now_ms: i64,
+    ) -> CommitVerdict {
+        either!(&mut self.active, member => member.commit_result(identity, code, now_ms))
+    }
+
+    /// As [`Membership::owns`].
+    pub fn owns(&self, partition: &TopicPartition) -> bool {
+        either!(&self.active, member => member.owns(partition))
+    }
+
+    /// Everything owned, in order.
+    pub fn owned(&self) -> Vec<TopicPartition> {
+        either!(&self.active, member => member.owned().cloned().collect())
+    }
+
+    /// As [`Membership::watched_topics`]; empty with KIP-848, where the coordinator watches.
+    pub fn watched_topics(&self) -> Vec<Arc<str>> {
+        match &self.active {
+            Active::Classic(member) => member.watched_topics(),
+            Active::Consumer(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the classic protocol is in use.
+    pub fn is_classic(&self) -> bool {
+        matches!(self.active, Active::Classic(_))
+    }
+
+    /// What to send, for the sake of the others, when the member is dropped without a close; `None`
+    /// for one that never joined, and for a static one, whose place is kept for its next start.
+    pub fn abrupt_leave(&self) -> Option<RequestBody> {
+        either!(&self.active, member => member.abrupt_leave())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::ResponseBody;
+    use ottla_types::coordinator::ConsumerHeartbeatResponse;
+
+    fn auto() -> GroupMembership {
+        let consumer = ConsumerMembershipConfig::new("m");
+        let protocol = GroupProtocol::Auto(consumer, MembershipConfig::default());
+        let mut member = GroupMembership::new(protocol, 1).unwrap();
+        let topics = vec!["t".into()];
+        member.handle(Input::Subscribe { topics }, 0);
+        member
+    }
+
+    fn refuse(member: &mut GroupMembership, error: ErrorCode) {
+        let request = member.poll_request().unwrap();
+        assert!(matches!(request.body, RequestBody::ConsumerHeartbeat(_)));
+        let answer = ConsumerHeartbeatResponse {
+            error,
+            message: None,
+            member_id: None,
+            member_epoch: 0,
+            heartbeat_interval_ms: 0,
+            assignment: None,
+        };
+        let body = ResponseBody::ConsumerHeartbeat(answer);
+        let id = request.id;
+        member.handle(Input::Response { id, body }, 5);
+    }
+
+    #[test]
+    fn a_broker_that_refuses_the_version_gets_the_classic_protocol() {
+        let mut member = auto();
+        refuse(&mut member, ErrorCode::UNSUPPORTED_VERSION);
+        assert_eq!(member.poll_event(), None);
+        assert!(member.is_classic());
+        let request = member.poll_request().unwrap();
+        assert!(matches!(request.body, RequestBody::Join(_)));
+    }
+
+    #[test]
+    fn a_broker_that_does_not_offer_it_gets_the_classic_protocol() {
+        let mut member = auto();
+        let id = member.poll_request().unwrap().id;
+        member.handle(Input::NotOffered { id }, 5);
+        assert_eq!(member.poll_event(), None);
+        assert_eq!(
+            (member.is_classic(), member.phase()),
+            (true, Phase::Joining)
+        );
+    }
+
+    #[test]
+    fn an_expression_has_no_classic_protocol_to_fall_back_to() {
+        let mut member = auto();
+        let pattern = "t.*".to_owned();
+        member.handle(Input::SubscribePattern { pattern }, 1);
+        refuse(&mut member, ErrorCode::UNSUPPORTED_VERSION);
+        let error = MembershipError::NotOffered;
+        assert_eq!(member.poll_event(), Some(MembershipEvent::Fatal { error }));
+        assert_eq!(member.poll_request(), None);
+    }
+
+    #[test]
+    fn other_refusals_stay_what_they_are() {
+        let mut member = auto();
+        refuse(&mut member, ErrorCode::GROUP_AUTHORIZATION_FAILED);
+        assert!(matches!(
+            member.poll_event(),
+            Some(MembershipEvent::Fatal { .. })
+        ));
+        assert!(!member.is_classic());
+    }
+}
