@@ -2,6 +2,7 @@
 //!
 //! Pure. Everything that differs between versions of these messages stands here.
 
+pub(crate) mod consumer;
 pub(crate) mod transactions;
 
 use crate::connection::Api;
@@ -33,6 +34,8 @@ use std::sync::Arc;
 pub(crate) enum BadAnswer {
     #[error("the answer says nothing about partition {0}")]
     NoPartition(TopicPartition),
+    #[error("partition {0} is assigned")]
+    BadPartition(i32),
     #[error("the answer says nothing about group {0}")]
     NoGroup(Arc<str>),
     #[error("the answer says nothing about the coordinator of {0}")]

@@ -1,4 +1,4 @@
-//! The calls to a group's coordinator (the classic protocol), mapped to plain structs.
+//! The calls to a group's coordinator (both protocols), mapped to plain structs.
 //!
 //! What must hold: a JoinGroup or SyncGroup, which
 //! the broker holds back until every member came, has a connection of its own, and commits, which
@@ -12,9 +12,9 @@ use crate::{Error, convert};
 use kafka_protocol::messages::FindCoordinatorRequest;
 use ottla_types::ErrorCode;
 use ottla_types::coordinator::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
-    SyncGroupResponse,
+    ConsumerHeartbeatRequest, ConsumerHeartbeatResponse, HeartbeatRequest, JoinGroupRequest,
+    JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -146,6 +146,33 @@ impl GroupClient {
         let code = convert::leave_answer(&answer);
         group.place.note(&coordinator, code);
         Ok(code)
+    }
+
+    /// Everything that a member says in the consumer group protocol (KIP-848, ConsumerGroupHeartbeat
+    /// v0 and v1). Ends within `limit`; a third of the broker's session timeout leaves time for another
+    /// heartbeat when a connection is dead. Calls that are started one after the other arrive in that
+    /// order as long as the connection lasts.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join); of kind `Unsupported` when the broker does not offer the call, or not
+    /// in a version that can carry a regular expression (v1).
+    pub async fn consumer_heartbeat(
+        &self,
+        request: ConsumerHeartbeatRequest,
+        limit: Duration,
+    ) -> Result<ConsumerHeartbeatResponse, Error> {
+        let group = &*self.inner;
+        let limit = limit.min(group.place.cluster.config.request_timeout);
+        let versions = convert::consumer::versions(&request);
+        let build = |_| convert::consumer::request(&group.place.key, &request);
+        let call = group
+            .place
+            .call_within(versions, Purpose::Coordination, limit, build);
+        let (coordinator, answer, _) = call.await?;
+        let answer = convert::consumer::answer(answer)
+            .map_err(|error| error.with_broker(&*coordinator.name))?;
+        group.place.note(&coordinator, answer.error);
+        Ok(answer)
     }
 
     /// Commits offsets (OffsetCommit v2 to v9). The answers stand in the order of the request.

@@ -153,6 +153,21 @@ api!(
     ])
 );
 
+api!(
+    ConsumerGroupHeartbeat, ConsumerGroupHeartbeatRequest -> ConsumerGroupHeartbeatResponse,
+    68, 0..=1,
+    flexible_from(0, &[
+        always(Fixed(6)),
+        always(Text),
+        always(Text),
+        always(Fixed(8)),
+        always(Kind::Nullable(Struct {
+            fields: &[always(array(&[always(Fixed(16)), always(Ints)]))],
+            tags: &[],
+        })),
+    ])
+);
+
 // v10 names topics by id.
 api!(
     OffsetCommit, OffsetCommitRequest -> OffsetCommitResponse, 8, 2..=9,
@@ -387,6 +402,23 @@ mod tests {
             };
             m::LeaveGroupResponse::default().with_members(members)
         });
+    }
+
+    #[test]
+    fn the_layout_of_the_consumer_group_heartbeat_fits_every_version() {
+        use m::consumer_group_heartbeat_response::{Assignment, TopicPartitions};
+        let assignments = [0, 2].map(|topics| {
+            let topic = TopicPartitions::default().with_partitions(vec![1, 2]);
+            Some(Assignment::default().with_topic_partitions(vec![topic; topics]))
+        });
+        for assignment in assignments.into_iter().chain([None]) {
+            check::<m::ConsumerGroupHeartbeatRequest>(|_| {
+                m::ConsumerGroupHeartbeatResponse::default()
+                    .with_error_message(Some(text()))
+                    .with_member_id(Some(text()))
+                    .with_assignment(assignment.clone())
+            });
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) enum Kind {
     Ints,
     /// An array of structs.
     Array(Struct),
+    /// A struct that may be null: a byte below 0 for null, else the struct behind the byte.
+    Nullable(Struct),
 }
 
 pub(crate) const fn always(kind: Kind) -> Field {
@@ -135,6 +137,10 @@ impl Walk<'_> {
                 let count = self.count()?;
                 self.skip(count.saturating_mul(4))
             }
+            Kind::Nullable(inside) => match self.take(1)? {
+                [0..=0x7f] => self.structure(inside),
+                _ => Ok(()),
+            },
             Kind::Array(element) => {
                 for _ in 0..self.count()? {
                     self.structure(element)?;

@@ -167,7 +167,7 @@ impl Member {
             MembershipEvent::Fatal { error } => return Err(fatal(error)),
             MembershipEvent::Left => return Ok(ControlFlow::Break(())),
             // The driver sees to it.
-            MembershipEvent::NeedMetadata { .. } => {}
+            MembershipEvent::NeedMetadata { .. } | MembershipEvent::NeedTopicNames { .. } => {}
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -22,6 +22,9 @@ use tokio::time::{Instant, timeout};
 /// How long the farewell of a member that failed may take.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
+/// A third of the session timeout that brokers have by default.
+const CONSUMER_HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
+
 /// The membership and its calls.
 pub(super) struct Driver {
     membership: Membership,
@@ -241,6 +244,10 @@ async fn call(group: GroupClient, request: Request) -> Answer {
         RequestBody::Sync(sync) => group.sync(sync).await.map(ResponseBody::Sync),
         RequestBody::Heartbeat(beat) => group.heartbeat(beat).await.map(ResponseBody::Heartbeat),
         RequestBody::Leave(leave) => group.leave(leave).await.map(ResponseBody::Leave),
+        RequestBody::ConsumerHeartbeat(beat) => group
+            .consumer_heartbeat(beat, CONSUMER_HEARTBEAT_LIMIT)
+            .await
+            .map(ResponseBody::ConsumerHeartbeat),
     };
     Answer::Coordinator(id, answer)
 }

@@ -83,6 +83,7 @@ impl Coordinator {
                 self.remove(&leave.member_id, now, &mut out);
                 out.push((from, Some(ResponseBody::Leave(code))));
             }
+            RequestBody::ConsumerHeartbeat(_) => unreachable!("a classic group"),
         }
         self.advance(now, &mut out);
         out
@@ -414,5 +415,6 @@ pub(crate) fn error_for(body: &RequestBody, code: ErrorCode) -> ResponseBody {
         RequestBody::Sync(_) => sync_answer(code, Bytes::new()),
         RequestBody::Heartbeat(_) => ResponseBody::Heartbeat(code),
         RequestBody::Leave(_) => ResponseBody::Leave(code),
+        RequestBody::ConsumerHeartbeat(_) => unreachable!("a classic group"),
     }
 }

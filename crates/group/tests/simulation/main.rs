@@ -234,7 +234,7 @@ impl Sim {
                     self.after(ms, Event::Metadata(at));
                 }
                 MembershipEvent::Assigned { .. } => self.assigned += 1,
-                MembershipEvent::Lost { .. } => {}
+                MembershipEvent::Lost { .. } | MembershipEvent::NeedTopicNames { .. } => {}
                 MembershipEvent::Fatal { error } => {
                     assert!(self.processes[at].fatal_asked, "{error}");
                     self.processes[at].ended = true;
