@@ -4,7 +4,7 @@
 use super::{Context, Outcome};
 use crate::history::{Acknowledged, History};
 use crate::read_back;
-use ottla_client::transport::{Acks, Compression, ProduceOptions};
+use ottla_client::transport::{ProduceOptions, produce_all};
 use ottla_client::{Client, NewTopic};
 use ottla_record_batch::BatchBuilder;
 use ottla_types::{Headers, TopicPartition, names};
@@ -74,11 +74,10 @@ async fn write(client: &Client, topic: &str, history: &mut History) -> Outcome {
         batches.push((TopicPartition::new(topic, partition), builder.finish()));
     }
     let options = ProduceOptions {
-        acks: Acks::All,
-        compression: Compression::None,
         timeout: WITHIN,
+        ..ProduceOptions::default()
     };
-    for (place, answer) in client.transport().produce(options, batches).await {
+    for (place, answer) in produce_all(&**client.transport(), &options, batches).await {
         let first = answer?.base_offset;
         let of_partition = ids
             .iter()

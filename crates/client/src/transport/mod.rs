@@ -4,27 +4,29 @@
 //! transport says what it can do in its [`Capabilities`]; what a user asks for by name and the
 //! transport cannot do is refused when the client is built, never silently weakened.
 
+mod answers;
 mod codes;
 mod native;
 mod rskafka;
 mod watchers;
 
+pub use self::answers::{Answer, AnswerSink, Answers, Outgoing, Reply, answers, produce_all};
 pub use self::native::NativeTransport;
 pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
 pub use ottla_record_batch::Compression;
 
 use crate::Error;
-use ottla_record_batch::{EncodedBatch, RecordSet};
+use ottla_record_batch::RecordSet;
 use ottla_types::{BoxFuture, Headers, Offset, TopicPartition};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Carries encoded batches to partition leaders and record sets back.
 ///
 /// A call is for any number of partitions, on any number of brokers, and answers each partition on
 /// its own: one that fails does not fail the others. Every call ends within the deadline that it is
-/// given. All methods are safe to cancel in the sense that the transport stays usable; a produce
-/// that is dropped may have been written.
+/// given. Calls that are dropped leave the transport usable.
 pub trait Transport: Send + Sync + 'static {
     /// The name that configs and the conformance table use, such as `rskafka`.
     fn name(&self) -> &'static str;
@@ -32,15 +34,16 @@ pub trait Transport: Send + Sync + 'static {
     /// What this transport can do.
     fn capabilities(&self) -> Capabilities;
 
-    /// Writes one batch to each partition, with retries of transient errors within
-    /// `options.timeout`. The answers stand in the order of `batches`.
+    /// Hands batches over to be written and returns at once. To be called within a tokio runtime.
     ///
-    /// A caller that needs order within a partition has one call in flight for it.
-    fn produce(
-        &self,
-        options: ProduceOptions,
-        batches: Vec<(TopicPartition, EncodedBatch)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Produced, Error>)>>;
+    /// Each batch is one attempt, which ends within `options.timeout`, and gets exactly one
+    /// [`Answer`], also when the transport is closed or dropped. Order, retries and their waits are
+    /// the caller's; finding the leader, heeding a broker's throttle time, and saying by the
+    /// [`Fate`](ottla_types::Fate) of an error whether the batch may be written are the transport's.
+    ///
+    /// Batches for one partition leave in the order of the calls and of `batches`, as long as the
+    /// partition's leader stays the same.
+    fn produce(&self, options: &ProduceOptions, batches: Vec<Outgoing>, answers: &AnswerSink);
 
     /// Reads from each position. Resolves when at least one partition has records or an error, or
     /// when `limits.max_wait` has passed (then with what it knows, possibly with nothing).
@@ -177,14 +180,21 @@ pub enum Acks {
 }
 
 /// How a [`Transport::produce`] call is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProduceOptions {
     /// Who must have the batch.
     pub acks: Acks,
     /// The codec that the batch is sent with.
     pub compression: Compression,
-    /// The time limit of the whole call, retries included.
+    /// The time limit of the attempt, counted from the call. A transport may end it earlier, by its
+    /// own time limit for one request.
     pub timeout: Duration,
+    /// The transactional id, for batches of a transaction (KIP-98).
+    pub transactional_id: Option<Arc<str>>,
+    /// The cluster has transaction version 2 (KIP-890): a batch takes its partition into the
+    /// transaction. Without it a transactional request has Produce version 11 at most, which makes
+    /// the broker check that the partition is in.
+    pub transaction_version_2: bool,
 }
 
 /// How much a [`Transport::fetch`] call may bring, and how long it may wait.

@@ -16,20 +16,20 @@ mod polls;
 mod produce;
 
 use super::{
-    Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec, ProduceOptions,
-    Produced, Transport,
+    AnswerSink, Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec,
+    Outgoing, ProduceOptions, Transport,
 };
 use crate::{ClientConfig, Error, ErrorKind};
 use ::rskafka::chrono::DateTime;
 use ::rskafka::client::partition::OffsetAt;
 use cluster::{Call, Cluster, Purpose};
 use futures_util::future::join_all;
-use ottla_record_batch::EncodedBatch;
 use ottla_types::{BoxFuture, Offset, TopicPartition};
 use polls::Polls;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 /// What an [`RskafkaTransport`] needs to know; see [`ClientConfig`] for the meaning and the bounds.
@@ -96,6 +96,8 @@ impl From<&ClientConfig> for RskafkaSettings {
 pub struct RskafkaTransport {
     cluster: Arc<Cluster>,
     polls: Polls,
+    /// The batches on their way; a transport that is dropped aborts them.
+    writes: Mutex<JoinSet<()>>,
 }
 
 impl fmt::Debug for RskafkaTransport {
@@ -122,6 +124,7 @@ impl RskafkaTransport {
         Ok(Self {
             polls: Polls::new(cluster.clone()),
             cluster,
+            writes: Mutex::default(),
         })
     }
 
@@ -172,22 +175,24 @@ impl Transport for RskafkaTransport {
         CAPABILITIES
     }
 
-    fn produce(
-        &self,
-        options: ProduceOptions,
-        batches: Vec<(TopicPartition, EncodedBatch)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Produced, Error>)>> {
+    fn produce(&self, options: &ProduceOptions, batches: Vec<Outgoing>, answers: &AnswerSink) {
         let deadline = Instant::now() + options.timeout;
-        Box::pin(join_all(batches.into_iter().map(
-            move |(partition, batch)| {
-                let cluster = self.cluster.clone();
-                Box::pin(async move {
-                    let result =
-                        produce::produce(&cluster, options, &partition, &batch, deadline).await;
-                    (partition, result)
-                })
-            },
-        )))
+        let mut writes = cluster::lock(&self.writes);
+        while let Some(ended) = writes.try_join_next() {
+            report(ended);
+        }
+        for outgoing in batches {
+            let (cluster, options) = (self.cluster.clone(), options.clone());
+            let mut reply = answers.reply(outgoing.token, outgoing.partition.clone());
+            writes.spawn(async move {
+                reply.sent();
+                let Outgoing {
+                    partition, batch, ..
+                } = outgoing;
+                let written = produce::produce(&cluster, &options, &partition, &batch, deadline);
+                reply.send(written.await);
+            });
+        }
     }
 
     fn fetch(
@@ -220,7 +225,19 @@ impl Transport for RskafkaTransport {
         Box::pin(async {
             self.cluster.close();
             self.polls.close().await;
+            let mut writes = std::mem::take(&mut *cluster::lock(&self.writes));
+            while let Some(ended) = writes.join_next().await {
+                report(ended);
+            }
         })
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a write panicked");
     }
 }
 

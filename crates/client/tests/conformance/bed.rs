@@ -1,7 +1,7 @@
 //! A cluster, a client with one of the transports on it, and what the tests ask of both.
 
 use ottla_client::transport::{
-    Acks, Compression, FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced, Transport,
+    FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced, Transport, produce_all,
 };
 use ottla_client::{Client, ClientConfig, Error, NewTopic, TransportKind};
 use ottla_mock_cluster::{MockCluster, MockClusterBuilder};
@@ -132,7 +132,7 @@ impl Topic<'_> {
         options: ProduceOptions,
     ) -> Result<Produced, Error> {
         let batches = vec![(self.p(partition), batch)];
-        let mut results = self.bed.transport().produce(options, batches).await;
+        let mut results = produce_all(self.bed.transport(), &options, batches).await;
         assert_eq!(results.len(), 1);
         let (back, result) = results.remove(0);
         assert_eq!(back, self.p(partition));
@@ -210,9 +210,8 @@ pub(crate) fn batch(values: &[&str]) -> EncodedBatch {
 
 pub(crate) fn options(timeout: Duration) -> ProduceOptions {
     ProduceOptions {
-        acks: Acks::All,
-        compression: Compression::None,
         timeout,
+        ..ProduceOptions::default()
     }
 }
 

@@ -3,7 +3,9 @@
 use crate::bed::{Bed, PATIENCE, Topic, batch, limits, options, shown, values};
 use crate::verdict::lacks;
 use ottla_client::ErrorKind;
-use ottla_client::transport::{Acks, Compression, FetchLimits, OffsetSpec, ProduceOptions};
+use ottla_client::transport::{
+    Acks, Compression, FetchLimits, OffsetSpec, ProduceOptions, produce_all,
+};
 use ottla_record_batch::{BatchBuilder, RecordView};
 use ottla_types::{Fate, Header, Headers, TimestampType};
 
@@ -185,7 +187,7 @@ pub(crate) async fn partitions_are_answered_on_their_own_and_in_order(bed: &Bed)
     let topic = bed.topic(3, &[]).await;
     let batches = [2, 9, 0, 1].map(|n| (topic.p(n), batch(&["v"])));
     let half = std::time::Duration::from_millis(500);
-    let results = bed.transport().produce(options(half), batches.into()).await;
+    let results = produce_all(bed.transport(), &options(half), batches.into()).await;
     let order: Vec<_> = results.iter().map(|(p, _)| p.partition).collect();
     assert_eq!(order, [2, 9, 0, 1]);
     for (partition, result) in results {

@@ -3,6 +3,7 @@
 use crate::bed::{MockBed, PATIENCE, SECOND, batch, limits, options, until};
 use crate::verdict::lacks;
 use ottla_client::TransportKind;
+use ottla_client::transport::produce_all;
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
 
 pub(crate) async fn trap_a13_many_partitions_need_few_connections(kind: TransportKind) {
@@ -10,9 +11,8 @@ pub(crate) async fn trap_a13_many_partitions_need_few_connections(kind: Transpor
     let partitions = if bed.is_native() { 1000 } else { 50 };
     let topic = bed.topic(partitions, &[]).await;
     let batches = (0..partitions).map(|n| (topic.p(n), batch(&["v"])));
-    let written = bed
-        .transport()
-        .produce(options(PATIENCE), batches.collect());
+    let options = options(PATIENCE);
+    let written = produce_all(bed.transport(), &options, batches.collect());
     for (_, result) in written.await {
         result.unwrap();
     }
@@ -44,9 +44,8 @@ pub(crate) async fn one_request_is_for_all_partitions_of_a_broker(kind: Transpor
     }
     bed.client.refresh_topic(&topic.name).await.unwrap();
     let batches = (0..8).map(|n| (topic.p(n), batch(&["v"])));
-    let written = bed
-        .transport()
-        .produce(options(PATIENCE), batches.collect());
+    let options = options(PATIENCE);
+    let written = produce_all(bed.transport(), &options, batches.collect());
     for (_, result) in written.await {
         result.unwrap();
     }

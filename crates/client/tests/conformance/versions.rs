@@ -3,15 +3,14 @@
 use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, limits, options};
 use crate::verdict::lacks;
 use ottla_client::TransportKind;
-use ottla_client::transport::OffsetSpec;
+use ottla_client::transport::{OffsetSpec, produce_all};
 use ottla_mock_cluster::{ApiKey, MockCluster, Versions};
 
 async fn use_everything(bed: &Bed) {
     let topic = bed.topic(3, &[]).await;
     let batches = (0..3).map(|n| (topic.p(n), batch(&["a", "b"])));
-    let written = bed
-        .transport()
-        .produce(options(PATIENCE), batches.collect());
+    let options = options(PATIENCE);
+    let written = produce_all(bed.transport(), &options, batches.collect());
     for (_, result) in written.await {
         assert_eq!(result.unwrap().base_offset, Some(0));
     }

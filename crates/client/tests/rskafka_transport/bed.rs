@@ -1,8 +1,8 @@
 //! A mock cluster and a transport on it, with what the tests ask of both.
 
 use ottla_client::transport::{
-    Acks, Compression, FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced,
-    RskafkaSettings, RskafkaTransport, Transport,
+    FetchLimits, FetchPosition, Fetched, ProduceOptions, Produced, RskafkaSettings,
+    RskafkaTransport, Transport, produce_all,
 };
 use ottla_client::{ClientConfig, Error};
 use ottla_mock_cluster::MockCluster;
@@ -61,9 +61,8 @@ pub(crate) fn batch(values: &[&str]) -> EncodedBatch {
 
 pub(crate) fn options(timeout: Duration) -> ProduceOptions {
     ProduceOptions {
-        acks: Acks::All,
-        compression: Compression::None,
         timeout,
+        ..ProduceOptions::default()
     }
 }
 
@@ -74,7 +73,7 @@ pub(crate) async fn produce(
     timeout: Duration,
 ) -> Result<Produced, Error> {
     let batches = vec![(p(partition), batch(values))];
-    let mut results = transport.produce(options(timeout), batches).await;
+    let mut results = produce_all(transport, &options(timeout), batches).await;
     assert_eq!(results.len(), 1);
     let (partition_back, result) = results.remove(0);
     assert_eq!(partition_back, p(partition));

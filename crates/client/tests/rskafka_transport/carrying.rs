@@ -2,7 +2,9 @@
 
 use crate::bed::*;
 use ottla_client::ErrorKind;
-use ottla_client::transport::{Acks, Compression, OffsetSpec, ProduceOptions, Transport};
+use ottla_client::transport::{
+    Acks, Compression, OffsetSpec, ProduceOptions, Transport, produce_all,
+};
 use ottla_mock_cluster::{ApiKey, MockCluster};
 use ottla_record_batch::BatchBuilder;
 use ottla_types::{Fate, Headers};
@@ -32,8 +34,7 @@ async fn what_is_produced_is_fetched() {
             ..options(PATIENCE)
         };
         let batches = vec![(p(partition), builder.finish())];
-        let produced = transport
-            .produce(options, batches)
+        let produced = produce_all(&transport, &options, batches)
             .await
             .remove(0)
             .1
@@ -74,7 +75,7 @@ async fn what_is_produced_is_fetched() {
 async fn partitions_are_answered_on_their_own_and_in_order() {
     let (cluster, transport) = one_broker(3).await;
     let batches = [2, 9, 0, 1].map(|n| (p(n), batch(&["v"])));
-    let results = transport.produce(options(SECOND / 2), batches.into()).await;
+    let results = produce_all(&transport, &options(SECOND / 2), batches.into()).await;
     let partitions: Vec<_> = results.iter().map(|(p, _)| p.partition).collect();
     assert_eq!(partitions, [2, 9, 0, 1]);
     for (partition, result) in results {
@@ -99,7 +100,7 @@ async fn trap_a11_headers_that_cannot_be_carried_are_refused_before_anything_is_
     let mut builder = BatchBuilder::new(1 << 10);
     builder.try_append(0, None, None, &twice).unwrap();
     let batches = vec![(p(0), builder.finish())];
-    let results = transport.produce(options(PATIENCE), batches).await;
+    let results = produce_all(&transport, &options(PATIENCE), batches).await;
     let error = results[0].1.as_ref().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRecord);
     assert_eq!(error.fate(), Fate::NotWritten);
@@ -119,11 +120,9 @@ async fn what_the_transport_cannot_do_is_refused() {
         let options = ProduceOptions {
             acks,
             compression,
-            timeout: PATIENCE,
+            ..options(PATIENCE)
         };
-        let results = transport
-            .produce(options, vec![(p(0), batch(&["v"]))])
-            .await;
+        let results = produce_all(&transport, &options, vec![(p(0), batch(&["v"]))]).await;
         let error = results[0].1.as_ref().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
@@ -139,8 +138,7 @@ async fn offsets_are_looked_up() {
             .try_append(ts, None, Some(b"v"), &Headers::new())
             .unwrap();
         let batches = vec![(p(0), builder.finish())];
-        transport
-            .produce(options(PATIENCE), batches)
+        produce_all(&transport, &options(PATIENCE), batches)
             .await
             .remove(0)
             .1

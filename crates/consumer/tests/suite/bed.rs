@@ -2,7 +2,7 @@
 //! handlers saw. Nothing sleeps to wait: [`wait_for`] looks until the thing is there, with a limit.
 
 use bytes::{BufMut, BytesMut};
-use ottla_client::transport::{Acks, Compression, ProduceOptions};
+use ottla_client::transport::{ProduceOptions, produce_all};
 use ottla_client::{Client, ClientConfig};
 use ottla_consumer::{
     App, AutoOffsetReset, ConsumedRecord, ConsumerConfig, Handler, Outcome, RunningApp, handler_fn,
@@ -113,12 +113,11 @@ pub async fn write<V: AsRef<str>>(
             .unwrap();
     }
     let options = ProduceOptions {
-        acks: Acks::All,
-        compression: Compression::None,
         timeout: LIMIT,
+        ..ProduceOptions::default()
     };
     let batches = vec![(TopicPartition::new(topic, partition), batch.finish())];
-    let results = client.transport().produce(options, batches).await;
+    let results = produce_all(&**client.transport(), &options, batches).await;
     for (_, result) in results {
         result.unwrap();
     }

@@ -177,16 +177,6 @@ impl Accumulator {
         Completed::Again { refresh: true }
     }
 
-    /// The task that had the queue's batch is gone: nobody knows what it did.
-    pub(crate) fn abandon(&mut self, at: usize) {
-        if let Some(group) = self.queues[at].in_flight.take() {
-            let topic = Arc::clone(&group.result.topic);
-            let kind = PublishErrorKind::Unavailable;
-            self.fail(group, PublishError::new(kind, Fate::MaybeWritten, topic));
-            self.effects.work = true;
-        }
-    }
-
     /// Gives up what is past its deadline and not in flight.
     pub(crate) fn expire(&mut self, now: Instant) {
         for i in 0..self.active.len() {

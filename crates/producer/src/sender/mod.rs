@@ -1,8 +1,8 @@
 //! The one task that writes: it asks for topics, sends batches, and gives results back.
 //!
-//! It owns the calls in flight (a [`JoinSet`] of one task a batch, so that a slow partition holds
-//! up no other) and the times at which topics are asked for again. When it ends, for whatever
-//! reason, the accumulator is closed first, so that no record is left without a result.
+//! It owns the batches in flight, which the transport answers for one by one, so that a slow
+//! partition holds up no other, and the times at which topics are asked for again. When it ends, for
+//! whatever reason, the accumulator is closed first, so that no record is left without a result.
 
 mod topics;
 
@@ -15,18 +15,14 @@ use crate::shared::{Shared, now};
 use crate::{ProducerConfig, telemetry};
 use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use ottla_client::transport::{ProduceOptions, Produced, Transport};
-use ottla_client::{Error, ErrorKind};
-use ottla_types::{Fate, TopicPartition};
+use ottla_client::transport::{
+    Answer, AnswerSink, Answers, Outgoing, ProduceOptions, Transport, answers,
+};
+use ottla_types::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::{Id, JoinError, JoinSet};
 use topics::Topics;
-use tracing::Instrument as _;
-
-/// How long after its time limit a call of the transport is given up on.
-const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Sender {
     shared: Arc<Shared>,
@@ -36,17 +32,19 @@ pub(crate) struct Sender {
     /// The limit of one attempt.
     request_timeout: Duration,
     limiter: Option<DefaultDirectRateLimiter>,
-    calls: JoinSet<Answer>,
-    /// Which queue's batch a call carries, should it panic.
-    queues: HashMap<Id, usize>,
+    sink: AnswerSink,
+    answers: Answers,
+    /// What the transport owes an answer for, by token.
+    in_flight: HashMap<u64, Flight>,
+    next_token: u64,
 }
 
-struct Answer {
+/// A batch that the transport has.
+struct Flight {
     queue: usize,
     partition: TopicPartition,
     batch: ReadyBatch,
     started: Instant,
-    result: Result<Produced, Error>,
 }
 
 impl Sender {
@@ -61,6 +59,7 @@ impl Sender {
         let limiter = config
             .rate_limit
             .map(|rate| RateLimiter::direct(Quota::per_second(rate)));
+        let (sink, answers) = answers();
         Self {
             topics: Topics::new(cluster, &config, metadata_max_age),
             shared,
@@ -68,19 +67,26 @@ impl Sender {
             config,
             request_timeout,
             limiter,
-            calls: JoinSet::new(),
-            queues: HashMap::new(),
+            sink,
+            answers,
+            in_flight: HashMap::new(),
+            next_token: 0,
         }
     }
 
     /// Runs until the accumulator is closed.
     pub(crate) async fn run(mut self) {
+        let mut arrived = Vec::new();
         while let Some(wake) = self.step() {
             let shared = Arc::clone(&self.shared);
             let wake = [wake, self.topics.next_wake()].into_iter().flatten().min();
             tokio::select! {
                 () = shared.work.notified() => {}
-                Some(joined) = self.calls.join_next_with_id() => self.answered(joined),
+                () = self.answers.recv(&mut arrived) => {
+                    for answer in arrived.drain(..) {
+                        self.answered(answer);
+                    }
+                }
                 Some(answer) = self.topics.next_answer() => self.topics.apply(&self.shared, answer),
                 () = sleep_until(wake) => {}
             }
@@ -112,79 +118,74 @@ impl Sender {
             self.topics.want(name);
         }
         self.topics.ask(now, &self.shared);
-        for dispatch in dispatches {
-            self.send(dispatch, now);
-        }
+        self.send(dispatches, now);
         Some(wake)
     }
 
-    fn send(&mut self, dispatch: Dispatch, now: Instant) {
-        let Dispatch {
-            queue,
-            partition,
-            batch,
-        } = dispatch;
-        let left = batch.deadline.saturating_duration_since(now);
-        let options = ProduceOptions {
-            acks: self.config.acks,
-            compression: self.config.compression,
-            timeout: left.min(self.request_timeout),
-        };
-        let span = tracing::debug_span!(
-            "produce",
-            %partition,
-            records = batch.count(),
-            bytes = batch.encoded.bytes().len(),
-            attempt = batch.attempts,
-        );
-        let transport = Arc::clone(&self.transport);
-        let call = async move {
-            let result = produce(&*transport, options, &partition, &batch).await;
-            Answer {
+    fn send(&mut self, dispatches: Vec<Dispatch>, now: Instant) {
+        // Those that are given up earlier than an attempt may take are calls of their own.
+        let mut calls: Vec<(Duration, Vec<Outgoing>)> = Vec::new();
+        for dispatch in dispatches {
+            let Dispatch {
+                queue,
+                partition,
+                batch,
+            } = dispatch;
+            let left = batch.deadline.saturating_duration_since(now);
+            let timeout = left.min(self.request_timeout);
+            let token = self.next_token;
+            self.next_token += 1;
+            let outgoing = Outgoing {
+                token,
+                partition: partition.clone(),
+                batch: batch.encoded.clone(),
+            };
+            match calls.last_mut().filter(|(limit, _)| *limit == timeout) {
+                Some((_, call)) => call.push(outgoing),
+                None => calls.push((timeout, vec![outgoing])),
+            }
+            let flight = Flight {
                 queue,
                 partition,
                 batch,
                 started: now,
-                result,
-            }
-        };
-        let task = self.calls.spawn(call.instrument(span));
-        self.queues.insert(task.id(), queue);
+            };
+            self.in_flight.insert(token, flight);
+        }
+        for (timeout, call) in calls {
+            let options = ProduceOptions {
+                acks: self.config.acks,
+                compression: self.config.compression,
+                timeout,
+                ..ProduceOptions::default()
+            };
+            self.transport.produce(&options, call, &self.sink);
+        }
     }
 
-    fn answered(&mut self, joined: Result<(Id, Answer), JoinError>) {
+    fn answered(&mut self, answer: Answer) {
         let now = now();
-        let answer = match joined {
-            Ok((id, answer)) => {
-                self.queues.remove(&id);
-                answer
-            }
-            Err(error) => {
-                tracing::error!(%error, "a produce call panicked");
-                if let Some(queue) = self.queues.remove(&error.id()) {
-                    self.shared.with(|acc| acc.abandon(queue));
-                }
-                return;
-            }
+        let Some(flight) = self.in_flight.remove(&answer.token) else {
+            return;
         };
-        let (records, attempts) = (answer.batch.count(), answer.batch.attempts);
-        let (bytes, opened) = (answer.batch.encoded.bytes().len(), answer.batch.opened);
+        let (records, attempts) = (flight.batch.count(), flight.batch.attempts);
+        let (bytes, opened) = (flight.batch.encoded.bytes().len(), flight.batch.opened);
         let failure = answer.result.as_ref().err().map(ToString::to_string);
         let completed = self
             .shared
-            .with(|acc| acc.complete(answer.queue, answer.batch, answer.result, now));
+            .with(|acc| acc.complete(flight.queue, flight.batch, answer.result, now));
         match (failure, completed) {
             (None, _) => telemetry::written(
-                &answer.partition,
+                &flight.partition,
                 records,
                 bytes,
                 now.saturating_duration_since(opened),
-                now.saturating_duration_since(answer.started),
+                now.saturating_duration_since(flight.started),
             ),
             (Some(cause), Completed::Again { refresh }) => {
-                telemetry::retried(&answer.partition, attempts, &cause);
+                telemetry::retried(&flight.partition, attempts, &cause);
                 if refresh {
-                    self.topics.want(answer.partition.topic);
+                    self.topics.want(flight.partition.topic);
                 }
             }
             (Some(_), Completed::Settled) => {}
@@ -211,27 +212,6 @@ fn admit(limiter: &DefaultDirectRateLimiter, records: u32, now: Instant) -> Opti
         }
         // Batches are not made larger than the limiter's burst.
         Err(_) => None,
-    }
-}
-
-async fn produce(
-    transport: &dyn Transport,
-    options: ProduceOptions,
-    partition: &TopicPartition,
-    batch: &ReadyBatch,
-) -> Result<Produced, Error> {
-    let call = transport.produce(options, vec![(partition.clone(), batch.encoded.clone())]);
-    let lost = |kind| {
-        Err(Error::new(kind, "Produce")
-            .with_partition(partition.clone())
-            .with_fate(Fate::MaybeWritten))
-    };
-    match tokio::time::timeout(options.timeout + GRACE, call).await {
-        Ok(answers) => match answers.into_iter().next() {
-            Some((_, result)) => result,
-            None => lost(ErrorKind::Protocol),
-        },
-        Err(_) => lost(ErrorKind::TimedOut),
     }
 }
 

@@ -7,7 +7,7 @@ use super::produce_message::Endpoint;
 use crate::cluster::Cluster;
 use crate::{Error, TopicMetadata};
 use ottla_types::{ErrorCode, TopicPartition};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::{Instant, timeout_at};
 
@@ -26,6 +26,8 @@ pub(super) struct Leader {
 pub(super) struct Leaders {
     pub(super) cluster: Arc<Cluster>,
     hints: Mutex<HashMap<TopicPartition, Leader>>,
+    /// Partitions whose leader was not where it was thought to be.
+    doubts: Mutex<HashSet<TopicPartition>>,
 }
 
 impl Leaders {
@@ -33,6 +35,7 @@ impl Leaders {
         Self {
             cluster,
             hints: Mutex::default(),
+            doubts: Mutex::default(),
         }
     }
 
@@ -110,6 +113,24 @@ impl Leaders {
         }
         hints.insert(partition.clone(), Leader { broker, epoch });
         true
+    }
+
+    /// Remembers that the partition's leader has to be asked for before the next attempt.
+    pub(super) fn doubt(&self, partition: TopicPartition) {
+        let mut doubts = self.doubts();
+        if doubts.len() >= HINTS_MAX {
+            doubts.clear();
+        }
+        doubts.insert(partition);
+    }
+
+    /// Whether the partition's leader has to be asked for, which the caller then does.
+    pub(super) fn take_doubt(&self, partition: &TopicPartition) -> bool {
+        self.doubts().remove(partition)
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hints(&self) -> MutexGuard<'_, HashMap<TopicPartition, Leader>> {

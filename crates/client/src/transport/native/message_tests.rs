@@ -1,6 +1,8 @@
 //! Our two hand-written messages against kafka-protocol's, in every version.
 
+use super::outbox::{Order, Terms};
 use super::{fetch_message as fetch, produce_message as produce};
+use crate::transport::{Acks, Compression, answers};
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
     BrokerId, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse, ProducerId, TopicName,
@@ -8,6 +10,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use ottla_types::{ErrorCode, TopicPartition};
+use std::sync::Arc;
 
 fn name(text: &'static str) -> TopicName {
     TopicName(StrBytes::from_static_str(text))
@@ -21,15 +24,39 @@ fn partitions() -> [TopicPartition; 3] {
 fn produce_requests_are_read_as_they_were_written() {
     let partitions = partitions();
     let batches: Vec<_> = (0..3).map(|n| Bytes::from(vec![n; 200])).collect();
-    let all: Vec<_> = partitions.iter().zip(&batches).collect();
-    for version in produce::VERSIONS {
+    let (sink, _answers) = answers();
+    let terms = |id: Option<&str>, version_2| {
+        Arc::new(Terms {
+            acks: Acks::All,
+            transactional_id: id.map(Into::into),
+            transaction_version_2: version_2,
+        })
+    };
+    assert_eq!(produce::versions(&terms(Some("id"), false)), 3..=11);
+    assert_eq!(produce::versions(&terms(Some("id"), true)), 12..=12);
+    let orders = |terms: &Arc<Terms>| -> Vec<_> {
+        let all = partitions.iter().zip(&batches);
+        let order = |(partition, records): (&TopicPartition, &Bytes)| Order {
+            partition: partition.clone(),
+            terms: terms.clone(),
+            compression: Compression::None,
+            records: records.clone(),
+            count: 1,
+            deadline: tokio::time::Instant::now(),
+            reply: sink.reply(0, partition.clone()),
+        };
+        all.map(order).collect()
+    };
+    for (version, id) in produce::VERSIONS.zip([None, Some("id")].into_iter().cycle()) {
         let mut frame = BytesMut::new();
-        produce::write(&mut frame, version, -1, 1234, &all);
+        let terms = terms(id, false);
+        produce::write(&mut frame, version, &terms, 1234, &orders(&terms));
         let mut frame = frame.freeze();
         let read = ProduceRequest::decode(&mut frame, version).unwrap();
         assert!(!frame.has_remaining(), "v{version}");
         assert_eq!((read.acks, read.timeout_ms), (-1, 1234));
-        assert_eq!(read.transactional_id, None);
+        let read_id = read.transactional_id.as_ref().map(|id| id.as_str());
+        assert_eq!(read_id, id);
         let parts = read.topic_data.iter().flat_map(|topic| {
             let of_topic = topic.partition_data.iter();
             of_topic.map(|part| (&**topic.name, part.index, part.records.clone().unwrap()))

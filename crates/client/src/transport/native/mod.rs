@@ -1,8 +1,8 @@
 //! The transport over this crate's own connections.
 //!
 //! Batches go out as the bytes that they are, record sets come out as slices of the answers. `wire`,
-//! `produce_message` and `fetch_message` are the codecs; `leaders` knows who leads; `produce` and
-//! `sender` write, one task a broker; `fetch`, `table`, `channel` and `session` read, `scan` finds
+//! `produce_message` and `fetch_message` are the codecs; `leaders` knows who leads; `produce` finds
+//! a batch's broker, where `outbox`, `sender` and `request` write, one task a broker; `fetch`, `table`, `channel` and `session` read, `scan` finds
 //! out what a reader sees; `offsets` looks offsets up; `failure` judges errors.
 
 mod channel;
@@ -13,8 +13,10 @@ mod leaders;
 #[cfg(test)]
 mod message_tests;
 mod offsets;
+mod outbox;
 mod produce;
 mod produce_message;
+mod request;
 mod scan;
 #[cfg(test)]
 mod scan_tests;
@@ -24,18 +26,16 @@ mod table;
 mod wire;
 
 use super::{
-    Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec, ProduceOptions,
-    Produced, Transport,
+    AnswerSink, Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec,
+    Outgoing, ProduceOptions, Transport,
 };
 use crate::cluster::Cluster;
 use crate::config::IsolationLevel;
 use crate::{Error, ErrorKind};
 use fetch::Fetches;
-use futures_util::future::join_all;
 use leaders::Leaders;
-use ottla_record_batch::EncodedBatch;
 use ottla_types::{BoxFuture, TopicPartition};
-use produce::{Senders, Terms};
+use produce::Senders;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,11 +52,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 ///
 /// # Writing
 /// A request has all batches for a broker that wait at that moment, one for each partition; up to
-/// five requests are in flight. A batch is sent again when its failure is one that passes, until the
-/// call's time limit; without idempotence ([`EncodedBatch::with_producer`]) it may then stand in the
-/// log twice, and when all attempts fail the error says by its [`Fate`](ottla_types::Fate) whether it
-/// may be there. The throttle time of a quota delays the next request; nothing is sent twice for it.
-/// With [`Acks::None`](super::Acks::None) a batch counts as written when the socket took it.
+/// five requests are in flight. When a batch fails because its leader is somewhere else, or does not
+/// answer, the cluster is asked for the leader before the partition's next batch is sent, unless the
+/// answer named it (KIP-951). The throttle time of a quota delays the next request; nothing is sent
+/// twice for it. With [`Acks::None`](super::Acks::None) a batch counts as written when the socket took it.
 ///
 /// # Reading
 /// A request is for all partitions of a broker that are wanted, in a fetch session (KIP-227). When a
@@ -109,10 +108,6 @@ impl NativeTransport {
             closed,
         }
     }
-
-    fn is_closed(&self) -> bool {
-        self.closed.is_cancelled()
-    }
 }
 
 fn closed(operation: &'static str, partition: &TopicPartition) -> Error {
@@ -128,26 +123,8 @@ impl Transport for NativeTransport {
         CAPABILITIES
     }
 
-    fn produce(
-        &self,
-        options: ProduceOptions,
-        batches: Vec<(TopicPartition, EncodedBatch)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Produced, Error>)>> {
-        let terms = Terms {
-            acks: options.acks,
-            compression: options.compression,
-            deadline: Instant::now() + options.timeout,
-        };
-        Box::pin(join_all(batches.into_iter().map(
-            move |(partition, batch)| async move {
-                if self.is_closed() {
-                    let error = closed(produce_message::NAME, &partition);
-                    return (partition, Err(error));
-                }
-                let result = self.senders.deliver(terms, &partition, batch).await;
-                (partition, result)
-            },
-        )))
+    fn produce(&self, options: &ProduceOptions, batches: Vec<Outgoing>, answers: &AnswerSink) {
+        self.senders.deliver(options, batches, answers);
     }
 
     fn fetch(

@@ -1,196 +1,190 @@
-//! One batch to its leader: found, sent through that broker's sender, tried again while the failure
-//! is one that passes.
+//! Batches to their leaders: each is put into the outbox of its leader's sender, where need be after
+//! the cluster was asked who that is.
+//!
+//! What must hold: while a topic is asked for, its later batches wait behind the earlier ones; every
+//! batch is answered by its deadline.
 
-use super::failure::{Cure, Failure};
-use super::leaders::Leaders;
+use super::failure::{Failure, share};
+use super::leaders::{Leader, Leaders};
+use super::outbox::{self, Order, Outbox, OutboxEnd, Terms, first_deadline};
 use super::produce_message::NAME;
-use super::sender::{Order, QUEUE_MAX, Sender, Ticket};
-use crate::transport::{Acks, Produced};
-use crate::{Error, ErrorKind};
-use bytes::Bytes;
+use super::sender::Sender;
+use crate::transport::{AnswerSink, Outgoing, ProduceOptions};
+use crate::{Error, ErrorKind, TopicMetadata};
 use ottla_record_batch::{Compression, Compressor, EncodedBatch};
-use ottla_types::{Fate, TopicPartition};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout_at};
+use ottla_types::TopicPartition;
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-pub(super) struct Senders {
+/// The senders, and what waits until it is known which one it is for. Cloning is cheap.
+#[derive(Clone)]
+pub(super) struct Senders(Arc<Inner>);
+
+struct Inner {
     leaders: Arc<Leaders>,
     closed: CancellationToken,
-    by_broker: Mutex<HashMap<i32, mpsc::Sender<Order>>>,
+    routes: Mutex<Routes>,
     /// Kept from batch to batch; one a codec.
     compressors: Mutex<Vec<Compressor>>,
 }
 
-/// The limits of a batch's way.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    pub(super) acks: Acks,
-    pub(super) compression: Compression,
-    pub(super) deadline: Instant,
-}
-
-/// A batch as it is sent, however often.
-struct Parcel<'a> {
-    partition: &'a TopicPartition,
-    acks: Acks,
-    compression: Compression,
-    records: Bytes,
-    count: u32,
-    deadline: Instant,
+#[derive(Default)]
+struct Routes {
+    outboxes: HashMap<i32, Arc<Outbox>>,
+    /// Batches whose topic is being asked for, in order.
+    lost: HashMap<Arc<str>, VecDeque<Order>>,
 }
 
 impl Senders {
     pub(super) fn new(leaders: Arc<Leaders>, closed: CancellationToken) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             leaders,
             closed,
-            by_broker: Mutex::default(),
+            routes: Mutex::default(),
             compressors: Mutex::default(),
-        }
+        }))
     }
 
-    /// Writes the batch, with retries until the deadline.
-    pub(super) async fn deliver(
+    /// Sends the batches on their way.
+    pub(super) fn deliver(
         &self,
-        terms: Terms,
-        partition: &TopicPartition,
-        batch: EncodedBatch,
-    ) -> Result<Produced, Error> {
-        let batch = self
-            .compressed(batch, terms.compression)
-            .map_err(|error| error.with_partition(partition.clone()))?;
-        let count = batch.record_count();
-        let parcel = Parcel {
+        options: &ProduceOptions,
+        batches: Vec<Outgoing>,
+        answers: &AnswerSink,
+    ) {
+        let deadline = Instant::now() + options.timeout;
+        let terms = Arc::new(Terms {
+            acks: options.acks,
+            transactional_id: options.transactional_id.clone(),
+            transaction_version_2: options.transaction_version_2,
+        });
+        let mut orders = Vec::with_capacity(batches.len());
+        for Outgoing {
+            token,
             partition,
-            acks: terms.acks,
-            compression: batch.compression(),
-            records: batch.bytes().clone(),
-            count,
-            deadline: terms.deadline,
-        };
-        let produced = self.send_until_written(&parcel).await?;
-        metrics::counter!("ottla_client_produced_records_total").increment(count.into());
-        Ok(produced)
+            batch,
+        } in batches
+        {
+            let reply = answers.reply(token, partition.clone());
+            if self.0.closed.is_cancelled() {
+                drop(reply);
+                continue;
+            }
+            match self.compressed(batch, options.compression) {
+                Ok(batch) => orders.push(Order {
+                    partition,
+                    terms: terms.clone(),
+                    compression: batch.compression(),
+                    records: batch.bytes().clone(),
+                    count: batch.record_count(),
+                    deadline,
+                    reply,
+                }),
+                Err(error) => reply.send(Err(error.with_partition(partition))),
+            }
+        }
+        self.route(orders);
     }
 
-    async fn send_until_written(&self, parcel: &Parcel<'_>) -> Result<Produced, Error> {
-        let cluster = &self.leaders.cluster;
-        let mut backoff = cluster.backoff();
-        let mut fate = Fate::NotWritten;
-        loop {
-            let Failure { error, cure } = match self.attempt(parcel).await {
-                Ok(produced) => return Ok(produced),
-                Err(failure) => failure,
-            };
-            if error.fate() == Fate::MaybeWritten {
-                fate = Fate::MaybeWritten;
+    fn route(&self, orders: Vec<Order>) {
+        let leaders = &self.0.leaders;
+        let mut routes = self.0.routes();
+        let mut ready: HashMap<i32, Vec<Order>> = HashMap::new();
+        let mut asked = Vec::new();
+        for order in orders {
+            if let Some(lost) = routes.lost.get_mut(&order.partition.topic) {
+                lost.push_back(order);
+                continue;
             }
-            let error = error.with_fate(fate);
-            let delay = match cure {
-                Cure::None => return Err(error),
-                Cure::AtOnce => std::time::Duration::ZERO,
-                Cure::Wait | Cure::Refresh => backoff.next_delay(),
-            };
-            if Instant::now() + delay >= parcel.deadline {
-                return Err(error);
-            }
-            metrics::counter!("ottla_client_retries_total", "operation" => NAME).increment(1);
-            tracing::debug!(
-                partition = %parcel.partition,
-                error = &error as &dyn std::error::Error,
-                "attempt failed, trying again"
-            );
-            let waiting = async {
-                sleep(delay).await;
-                if cure == Cure::Refresh {
-                    // What it fails with, the next attempt fails with too.
-                    let refreshed = cluster.refresh_topic(&parcel.partition.topic);
-                    let _ = timeout_at(parcel.deadline, refreshed).await;
+            let doubted = leaders.take_doubt(&order.partition);
+            match leaders.cached(&order.partition).filter(|_| !doubted) {
+                Some(leader) => ready.entry(leader.broker).or_default().push(order),
+                None => {
+                    let topic = order.partition.topic.clone();
+                    asked.push(topic.clone());
+                    routes.lost.insert(topic, VecDeque::from([order]));
                 }
-            };
-            if self.closed.run_until_cancelled(waiting).await.is_none() {
-                return Err(closed(parcel.partition).with_fate(fate));
             }
-            if Instant::now() >= parcel.deadline {
-                return Err(error);
+        }
+        for (broker, orders) in ready {
+            self.put(&mut routes, broker, orders);
+        }
+        drop(routes);
+        for topic in asked {
+            let tasks = &self.0.leaders.cluster.connector.tasks;
+            if !tasks.spawn(self.clone().ask(topic.clone())) {
+                let lost = self.0.routes().lost.remove(&topic);
+                drop(lost);
             }
         }
     }
 
-    async fn attempt(&self, parcel: &Parcel<'_>) -> Result<Produced, Failure> {
-        let located = |error: Error| Failure::new(error.with_partition(parcel.partition.clone()));
-        let leader = match self.leaders.cached(parcel.partition) {
-            Some(leader) => leader,
-            None => self
-                .leaders
-                .find(parcel.partition, NAME, parcel.deadline)
-                .await
-                .map_err(located)?,
-        };
-        let queue = self
-            .to(leader.broker)
-            .ok_or_else(|| Failure::new(closed(parcel.partition)))?;
-        let (reply, answer) = oneshot::channel();
-        let ticket = Arc::new(Ticket::default());
-        let order = Order {
-            partition: parcel.partition.clone(),
-            acks: parcel.acks,
-            compression: parcel.compression,
-            records: parcel.records.clone(),
-            count: parcel.count,
-            deadline: parcel.deadline,
-            ticket: ticket.clone(),
-            reply,
-        };
-        let sent = async {
-            match queue.send(order).await {
-                Ok(()) => answer.await.ok(),
-                Err(_) => None,
-            }
-        };
-        let outcome = timeout_at(parcel.deadline, sent).await;
-        let fate = |ticket: &Ticket| {
-            if ticket.withdraw() {
-                Fate::NotWritten
-            } else {
-                Fate::MaybeWritten
-            }
-        };
-        match outcome {
-            Ok(Some(result)) => result,
-            Ok(None) => {
-                let error = closed(parcel.partition);
-                Err(Failure::new(error.with_fate(fate(&ticket))))
-            }
-            Err(_) => Err(located(
-                Error::new(ErrorKind::TimedOut, NAME).with_fate(fate(&ticket)),
-            )),
+    /// Puts batches into the outbox of the broker's sender, which is started if need be.
+    fn put(&self, routes: &mut Routes, broker: i32, orders: Vec<Order>) {
+        if let Some(outbox) = routes.outboxes.get(&broker)
+            && !outbox.is_closed()
+        {
+            return outbox.put(orders);
         }
-    }
-
-    /// The queue of the broker's sender, which is started if need be; `None` when closed.
-    fn to(&self, broker: i32) -> Option<mpsc::Sender<Order>> {
-        let mut by_broker = lock(&self.by_broker);
-        match by_broker.get(&broker) {
-            Some(queue) if !queue.is_closed() => return Some(queue.clone()),
-            _ => {}
-        }
-        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let outbox = Outbox::new();
         let task = Sender {
             broker,
-            leaders: self.leaders.clone(),
-            queue,
-            closed: self.closed.clone(),
+            leaders: self.0.leaders.clone(),
+            outbox: OutboxEnd(outbox.clone()),
+            closed: self.0.closed.clone(),
             connection: None,
         };
-        if self.closed.is_cancelled() || !self.leaders.cluster.connector.tasks.spawn(task.run()) {
-            return None;
+        // If it is not started its end is dropped, and answers.
+        self.0.leaders.cluster.connector.tasks.spawn(task.run());
+        outbox.put(orders);
+        routes.outboxes.insert(broker, outbox);
+    }
+
+    /// Asks the cluster for a topic, then sends on what waits for it.
+    async fn ask(self, topic: Arc<str>) {
+        let mut question = Question {
+            senders: &self.0,
+            topic: &topic,
+            is_open: true,
+        };
+        let cluster = &self.0.leaders.cluster;
+        let mut asking = pin!(cluster.refresh_topic(&topic));
+        let closed = self.0.closed.clone();
+        let answer = loop {
+            let Some(first) = question.first_deadline() else {
+                return;
+            };
+            match closed
+                .run_until_cancelled(timeout_at(first, &mut asking))
+                .await
+            {
+                Some(Ok(answer)) => break answer,
+                Some(Err(_)) => question.expire(),
+                None => return,
+            }
+        };
+        let answer = answer.map_err(Arc::new);
+        let mut routes = self.0.routes();
+        let lost = routes.lost.remove(&topic).unwrap_or_default();
+        question.is_open = false;
+        let mut ready: HashMap<i32, Vec<Order>> = HashMap::new();
+        let mut failed = Vec::new();
+        for order in lost {
+            match self.0.leader(&answer, &order.partition) {
+                Ok(leader) => ready.entry(leader.broker).or_default().push(order),
+                Err(error) => failed.push((order, error)),
+            }
         }
-        by_broker.insert(broker, sender.clone());
-        Some(sender)
+        for (broker, orders) in ready {
+            self.put(&mut routes, broker, orders);
+        }
+        drop(routes);
+        for (order, error) in failed {
+            order.fail(Failure::new(error), &self.0.leaders);
+        }
     }
 
     /// The batch with the codec that is asked for, unless it has one already.
@@ -203,7 +197,7 @@ impl Senders {
             return Ok(batch);
         }
         let kept = {
-            let mut kept = lock(&self.compressors);
+            let mut kept = lock(&self.0.compressors);
             let at = kept.iter().position(|c| c.compression() == compression);
             at.map(|at| kept.swap_remove(at))
         };
@@ -213,7 +207,7 @@ impl Senders {
                 .map_err(|cause| Error::new(ErrorKind::Unsupported, NAME).with_source(cause))?,
         };
         let batch = batch.compressed(&mut compressor);
-        let mut kept = lock(&self.compressors);
+        let mut kept = lock(&self.0.compressors);
         if kept.iter().all(|c| c.compression() != compression) {
             kept.push(compressor);
         }
@@ -221,10 +215,58 @@ impl Senders {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Inner {
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        lock(&self.routes)
+    }
+
+    fn leader(
+        &self,
+        answer: &Result<Arc<TopicMetadata>, Arc<Error>>,
+        partition: &TopicPartition,
+    ) -> Result<Leader, Error> {
+        match answer {
+            Ok(topic) => self.leaders.of(topic, partition, NAME),
+            Err(error) => Err(share(error, partition)),
+        }
+    }
 }
 
-fn closed(partition: &TopicPartition) -> Error {
-    Error::new(ErrorKind::Closed, NAME).with_partition(partition.clone())
+/// A question for a topic: however it ends, nothing waits for it any longer.
+struct Question<'a> {
+    senders: &'a Inner,
+    topic: &'a str,
+    is_open: bool,
+}
+
+impl Question<'_> {
+    /// When the first batch that waits has to be answered. When none waits the question is over.
+    fn first_deadline(&mut self) -> Option<Instant> {
+        let mut routes = self.senders.routes();
+        let first = routes.lost.get(self.topic).and_then(first_deadline);
+        if first.is_none() {
+            routes.lost.remove(self.topic);
+            self.is_open = false;
+        }
+        first
+    }
+
+    fn expire(&self) {
+        if let Some(lost) = self.senders.routes().lost.get_mut(self.topic) {
+            outbox::expire(lost);
+        }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            let left = self.senders.routes().lost.remove(self.topic);
+            drop(left);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

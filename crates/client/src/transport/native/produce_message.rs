@@ -1,53 +1,74 @@
 //! Produce, versions 3 to 12: the request from batches as they are, and what the answer says.
 
+use super::outbox::{Order, Terms};
 use super::wire::{Reader, Text, WireError, Writer};
+use crate::transport::Acks;
 use bytes::{Bytes, BytesMut};
-use ottla_types::{ErrorCode, TopicPartition};
+use ottla_types::ErrorCode;
 use std::ops::RangeInclusive;
 
 pub(super) const KEY: i16 = 0;
 pub(super) const NAME: &str = "Produce";
 /// Version 13 names topics by id.
 pub(super) const VERSIONS: RangeInclusive<i16> = 3..=12;
+/// With this version a batch takes its partition into the transaction (KIP-890).
+const TRANSACTION_V2_FROM: i16 = 12;
 const FLEXIBLE_FROM: i16 = 9;
+
+/// The versions that batches on these terms can be sent with.
+pub(super) fn versions(terms: &Terms) -> RangeInclusive<i16> {
+    let (first, last) = VERSIONS.into_inner();
+    match (&terms.transactional_id, terms.transaction_version_2) {
+        (None, _) => VERSIONS,
+        (Some(_), false) => first..=TRANSACTION_V2_FROM - 1,
+        (Some(_), true) => TRANSACTION_V2_FROM..=last,
+    }
+}
 
 pub(super) fn is_flexible(version: i16) -> bool {
     version >= FLEXIBLE_FROM
 }
 
-/// Writes the request behind its header. `batches` are ordered, so that those of a topic stand
-/// together.
-pub(super) fn write<'a>(
+/// Writes the request behind its header. `orders` are sorted by partition, so that those of a topic
+/// stand together.
+pub(super) fn write(
     frame: &mut BytesMut,
     version: i16,
-    acks: i16,
+    terms: &Terms,
     timeout_ms: i32,
-    batches: &[(&'a TopicPartition, &'a Bytes)],
+    orders: &[Order],
 ) {
-    let size: usize = batches
+    let size: usize = orders
         .iter()
-        .map(|(partition, batch)| batch.len() + partition.topic.len() + 24)
+        .map(|order| order.records.len() + order.partition.topic.len() + 24)
         .sum();
-    frame.reserve(size + 24);
+    let id_size = terms.transactional_id.as_ref().map_or(0, |id| id.len());
+    frame.reserve(size + id_size + 24);
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),
     };
-    // No transaction.
-    w.null_text();
-    w.i16(acks);
+    match &terms.transactional_id {
+        Some(id) => w.text(id),
+        None => w.null_text(),
+    }
+    w.i16(match terms.acks {
+        Acks::None => 0,
+        Acks::Leader => 1,
+        Acks::All => -1,
+    });
     w.i32(timeout_ms);
-    let topics = batches.chunk_by(|a, b| a.0.topic == b.0.topic);
+    let topics = orders.chunk_by(|a, b| a.partition.topic == b.partition.topic);
     w.count(topics.clone().count());
     for of_topic in topics {
-        let Some((first, _)) = of_topic.first() else {
+        let Some(first) = of_topic.first() else {
             continue;
         };
-        w.text(&first.topic);
+        w.text(&first.partition.topic);
         w.count(of_topic.len());
-        for (partition, batch) in of_topic {
-            w.i32(partition.partition);
-            w.blob(batch);
+        for order in of_topic {
+            w.i32(order.partition.partition);
+            w.blob(&order.records);
             w.no_tags();
         }
         w.no_tags();

@@ -16,7 +16,7 @@ const PRODUCE: &str = "Produce";
 #[tracing::instrument(level = "debug", skip_all, fields(%partition))]
 pub(super) async fn produce(
     cluster: &Cluster,
-    options: ProduceOptions,
+    options: &ProduceOptions,
     partition: &TopicPartition,
     batch: &EncodedBatch,
     deadline: Instant,
@@ -24,6 +24,9 @@ pub(super) async fn produce(
     let error = |kind| Error::new(kind, PRODUCE).with_partition(partition.clone());
     if options.acks != Acks::All && !CAPABILITIES.acks {
         return Err(error(ErrorKind::Unsupported).with_source("acks other than all"));
+    }
+    if options.transactional_id.is_some() {
+        return Err(error(ErrorKind::Unsupported).with_source("transactions"));
     }
     let Some(compression) = codec(options.compression) else {
         return Err(error(ErrorKind::Unsupported)

@@ -92,7 +92,7 @@ async fn a_transport_that_panics_fails_its_batch_alone() {
     let lost = lost.expect_err("panicked");
     assert_eq!(
         (lost.kind(), lost.fate()),
-        (PublishErrorKind::Unavailable, Fate::MaybeWritten)
+        (PublishErrorKind::Closed, Fate::MaybeWritten)
     );
     good.expect("written");
     assert!(producer.close(ms(100)).await.is_clean());

@@ -8,8 +8,8 @@ mod limits;
 use crate::producer::Parts;
 use crate::{Producer, ProducerConfig, cluster::Cluster};
 use ottla_client::transport::{
-    Acks, Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec,
-    ProduceOptions, Produced, Transport,
+    Acks, AnswerSink, Capabilities, Compression, FetchLimits, FetchPosition, Fetched, OffsetSpec,
+    Outgoing, ProduceOptions, Produced, Reply as Duty, Transport,
 };
 use ottla_client::{Error, ErrorKind, PartitionMetadata, TopicMetadata};
 use ottla_record_batch::EncodedBatch;
@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const fn ms(ms: u64) -> Duration {
@@ -44,7 +45,8 @@ type Plan =
 struct Fake {
     plan: Box<Plan>,
     rng: Mutex<fastrand::Rng>,
-    logs: Mutex<HashMap<TopicPartition, Vec<String>>>,
+    logs: Arc<Mutex<HashMap<TopicPartition, Vec<String>>>>,
+    calls: Mutex<JoinSet<()>>,
     capabilities: Capabilities,
     partitions: i32,
     asked: Mutex<u32>,
@@ -60,7 +62,8 @@ impl Fake {
         Self {
             plan: Box::new(plan),
             rng: Mutex::new(fastrand::Rng::with_seed(7)),
-            logs: Mutex::default(),
+            logs: Arc::default(),
+            calls: Mutex::default(),
             capabilities: Capabilities::minimal(),
             partitions: 4,
             asked: Mutex::default(),
@@ -88,49 +91,52 @@ impl Fake {
         let log = logs.get(&TopicPartition::new("t", partition));
         log.cloned().unwrap_or_default()
     }
+}
 
-    fn append(&self, partition: &TopicPartition, batch: &EncodedBatch) -> Offset {
-        let mut logs = self.logs.lock().expect("no panic");
-        let log = logs.entry(partition.clone()).or_default();
-        let base = log.len() as Offset;
-        for view in batch.clone().into_record_set().batches() {
-            for record in view.expect("a batch").records() {
-                let value = record.expect("a record").value.unwrap_or_default();
-                log.push(String::from_utf8_lossy(&value).into_owned());
-            }
-        }
-        base
-    }
+type Logs = Mutex<HashMap<TopicPartition, Vec<String>>>;
 
-    async fn produce_one(
-        &self,
-        options: ProduceOptions,
-        partition: &TopicPartition,
-        batch: &EncodedBatch,
-    ) -> Result<Produced, Error> {
-        let (delay, reply) = {
-            let mut rng = self.rng.lock().expect("no panic");
-            (self.plan)(partition, batch, &mut rng)
-        };
-        tokio::time::sleep(delay).await;
-        let error = |kind| Error::new(kind, "Produce").with_partition(partition.clone());
-        match reply {
-            Reply::Write => Ok(Produced {
-                base_offset: Some(self.append(partition, batch)),
-                log_append_time_ms: None,
-            }),
-            Reply::Lose => {
-                self.append(partition, batch);
-                Err(error(ErrorKind::ConnectionLost).with_fate(Fate::MaybeWritten))
-            }
-            Reply::Refuse(code) => Err(Error::from_code(code, "Produce")),
-            Reply::Hang => {
-                tokio::time::sleep(options.timeout).await;
-                Err(error(ErrorKind::TimedOut).with_fate(Fate::MaybeWritten))
-            }
-            Reply::Panic => panic!("a mistake in the transport"),
+fn append(logs: &Logs, partition: &TopicPartition, batch: &EncodedBatch) -> Offset {
+    let mut logs = logs.lock().expect("no panic");
+    let log = logs.entry(partition.clone()).or_default();
+    let base = log.len() as Offset;
+    for view in batch.clone().into_record_set().batches() {
+        for record in view.expect("a batch").records() {
+            let value = record.expect("a record").value.unwrap_or_default();
+            log.push(String::from_utf8_lossy(&value).into_owned());
         }
     }
+    base
+}
+
+/// Plays one attempt through.
+async fn play(
+    (delay, reply): (Duration, Reply),
+    logs: Arc<Logs>,
+    timeout: Duration,
+    outgoing: Outgoing,
+    duty: Duty,
+) {
+    let Outgoing {
+        partition, batch, ..
+    } = &outgoing;
+    tokio::time::sleep(delay).await;
+    let error = |kind| Error::new(kind, "Produce").with_partition(partition.clone());
+    duty.send(match reply {
+        Reply::Write => Ok(Produced {
+            base_offset: Some(append(&logs, partition, batch)),
+            log_append_time_ms: None,
+        }),
+        Reply::Lose => {
+            append(&logs, partition, batch);
+            Err(error(ErrorKind::ConnectionLost).with_fate(Fate::MaybeWritten))
+        }
+        Reply::Refuse(code) => Err(Error::from_code(code, "Produce")),
+        Reply::Hang => {
+            tokio::time::sleep(timeout).await;
+            Err(error(ErrorKind::TimedOut).with_fate(Fate::MaybeWritten))
+        }
+        Reply::Panic => panic!("a mistake in the transport"),
+    });
 }
 
 impl Transport for Fake {
@@ -142,19 +148,17 @@ impl Transport for Fake {
         self.capabilities
     }
 
-    fn produce(
-        &self,
-        options: ProduceOptions,
-        batches: Vec<(TopicPartition, EncodedBatch)>,
-    ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Produced, Error>)>> {
-        Box::pin(async move {
-            let mut answers = Vec::new();
-            for (partition, batch) in batches {
-                let answer = self.produce_one(options, &partition, &batch).await;
-                answers.push((partition, answer));
-            }
-            answers
-        })
+    fn produce(&self, options: &ProduceOptions, batches: Vec<Outgoing>, answers: &AnswerSink) {
+        for outgoing in batches {
+            let mut duty = answers.reply(outgoing.token, outgoing.partition.clone());
+            duty.sent();
+            let plan = {
+                let mut rng = self.rng.lock().expect("no panic");
+                (self.plan)(&outgoing.partition, &outgoing.batch, &mut rng)
+            };
+            let playing = play(plan, self.logs.clone(), options.timeout, outgoing, duty);
+            self.calls.lock().expect("no panic").spawn(playing);
+        }
     }
 
     fn fetch(

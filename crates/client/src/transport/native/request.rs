@@ -1,0 +1,175 @@
+//! A Produce request in flight: its answer is read, judged and handed out to its batches.
+
+use super::failure::{BrokerMessage, Cure, Failure, fate_of};
+use super::leaders::Leaders;
+use super::outbox::{Order, fail_all, first_deadline};
+use super::produce_message as message;
+use crate::connection::{Connection, Submitted};
+use crate::transport::Produced;
+use crate::{Error, ErrorKind};
+use bytes::Bytes;
+use ottla_types::{ErrorCode, Fate};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+pub(super) struct Request {
+    pub(super) connection: Connection,
+    pub(super) version: i16,
+    pub(super) is_answered: bool,
+    /// When the connection gives the request up.
+    pub(super) limit: Instant,
+    /// Ordered by partition.
+    pub(super) orders: Vec<Order>,
+    pub(super) submitted: Submitted,
+}
+
+impl Request {
+    /// Waits for the answer and hands it out; the time that the broker wants no request for.
+    pub(super) async fn settle(self, leaders: Arc<Leaders>) -> Duration {
+        let Self {
+            connection,
+            version,
+            is_answered,
+            limit,
+            mut orders,
+            submitted,
+        } = self;
+        let answer = answer_of(submitted, limit, &mut orders).await;
+        let answer = match answer {
+            Ok(_) if !is_answered => {
+                for order in orders {
+                    order.succeed(Produced {
+                        base_offset: None,
+                        log_append_time_ms: None,
+                    });
+                }
+                return Duration::ZERO;
+            }
+            Ok(body) => message::read(body, version)
+                .map_err(|cause| connection.refuse(message::NAME, cause)),
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                let throttle = u64::try_from(answer.throttle_ms).unwrap_or_default();
+                hand_out(orders, answer, connection.broker(), &leaders);
+                Duration::from_millis(throttle)
+            }
+            Err(error) => {
+                let error = Arc::new(error.with_fate(Fate::MaybeWritten));
+                fail_all(orders, &error, &leaders);
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// Waits for the answer; batches whose own time passes before are told that nobody knows.
+async fn answer_of(
+    submitted: Submitted,
+    limit: Instant,
+    orders: &mut Vec<Order>,
+) -> Result<Bytes, Error> {
+    let mut answer = pin!(submitted.answer());
+    while let Some(first) = first_deadline(&*orders).filter(|first| *first < limit) {
+        if let Ok(answer) = timeout_at(first, &mut answer).await {
+            return answer;
+        }
+        let now = Instant::now();
+        for late in orders.extract_if(.., |order| order.deadline <= now) {
+            late.time_out(Fate::MaybeWritten);
+        }
+    }
+    answer.await
+}
+
+/// Gives each batch the answer for its partition.
+fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: &Leaders) {
+    let names: Vec<_> = orders.iter().map(|order| order.partition.clone()).collect();
+    let mut orders: Vec<_> = orders.into_iter().map(Some).collect();
+    for part in &answer.partitions {
+        let wanted = (part.topic.as_str(), part.partition);
+        let at = names.binary_search_by(|name| (&*name.topic, name.partition).cmp(&wanted));
+        let Some(order) = at.ok().and_then(|at| orders[at].take()) else {
+            continue;
+        };
+        match judge(part, &order, broker, &answer.endpoints, leaders) {
+            Ok(produced) => order.succeed(produced),
+            Err(failure) => order.fail(failure, leaders),
+        }
+    }
+    if orders.iter().any(Option::is_some) {
+        let error = Error::new(ErrorKind::Protocol, message::NAME)
+            .with_broker(broker)
+            .with_fate(Fate::MaybeWritten)
+            .with_source("the answer leaves the partition out");
+        fail_all(orders.into_iter().flatten(), &Arc::new(error), leaders);
+    }
+}
+
+fn judge(
+    part: &message::PartitionAnswer,
+    order: &Order,
+    broker: &str,
+    endpoints: &[message::Endpoint],
+    leaders: &Leaders,
+) -> Result<Produced, Failure> {
+    let error = |error: Error| {
+        error
+            .with_broker(broker)
+            .with_partition(order.partition.clone())
+    };
+    match part.code {
+        ErrorCode::NONE => match offset_of_first(part.base_offset, order.count) {
+            Ok(base_offset) => Ok(Produced {
+                base_offset,
+                log_append_time_ms: Some(part.log_append_time_ms).filter(|ms| *ms >= 0),
+            }),
+            Err(cause) => {
+                let refused = error(Error::new(ErrorKind::Protocol, message::NAME));
+                let refused = refused.with_fate(Fate::MaybeWritten).with_source(cause);
+                Err(Failure::new(refused))
+            }
+        },
+        // The batch stands in the log since an earlier attempt, too long ago for the broker to know
+        // where.
+        ErrorCode::DUPLICATE_SEQUENCE_NUMBER => Ok(Produced {
+            base_offset: None,
+            log_append_time_ms: None,
+        }),
+        code => {
+            let mut error = error(Error::from_code(code, message::NAME)).with_fate(fate_of(code));
+            if let Some(text) = &part.message {
+                error = error.with_source(BrokerMessage(text.as_str().to_owned()));
+            }
+            let mut failure = Failure::new(error);
+            if let Some(leader) = part.leader
+                && failure.cure == Cure::Refresh
+                && leaders.hint(&order.partition, leader, endpoints)
+            {
+                failure.cure = Cure::AtOnce;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Offsets that a batch cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("{count} records are said to begin at offset {base}")]
+struct BadOffset {
+    base: i64,
+    count: u32,
+}
+
+/// The offset of a batch's first record; `None` where the broker says -1.
+fn offset_of_first(base: i64, count: u32) -> Result<Option<i64>, BadOffset> {
+    let last = base.checked_add(i64::from(count) - 1);
+    match base {
+        -1 => Ok(None),
+        0.. if last.is_some() => Ok(Some(base)),
+        _ => Err(BadOffset { base, count }),
+    }
+}
