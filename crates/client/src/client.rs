@@ -1,11 +1,12 @@
 //! The handle that everything above is built from: a cluster, a transport and the coordinator
 //! calls.
 
+use crate::admin::{Admin, topics};
 use crate::cluster::Cluster;
 use crate::transport::{NativeTransport, RskafkaTransport, Transport};
 use crate::{
     ClientConfig, Error, ErrorKind, GroupClient, IsolationLevel, NewTopic, ProducerId,
-    TopicMetadata, TransactionClient, TransportKind, admin, producer_id,
+    TopicMetadata, TransactionClient, TransportKind, producer_id,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ impl Client {
         topics: Vec<NewTopic>,
     ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
         let cluster = &*self.inner.cluster;
-        admin::create_topics(cluster, &topics, cluster.request_deadline()).await
+        topics::create_topics(cluster, &topics, cluster.request_deadline()).await
     }
 
     /// Creates the topics that do not exist, and waits until every partition of all of them has a
@@ -122,7 +123,7 @@ impl Client {
     /// for longer than `request.timeout.ms`.
     pub async fn ensure_topics(&self, topics: Vec<NewTopic>) -> Result<(), Error> {
         let cluster = &*self.inner.cluster;
-        admin::ensure_topics(cluster, &topics, cluster.request_deadline()).await
+        topics::ensure_topics(cluster, &topics, cluster.request_deadline()).await
     }
 
     /// Deletes topics. The answers stand in the order of `names`.
@@ -134,7 +135,12 @@ impl Client {
         names: Vec<String>,
     ) -> Result<Vec<(String, Result<(), Error>)>, Error> {
         let cluster = &*self.inner.cluster;
-        admin::delete_topics(cluster, names, cluster.request_deadline()).await
+        topics::delete_topics(cluster, names, cluster.request_deadline()).await
+    }
+
+    /// Administration beyond creating and deleting topics.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.inner.cluster.clone())
     }
 
     /// The coordinator calls of a member of this group. Costs nothing until the first call; an

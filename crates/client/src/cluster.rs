@@ -150,6 +150,16 @@ impl Cluster {
         known_or_new(&mut self.state().brokers, id, host, port)
     }
 
+    /// A broker that can be asked what every broker knows: one with a connection if there is one.
+    pub(crate) fn any_broker(&self) -> Option<Arc<Broker>> {
+        self.candidates().into_iter().next()
+    }
+
+    /// The ids of the brokers that are known.
+    pub(crate) fn broker_ids(&self) -> Vec<i32> {
+        self.state().brokers.keys().copied().collect()
+    }
+
     /// The broker with this id, if it is known.
     pub(crate) fn broker(&self, id: i32) -> Option<Arc<Broker>> {
         self.state().brokers.get(&id).cloned()

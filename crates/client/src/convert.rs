@@ -303,45 +303,42 @@ pub(crate) fn fetch_request(
         .with_topics(Some(topics.collect()))
 }
 
+/// Asks for everything that the group has; version 1 has no way to say that.
+pub(crate) fn fetch_all_request(group_id: &str, version: i16) -> m::OffsetFetchRequest {
+    let message = m::OffsetFetchRequest::default();
+    if version >= 8 {
+        let group = OffsetFetchRequestGroup::default()
+            .with_group_id(group(group_id))
+            .with_topics(None);
+        return message
+            .with_topics(Some(Vec::new()))
+            .with_groups(vec![group]);
+    }
+    message.with_group_id(group(group_id)).with_topics(None)
+}
+
+/// The answer to [`fetch_all_request`], ordered by partition.
+pub(crate) fn fetch_all_answer(
+    answer: m::OffsetFetchResponse,
+    version: i16,
+    group_id: &Arc<str>,
+) -> Result<OffsetFetchResponse, Error> {
+    let (error, found) = stored_offsets(answer, version, group_id)?;
+    let offsets = found.into_iter().map(|((topic, partition), stored)| {
+        stored.read(TopicPartition::new(topic.as_str(), partition))
+    });
+    let mut offsets: Vec<_> = offsets.collect();
+    offsets.sort_unstable_by(|a, b| a.partition.cmp(&b.partition));
+    Ok(OffsetFetchResponse { error, offsets })
+}
+
 pub(crate) fn fetch_answer(
     answer: m::OffsetFetchResponse,
     version: i16,
     group_id: &Arc<str>,
     wanted: &[TopicPartition],
 ) -> Result<OffsetFetchResponse, Error> {
-    let mut found: HashMap<(StrBytes, i32), Stored> = HashMap::new();
-    let error = if version >= 8 {
-        let mut groups = answer.groups.into_iter();
-        let ours = groups.find(|group| *group.group_id.0 == **group_id);
-        let missing =
-            || protocol_error::<m::OffsetFetchRequest>(BadAnswer::NoGroup(group_id.clone()));
-        let ours = ours.ok_or_else(missing)?;
-        for topic in ours.topics {
-            for p in topic.partitions {
-                let stored = Stored {
-                    error: p.error_code,
-                    offset: p.committed_offset,
-                    leader_epoch: p.committed_leader_epoch,
-                    metadata: p.metadata,
-                };
-                found.insert((topic.name.0.clone(), p.partition_index), stored);
-            }
-        }
-        ErrorCode(ours.error_code)
-    } else {
-        for topic in answer.topics {
-            for p in topic.partitions {
-                let stored = Stored {
-                    error: p.error_code,
-                    offset: p.committed_offset,
-                    leader_epoch: p.committed_leader_epoch,
-                    metadata: p.metadata,
-                };
-                found.insert((topic.name.0.clone(), p.partition_index), stored);
-            }
-        }
-        ErrorCode(answer.error_code)
-    };
+    let (error, mut found) = stored_offsets(answer, version, group_id)?;
     let mut offsets = Vec::with_capacity(wanted.len());
     for partition in wanted {
         match found.remove(&(text(&partition.topic), partition.partition)) {
@@ -356,6 +353,47 @@ pub(crate) fn fetch_answer(
     }
     Ok(OffsetFetchResponse { error, offsets })
 }
+
+/// The error of the whole answer, and what it says by topic and partition.
+fn stored_offsets(
+    answer: m::OffsetFetchResponse,
+    version: i16,
+    group_id: &Arc<str>,
+) -> Result<(ErrorCode, StoredByPartition), Error> {
+    let mut found = StoredByPartition::new();
+    if version < 8 {
+        for topic in answer.topics {
+            for p in topic.partitions {
+                let stored = Stored {
+                    error: p.error_code,
+                    offset: p.committed_offset,
+                    leader_epoch: p.committed_leader_epoch,
+                    metadata: p.metadata,
+                };
+                found.insert((topic.name.0.clone(), p.partition_index), stored);
+            }
+        }
+        return Ok((ErrorCode(answer.error_code), found));
+    }
+    let mut groups = answer.groups.into_iter();
+    let ours = groups.find(|group| *group.group_id.0 == **group_id);
+    let missing = || protocol_error::<m::OffsetFetchRequest>(BadAnswer::NoGroup(group_id.clone()));
+    let ours = ours.ok_or_else(missing)?;
+    for topic in ours.topics {
+        for p in topic.partitions {
+            let stored = Stored {
+                error: p.error_code,
+                offset: p.committed_offset,
+                leader_epoch: p.committed_leader_epoch,
+                metadata: p.metadata,
+            };
+            found.insert((topic.name.0.clone(), p.partition_index), stored);
+        }
+    }
+    Ok((ErrorCode(ours.error_code), found))
+}
+
+type StoredByPartition = HashMap<(StrBytes, i32), Stored>;
 
 struct Stored {
     error: i16,

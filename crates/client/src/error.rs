@@ -54,6 +54,7 @@ struct Inner {
     broker: Option<String>,
     partition: Option<TopicPartition>,
     topic: Option<String>,
+    group: Option<String>,
     offset: Option<Offset>,
     diverging: Option<Offset>,
     code: Option<ErrorCode>,
@@ -70,6 +71,7 @@ impl Error {
             broker: None,
             partition: None,
             topic: None,
+            group: None,
             offset: None,
             diverging: None,
             code: None,
@@ -121,6 +123,13 @@ impl Error {
     #[must_use]
     pub fn with_topic(mut self, topic: impl Into<String>) -> Self {
         self.0.topic = Some(topic.into());
+        self
+    }
+
+    /// Names the consumer group.
+    #[must_use]
+    pub fn with_group(mut self, group: impl Into<String>) -> Self {
+        self.0.group = Some(group.into());
         self
     }
 
@@ -184,6 +193,11 @@ impl Error {
             .or(self.0.topic.as_deref())
     }
 
+    /// The consumer group, if a call of administration is about one.
+    pub fn group(&self) -> Option<&str> {
+        self.0.group.as_deref()
+    }
+
     /// The offset, if one is concerned.
     pub fn offset(&self) -> Option<Offset> {
         self.0.offset
@@ -200,7 +214,7 @@ impl Error {
         self.0.broker.as_deref()
     }
 
-    /// Whether the data of a produce may be written all the same.
+    /// Whether the data of a produce may be written, or the change be carried out, all the same.
     pub fn fate(&self) -> Fate {
         self.0.fate
     }
@@ -224,6 +238,9 @@ impl fmt::Display for Error {
         write!(f, "{}", e.operation)?;
         if let Some(broker) = &e.broker {
             write!(f, " at broker {broker}")?;
+        }
+        if let Some(group) = &e.group {
+            write!(f, " for group {group}")?;
         }
         if let Some(partition) = &e.partition {
             write!(f, " for partition {partition}")?;

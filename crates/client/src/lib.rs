@@ -1,7 +1,8 @@
 //! The IO edge of the ottla stack: everything that talks to a broker.
 //!
-//! A [`Client`] finds the cluster, keeps its metadata and creates topics; [`Client::group`] gives
-//! the calls to a group's coordinator, [`Client::transactions`] those to a transaction's; [`Client::transport`] carries batches and record sets, and
+//! A [`Client`] finds the cluster, keeps its metadata and creates topics; [`Client::admin`] does the
+//! rest of administration; [`Client::group`] gives the calls to a group's coordinator,
+//! [`Client::transactions`] those to a transaction's; [`Client::transport`] carries batches and record sets, and
 //! can be exchanged ([`transport`]). Producers and consumers are built on these three and open no
 //! socket themselves.
 //!
@@ -34,7 +35,7 @@
 //! (`outcome`), `reconnects_total`, `connections_lost_total`; and the histogram `request_seconds`
 //! (`api`). `tracing` spans: `connect` (debug) and `request` (trace).
 
-mod admin;
+pub mod admin;
 mod backoff;
 mod broker;
 mod client;
@@ -55,7 +56,8 @@ pub mod security;
 mod transactions;
 pub mod transport;
 
-pub use admin::NewTopic;
+pub use admin::Admin;
+pub use admin::topics::NewTopic;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use config::{ClientConfig, IsolationLevel, TransportKind};

@@ -1,11 +1,13 @@
 //! Every version that we speak of every coordinator and topic API, used for real: a broker that
 //! speaks no higher version is played by a cap on what this client believes.
 
+use crate::admin::{
+    Admin, AlterConfigs, ConfigResource, ConfigSource, DeleteUpTo, GroupFilter, GroupState,
+    GroupType, topics,
+};
 use crate::cluster::Cluster;
 use crate::connection::Api;
-use crate::{
-    ClientConfig, ErrorKind, GroupClient, NewTopic, TransactionClient, admin, producer_id,
-};
+use crate::{ClientConfig, ErrorKind, GroupClient, NewTopic, TransactionClient, producer_id};
 use kafka_protocol::messages as m;
 use ottla_mock_cluster::MockCluster;
 use ottla_types::coordinator::{
@@ -37,6 +39,14 @@ fn all_caps() -> Vec<(i16, i16)> {
         .chain(caps::<m::OffsetFetchRequest>())
         .chain(caps::<m::CreateTopicsRequest>())
         .chain(caps::<m::DeleteTopicsRequest>())
+        .chain(caps::<m::DescribeConfigsRequest>())
+        .chain(caps::<m::IncrementalAlterConfigsRequest>())
+        .chain(caps::<m::CreatePartitionsRequest>())
+        .chain(caps::<m::DeleteRecordsRequest>())
+        .chain(caps::<m::DescribeGroupsRequest>())
+        .chain(caps::<m::ListGroupsRequest>())
+        .chain(caps::<m::DeleteGroupsRequest>())
+        .chain(caps::<m::DescribeClusterRequest>())
         .chain(caps::<m::InitProducerIdRequest>())
         .chain(caps::<m::AddPartitionsToTxnRequest>())
         .chain(caps::<m::AddOffsetsToTxnRequest>())
@@ -46,7 +56,7 @@ fn all_caps() -> Vec<(i16, i16)> {
 }
 
 /// What a Redpanda of 2024 speaks.
-const REDPANDA: [(i16, i16); 15] = [
+const REDPANDA: [(i16, i16); 17] = [
     (3, 8),
     (8, 8),
     (9, 7),
@@ -55,6 +65,8 @@ const REDPANDA: [(i16, i16); 15] = [
     (12, 4),
     (13, 4),
     (14, 4),
+    (15, 5),
+    (16, 4),
     (19, 6),
     (20, 5),
     (22, 3),
@@ -78,7 +90,7 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
     let topic = format!("topic-{:08x}", fastrand::u32(..));
     let deadline = cluster.request_deadline();
     let new = NewTopic::new(&topic, 2).replication(1);
-    admin::ensure_topics(&cluster, &[new], deadline)
+    topics::ensure_topics(&cluster, &[new], deadline)
         .await
         .unwrap();
     assert_eq!(
@@ -129,6 +141,8 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
         (ErrorCode::NONE, &[(None, ""), (Some(77), "text")][..])
     );
 
+    administer(&cluster, &topic, &group, caps).await;
+
     let leave = LeaveGroupRequest {
         member_id,
         instance_id: None,
@@ -140,7 +154,17 @@ async fn use_everything(bootstrap: &str, caps: &[(i16, i16)]) {
         ErrorCode::UNKNOWN_MEMBER_ID
     );
     use_a_transaction(&cluster, &topic, caps).await;
-    let deleted = admin::delete_topics(&cluster, vec![topic], deadline)
+    if !caps.contains(&(9, 1)) {
+        // Version 1 of OffsetFetch cannot ask for everything.
+        let admin = Admin::new(cluster.clone());
+        let offsets = admin.group_offsets(group.group_id(), None).await.unwrap();
+        assert_eq!(offsets.len(), 1);
+        let gone = admin
+            .delete_groups(vec![group.group_id().to_string()])
+            .await;
+        gone[0].1.as_ref().unwrap();
+    }
+    let deleted = topics::delete_topics(&cluster, vec![topic], deadline)
         .await
         .unwrap();
     deleted[0].1.as_ref().unwrap();
@@ -217,6 +241,68 @@ async fn use_a_transaction(cluster: &Arc<Cluster>, topic: &str, caps: &[(i16, i1
             .err()
             .unwrap_or(ErrorCode::NONE),
     ) {}
+}
+
+/// Administration of the topic, and of the group that has a member.
+async fn administer(cluster: &Arc<Cluster>, topic: &str, group: &GroupClient, caps: &[(i16, i16)]) {
+    let admin = Admin::new(cluster.clone());
+    assert!(!admin.describe_cluster().await.unwrap().brokers.is_empty());
+    let resource = ConfigResource::Topic(topic.to_owned());
+    let change = AlterConfigs::new(resource.clone()).set("retention.ms", "4711000");
+    admin.alter_configs(vec![change]).await[0]
+        .1
+        .as_ref()
+        .unwrap();
+    let entries = admin
+        .describe_configs(vec![resource])
+        .await
+        .remove(0)
+        .1
+        .unwrap();
+    let entry = entries
+        .iter()
+        .find(|entry| entry.name == "retention.ms")
+        .unwrap();
+    assert_eq!(
+        (entry.value.as_deref(), entry.source),
+        (Some("4711000"), ConfigSource::Topic)
+    );
+    assert_eq!(entry.synonyms[0].1.as_deref(), Some("4711000"));
+    let made = admin.create_partitions(vec![(topic.to_owned(), 3)]).await;
+    made[0].1.as_ref().unwrap();
+    let all = (TopicPartition::new(topic, 0), DeleteUpTo::End);
+    let deleted = admin.delete_records(vec![all]).await;
+    assert_eq!(deleted[0].1.as_ref().unwrap(), &0);
+
+    let id = group.group_id().to_string();
+    let described = admin
+        .describe_groups(vec![id.clone(), "no-such-group".to_owned()])
+        .await;
+    let members = &described[0].1.as_ref().unwrap().members;
+    // The assignment is no blob of the consumer protocol.
+    assert!(
+        members.len() == 1 && members[0].unreadable.is_some(),
+        "{members:?}"
+    );
+    let missing = described[1].1.as_ref().unwrap_err();
+    assert_eq!(missing.code(), Some(ErrorCode::GROUP_ID_NOT_FOUND));
+    let listed = admin.list_groups(GroupFilter::default()).await.unwrap();
+    assert!(listed.groups.iter().any(|group| group.group_id == id));
+    let stable = GroupFilter {
+        states: vec![GroupState::Stable],
+        types: vec![GroupType::Classic],
+    };
+    let listed = admin.list_groups(stable).await.unwrap();
+    if caps.iter().any(|(key, version)| *key == 16 && *version < 4) {
+        assert!(
+            listed
+                .failures
+                .iter()
+                .all(|(_, error)| error.kind() == ErrorKind::Unsupported)
+        );
+    } else {
+        assert!(listed.groups.iter().any(|group| group.group_id == id));
+    }
 }
 
 /// Joins and syncs; the generation and the member id.

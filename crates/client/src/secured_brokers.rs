@@ -3,12 +3,13 @@
 //! `OTTLA_TEST_SECURITY` names a JSON file that says where it listens and how: see [`Brokers`]. The
 //! scenario `security` of the integration package starts such a broker.
 
+use crate::admin::topics;
 use crate::cluster::Cluster;
 use crate::connection::{Connector, Security, Tasks};
 use crate::security::{
     HostVerification, OauthToken, SaslMechanism, SecurityConfig, SecurityProtocol,
 };
-use crate::{ClientConfig, Error, ErrorKind, GroupClient, NewTopic, admin};
+use crate::{ClientConfig, Error, ErrorKind, GroupClient, NewTopic};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kafka_protocol::messages::MetadataRequest;
@@ -69,7 +70,7 @@ async fn use_it(bootstrap: &str, security: SecurityConfig) {
     let cluster = connect(bootstrap, security).await.unwrap();
     let topic = format!("secured-{:08x}", fastrand::u32(..));
     let new = NewTopic::new(&topic, 2).replication(1);
-    admin::ensure_topics(&cluster, &[new], cluster.request_deadline())
+    topics::ensure_topics(&cluster, &[new], cluster.request_deadline())
         .await
         .unwrap();
     let found = cluster.refresh_topic(&topic).await.unwrap();

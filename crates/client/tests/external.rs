@@ -58,3 +58,45 @@ async fn offsets_are_committed_aborted_and_fenced() {
 async fn a_closed_client_refuses_everything() {
     scenarios::a_closed_client_refuses_everything(client().await).await;
 }
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn topics_and_cluster_are_described() {
+    scenarios::admin::topics_and_cluster_are_described(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn settings_are_altered_and_read_back() {
+    scenarios::admin::settings_are_altered_and_read_back(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn settings_of_each_broker_are_told() {
+    scenarios::admin::settings_of_each_broker_are_told(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn partitions_are_added() {
+    scenarios::admin::partitions_are_added(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn records_are_deleted() {
+    scenarios::admin::records_are_deleted(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn a_group_is_described_listed_and_deleted() {
+    scenarios::admin::a_group_is_described_listed_and_deleted(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn offsets_of_a_group_are_read_altered_and_deleted() {
+    scenarios::admin::offsets_of_a_group_are_read_altered_and_deleted(&client().await).await;
+}

@@ -40,6 +40,8 @@ const fn flexible_from(version: i16, fields: &'static [Field]) -> Layout {
     }
 }
 
+mod admin;
+
 use Kind::{Blob, Fixed, Ints, Text};
 
 // v4 only adds features with a minimum of 0 (KIP-1022); v3 is the last that every broker knows.
@@ -267,16 +269,16 @@ mod tests {
     use kafka_protocol::messages::{BrokerId, GroupId, TopicName};
     use kafka_protocol::protocol::StrBytes;
 
-    fn text() -> StrBytes {
+    pub(super) fn text() -> StrBytes {
         StrBytes::from_static_str("some text")
     }
 
-    fn topic() -> TopicName {
+    pub(super) fn topic() -> TopicName {
         TopicName(text())
     }
 
     /// Every version of an answer is walked to its last byte, and no cut of it passes.
-    fn check<A: Api>(answer: impl Fn(i16) -> A::Answer)
+    pub(super) fn check<A: Api>(answer: impl Fn(i16) -> A::Answer)
     where
         A::Answer: Encodable,
     {

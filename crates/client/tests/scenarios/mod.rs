@@ -1,5 +1,6 @@
 //! What a client does with a cluster, whichever cluster it is.
 
+pub(crate) mod admin;
 pub(crate) mod transactions;
 
 use ottla_client::{Client, ClientConfig, ErrorKind, GroupClient, NewTopic};
@@ -78,16 +79,23 @@ pub(crate) async fn topics_are_created_listed_and_deleted(client: &Client) {
 
 /// The answer to a dynamic member's join, with its second step (KIP-394).
 pub(crate) async fn join(group: &GroupClient, member_id: &str) -> JoinGroupResponse {
+    join_with(
+        group,
+        member_id,
+        Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+    )
+    .await
+}
+
+/// The same with a subscription of the caller's.
+async fn join_with(group: &GroupClient, member_id: &str, metadata: Bytes) -> JoinGroupResponse {
     let mut request = JoinGroupRequest {
         session_timeout_ms: 10_000,
         rebalance_timeout_ms: 20_000,
         member_id: member_id.to_owned(),
         instance_id: None,
         protocol_type: "consumer".to_owned(),
-        protocols: vec![(
-            "range".to_owned(),
-            Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
-        )],
+        protocols: vec![("range".to_owned(), metadata)],
         reason: Some("a test".to_owned()),
     };
     // Right after the cluster has started its coordinator may still be loading.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
+mod admin;
+#[path = "../scenarios/mod.rs"]
 mod scenarios;
 
 use ottla_client::{Client, ClientConfig, ErrorKind, NewTopic};
