@@ -5,7 +5,7 @@ use ottla_client::admin::{
     AlterConfigs, CommittedOffset, ConfigResource, ConfigSource, DeleteUpTo, GroupFilter,
     GroupState, GroupType,
 };
-use ottla_client::transport::{Acks, Compression, OffsetSpec, ProduceOptions};
+use ottla_client::transport::{OffsetSpec, ProduceOptions, produce_all};
 use ottla_client::{Client, GroupClient, NewTopic};
 use ottla_record_batch::BatchBuilder;
 use ottla_types::consumer_protocol::{Assignment, Subscription};
@@ -190,12 +190,12 @@ pub(crate) async fn write(client: &Client, partition: &TopicPartition, records: 
             .unwrap();
     }
     let options = ProduceOptions {
-        acks: Acks::All,
-        compression: Compression::None,
         timeout: Duration::from_secs(15),
+        ..ProduceOptions::default()
     };
     let batches = vec![(partition.clone(), batch.finish())];
-    let written = client.transport().produce(options, batches).await.remove(0);
+    let mut written = produce_all(&**client.transport(), &options, batches).await;
+    let written = written.remove(0);
     written.1.unwrap();
 }
 
