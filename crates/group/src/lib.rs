@@ -23,5 +23,5 @@ pub use membership::{
     CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipError,
     MembershipEvent, Operation, Phase, Request, RequestBody, RequestId, ResponseBody, RevocationId,
 };
-pub use offsets::{OffsetTracker, Ticket, TrackError};
+pub use offsets::{Admission, Gaps, METADATA_MAX, OffsetTracker, Ticket, TrackError};
 pub use ottla_types::consumer_protocol::{self as protocol, Assignment, CodecError, Subscription};

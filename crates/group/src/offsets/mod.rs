@@ -12,8 +12,18 @@
 //!    [`commit_failed`](OffsetTracker::commit_failed) with the answer,
 //! 5. [`OffsetTracker::unassign`] when the partition is revoked or lost.
 //!
+//! With [`OffsetTracker::with_gaps`] what is handled above the committable offset is remembered, too:
+//! [`OffsetTracker::start_commit_with_gaps`] gives it as text for the commit's metadata,
+//! [`OffsetTracker::assign_with_gaps`] takes it back, and [`OffsetTracker::admit`] then says which
+//! records were handled before. No record is admitted whose handling might leave gaps that do not
+//! fit the text any more, so after a clean restart nothing is handled twice.
+//!
 //! A [`Ticket`] carries the assignment it was made in, so a handler of an earlier assignment cannot
 //! mark a record of the present one.
+
+mod gaps;
+
+pub use gaps::{Gaps, METADATA_MAX};
 
 use ottla_types::Offset;
 use std::collections::VecDeque;
@@ -29,6 +39,12 @@ pub enum TrackError {
     #[error("{limit} records are in flight already")]
     Full {
         /// The bound.
+        limit: usize,
+    },
+    /// Another record might leave more gaps than a commit can remember: wait for the lowest ones.
+    #[error("the gaps between handled records fill the {limit} bytes of a commit's metadata")]
+    GapsFull {
+        /// The bound, in bytes.
         limit: usize,
     },
     /// The offset is below one that was seen already.
@@ -55,10 +71,21 @@ impl Ticket {
     }
 }
 
+/// What is to be done with a record, from [`OffsetTracker::admit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It goes to a handler.
+    Handle(Ticket),
+    /// It was handled before the restart, and must not be again.
+    HandledBefore,
+}
+
 /// One partition's progress. See the [module](self) for the order of the calls.
 #[derive(Debug, Clone)]
 pub struct OffsetTracker {
     limit: usize,
+    /// How long the text for the gaps may be, in bytes; `None` when they are not remembered.
+    gaps_limit: Option<usize>,
     epoch: u64,
     state: State,
 }
@@ -81,6 +108,12 @@ struct Progress {
     /// What the coordinator has, as far as known.
     committed: Option<Offset>,
     committing: Option<Offset>,
+    /// How many runs of `Done` there are among the records.
+    done_runs: usize,
+    /// What was handled before the restart, as far as it is not among the records yet.
+    before: Gaps,
+    committed_gaps: String,
+    committing_gaps: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,8 +128,18 @@ impl OffsetTracker {
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
+            gaps_limit: None,
             epoch: 0,
             state: State::Unassigned,
+        }
+    }
+
+    /// As [`Self::new`], and remembers gaps as text of at most `metadata_max` bytes, which is what
+    /// the broker takes as a commit's metadata: [`METADATA_MAX`] by default.
+    pub fn with_gaps(limit: usize, metadata_max: usize) -> Self {
+        Self {
+            gaps_limit: Some(metadata_max),
+            ..Self::new(limit)
         }
     }
 
@@ -112,7 +155,23 @@ impl OffsetTracker {
             committable: position,
             committed,
             committing: None,
+            done_runs: 0,
+            before: Gaps::default(),
+            committed_gaps: String::new(),
+            committing_gaps: String::new(),
         });
+    }
+
+    /// As [`Self::assign`] at the `committed` offset, with the metadata of that commit. Text that is
+    /// not ours, or that is of another offset, is no news: everything is handled again then.
+    pub fn assign_with_gaps(&mut self, committed: Offset, metadata: &str) {
+        self.assign(committed, Some(committed));
+        if let (Some(gaps), State::Assigned(progress)) =
+            (Gaps::decode(metadata, committed), &mut self.state)
+        {
+            progress.before = gaps;
+            metadata.clone_into(&mut progress.committed_gaps);
+        }
     }
 
     /// Ends the assignment: nothing can be committed any more.
@@ -145,6 +204,11 @@ impl OffsetTracker {
                 expected: progress.position,
             });
         }
+        if let Some(limit) = self.gaps_limit
+            && progress.longest_gaps(offset) > limit
+        {
+            return Err(TrackError::GapsFull { limit });
+        }
         progress.records.push_back((offset, Handling::Out));
         progress.out += 1;
         progress.position = offset.saturating_add(1);
@@ -152,6 +216,37 @@ impl OffsetTracker {
             offset,
             epoch: self.epoch,
         })
+    }
+
+    /// As [`Self::dispatched`], for a tracker that remembers gaps: a record that was handled before
+    /// the restart is noted as done.
+    ///
+    /// # Errors
+    /// As [`Self::dispatched`]. The bound counts records that were handled before, too.
+    pub fn admit(&mut self, offset: Offset) -> Result<Admission, TrackError> {
+        let State::Assigned(progress) = &mut self.state else {
+            return Err(TrackError::NotAssigned);
+        };
+        let Some(run) = progress.before.run_at(offset) else {
+            return self.dispatched(offset).map(Admission::Handle);
+        };
+        if offset < progress.position {
+            return Err(TrackError::OutOfOrder {
+                offset,
+                expected: progress.position,
+            });
+        }
+        if progress.records.is_empty() {
+            progress.committable = progress.committable.max(run.end);
+        } else if progress.records.len() >= self.limit {
+            return Err(TrackError::Full { limit: self.limit });
+        } else {
+            let joins = matches!(progress.records.back(), Some((_, Handling::Done)));
+            progress.done_runs += usize::from(!joins);
+            progress.records.push_back((offset, Handling::Done));
+        }
+        progress.position = offset.saturating_add(1);
+        Ok(Admission::HandledBefore)
     }
 
     /// Notes that the log has nothing to dispatch below `position`, for example after a batch that
@@ -229,6 +324,38 @@ impl OffsetTracker {
         progress.committing
     }
 
+    /// As [`Self::start_commit`], with the text for the commit's metadata. News above the committable
+    /// offset are worth a commit, too. The text holds every gap, if each record was [admitted](Self::admit).
+    pub fn start_commit_with_gaps(&mut self) -> Option<(Offset, String)> {
+        let limit = self.gaps_limit.unwrap_or(0);
+        let State::Assigned(progress) = &mut self.state else {
+            return None;
+        };
+        if progress.committing.is_some() {
+            return None;
+        }
+        let offset = progress.committable;
+        let text = progress.gaps().encode(offset, limit);
+        if progress.committed == Some(offset) && progress.committed_gaps == text {
+            return None;
+        }
+        progress.committing = Some(offset);
+        progress.committing_gaps.clone_from(&text);
+        Some((offset, text))
+    }
+
+    /// What is handled above the committable offset; `None` when the partition is not assigned.
+    pub fn gaps(&self) -> Option<Gaps> {
+        self.progress().map(Progress::gaps)
+    }
+
+    /// Whether the next record at `offset` must wait, because its gaps might not fit.
+    pub fn is_gaps_full(&self, offset: Offset) -> bool {
+        let limit = self.gaps_limit.unwrap_or(usize::MAX);
+        self.progress()
+            .is_some_and(|progress| progress.longest_gaps(offset) > limit)
+    }
+
     /// The commit of `offset` was answered with success. Ignored unless it is the one in flight.
     pub fn committed(&mut self, offset: Offset) {
         if let State::Assigned(progress) = &mut self.state
@@ -236,6 +363,7 @@ impl OffsetTracker {
         {
             progress.committing = None;
             progress.committed = Some(offset);
+            progress.committed_gaps = std::mem::take(&mut progress.committing_gaps);
         }
     }
 
@@ -269,196 +397,70 @@ impl Progress {
     /// Whether the record at this place was out.
     fn mark(&mut self, at: usize) -> bool {
         match self.records.get_mut(at) {
-            Some((_, handling @ Handling::Out)) => {
-                *handling = Handling::Done;
-                self.out -= 1;
-                true
-            }
-            _ => false,
+            Some((_, handling @ Handling::Out)) => *handling = Handling::Done,
+            _ => return false,
         }
+        self.out -= 1;
+        // A run begins, grows, or closes the hole between two.
+        match usize::from(self.is_done(at.wrapping_sub(1))) + usize::from(self.is_done(at + 1)) {
+            0 => self.done_runs += 1,
+            1 => {}
+            _ => self.done_runs -= 1,
+        }
+        true
+    }
+
+    fn is_done(&self, at: usize) -> bool {
+        matches!(self.records.get(at), Some((_, Handling::Done)))
+    }
+
+    /// Handled runs above the committable offset. What the log does not have between two handled
+    /// records counts as handled.
+    fn gaps(&self) -> Gaps {
+        let mut previous_end = None;
+        let runs = self.records.iter().filter_map(|(offset, handling)| {
+            let end = offset.saturating_add(1);
+            match handling {
+                Handling::Out => {
+                    previous_end = None;
+                    None
+                }
+                Handling::Done => Some(previous_end.replace(end).unwrap_or(*offset)..end),
+            }
+        });
+        let later = self.before.handled().iter();
+        let later = later.map(|run| run.start.max(self.position).max(self.committable)..run.end);
+        Gaps::from_runs(runs.chain(later))
+    }
+
+    /// The longest text that the gaps can come to need, in whatever order the handlers finish, once
+    /// the record at `offset` is with one. O(1), but for what was handled before the restart.
+    fn longest_gaps(&self, offset: Offset) -> usize {
+        let later = self.before.handled();
+        let later = &later[later.partition_point(|run| run.end <= self.position)..];
+        let end = later.last().map_or(offset, |run| run.end.max(offset));
+        // Between two runs there is a record that is not handled.
+        let runs = (self.done_runs + self.out + 1).min(self.records.len().div_ceil(2) + 1);
+        gaps::longest_text(runs + later.len(), end - self.committable + 1)
     }
 
     /// Drops what is handled from the front.
     fn settle(&mut self) {
+        let settles = self.is_done(0);
         while let Some(&(offset, Handling::Done)) = self.records.front() {
             self.records.pop_front();
             self.committable = self.committable.max(offset.saturating_add(1));
         }
+        self.done_runs -= usize::from(settles);
         if self.records.is_empty() {
             self.committable = self.committable.max(self.position);
+            // What was handled before the restart need not be read for this.
+            if let Some(run) = self.before.run_at(self.committable) {
+                self.committable = run.end;
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    fn assigned(position: Offset, limit: usize) -> OffsetTracker {
-        let mut tracker = OffsetTracker::new(limit);
-        tracker.assign(position, Some(position));
-        tracker
-    }
-
-    #[test]
-    fn what_is_done_out_of_order_waits_for_what_is_below() {
-        let mut tracker = assigned(10, 8);
-        let tickets: Vec<_> = (10..14).map(|o| tracker.dispatched(o).unwrap()).collect();
-        assert!(tracker.done(tickets[2]) && tracker.done(tickets[1]));
-        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(10), 2));
-        assert!(tracker.done(tickets[0]));
-        assert_eq!(tracker.committable(), Some(13));
-        assert!(!tracker.done(tickets[0]), "done twice");
-        assert!(tracker.done_through(tickets[3]));
-        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(14), 0));
-    }
-
-    #[test]
-    fn done_through_covers_everything_before() {
-        let mut tracker = assigned(0, 8);
-        let tickets: Vec<_> = [0, 4, 9].map(|o| tracker.dispatched(o).unwrap()).to_vec();
-        assert!(tracker.done_through(tickets[1]));
-        assert_eq!(tracker.committable(), Some(5));
-        assert!(tracker.done_through(tickets[0]), "of no effect");
-        assert_eq!((tracker.committable(), tracker.in_flight()), (Some(5), 1));
-    }
-
-    #[test]
-    fn gaps_in_the_log_are_no_holes() {
-        let mut tracker = assigned(0, 8);
-        let a = tracker.dispatched(3).unwrap();
-        let b = tracker.dispatched(7).unwrap();
-        tracker.done(a);
-        assert_eq!(tracker.committable(), Some(4));
-        tracker.done(b);
-        assert_eq!(tracker.committable(), Some(8));
-    }
-
-    #[test]
-    fn the_bound_holds_while_the_lowest_record_is_out() {
-        let mut tracker = assigned(0, 2);
-        let low = tracker.dispatched(0).unwrap();
-        let high = tracker.dispatched(1).unwrap();
-        assert_eq!(tracker.dispatched(2), Err(TrackError::Full { limit: 2 }));
-        tracker.done(high);
-        assert_eq!((tracker.room(), tracker.in_flight()), (0, 1));
-        tracker.done(low);
-        assert_eq!(tracker.room(), 2);
-        tracker.dispatched(2).unwrap();
-    }
-
-    #[test]
-    fn offsets_must_ascend() {
-        let mut tracker = assigned(5, 4);
-        let refused = |offset, expected| Err(TrackError::OutOfOrder { offset, expected });
-        assert_eq!(tracker.dispatched(4), refused(4, 5));
-        tracker.dispatched(5).unwrap();
-        assert_eq!(tracker.dispatched(5), refused(5, 6));
-    }
-
-    #[test]
-    fn trap_c3_a_new_assignment_forgets_the_old_one_and_refuses_its_handlers() {
-        let mut tracker = assigned(100, 4);
-        let old = tracker.dispatched(100).unwrap();
-        tracker.unassign();
-        assert!(!tracker.done(old) && !tracker.done_through(old));
-        assert_eq!(tracker.committable(), None);
-        assert_eq!(tracker.start_commit(), None);
-        assert_eq!(tracker.dispatched(101), Err(TrackError::NotAssigned));
-        tracker.assign(100, Some(100));
-        let new = tracker.dispatched(100).unwrap();
-        assert!(!tracker.done(old), "the handler of the earlier assignment");
-        assert_eq!(tracker.committable(), Some(100));
-        assert!(tracker.done(new));
-        assert_eq!(tracker.start_commit(), Some(101));
-    }
-
-    #[test]
-    fn trap_c4_only_handled_or_absent_records_move_the_committable_offset() {
-        let mut tracker = assigned(0, 4);
-        let first = tracker.dispatched(0).unwrap();
-        tracker.advance_to(50);
-        assert_eq!(tracker.committable(), Some(0));
-        tracker.advance_to(3);
-        tracker.done(first);
-        assert_eq!(tracker.committable(), Some(50));
-        tracker.advance_to(10);
-        assert_eq!(tracker.committable(), Some(50), "never backwards");
-    }
-
-    #[test]
-    fn trap_c17_one_commit_is_in_flight() {
-        let mut tracker = assigned(0, 4);
-        let a = tracker.dispatched(0).unwrap();
-        assert_eq!(tracker.start_commit(), None, "nothing new");
-        tracker.done(a);
-        assert_eq!(tracker.start_commit(), Some(1));
-        let b = tracker.dispatched(1).unwrap();
-        tracker.done(b);
-        assert_eq!(tracker.start_commit(), None, "one is in flight");
-        tracker.committed(7);
-        assert_eq!(tracker.last_committed(), Some(0), "not the one in flight");
-        tracker.commit_failed();
-        assert_eq!(tracker.start_commit(), Some(2));
-        tracker.committed(2);
-        assert_eq!(tracker.last_committed(), Some(2));
-        assert_eq!(tracker.start_commit(), None);
-    }
-
-    #[test]
-    fn trap_c26_the_committed_offset_is_the_next_one_to_read() {
-        let mut tracker = assigned(41, 4);
-        let only = tracker.dispatched(41).unwrap();
-        tracker.done(only);
-        assert_eq!(tracker.start_commit(), Some(42));
-    }
-
-    #[test]
-    fn trap_c14_a_resolved_start_without_a_commit_is_worth_one() {
-        let mut tracker = OffsetTracker::new(4);
-        tracker.assign(77, None);
-        assert_eq!(tracker.start_commit(), Some(77));
-        tracker.committed(77);
-        assert_eq!(tracker.start_commit(), None);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn nothing_below_the_committable_offset_is_unhandled(
-            steps in proptest::collection::vec((0..4u8, 0..5i64, any::<prop::sample::Index>()), 0..120),
-        ) {
-            let mut tracker = assigned(0, 6);
-            let (mut next, mut last) = (0, 0);
-            let mut out: Vec<Ticket> = Vec::new();
-            let mut done = BTreeSet::new();
-            let mut all = BTreeSet::new();
-            for (kind, gap, which) in steps {
-                match kind {
-                    0 | 1 => if let Ok(ticket) = tracker.dispatched(next + gap) {
-                        next = ticket.offset() + 1;
-                        all.insert(ticket.offset());
-                        out.push(ticket);
-                    },
-                    2 if !out.is_empty() => {
-                        let ticket = out.swap_remove(which.index(out.len()));
-                        prop_assert!(tracker.done(ticket));
-                        done.insert(ticket.offset());
-                    }
-                    _ => { next += gap; tracker.advance_to(next); }
-                }
-                let committable = tracker.committable().unwrap();
-                prop_assert!(committable >= last);
-                last = committable;
-                prop_assert!(all.iter().all(|o| *o >= committable || done.contains(o)));
-                prop_assert_eq!(tracker.in_flight(), out.len());
-                if out.is_empty() {
-                    prop_assert_eq!(committable, next);
-                }
-            }
-        }
-    }
-}
+mod tests;
