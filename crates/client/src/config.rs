@@ -21,6 +21,7 @@ use std::time::Duration;
 /// | `retry.backoff.ms` | 100 ms | 1 ms to `retry.backoff.max.ms` |
 /// | `retry.backoff.max.ms` | 1 s | up to 10 min |
 /// | `receive.message.max.bytes` | 64 MiB | 1 KiB to 256 MiB |
+/// | `client.rack` | empty | up to 255 bytes, no control characters |
 /// | `isolation.level` | `read_committed` | `read_committed`, `read_uncommitted` |
 /// | `transport` | `rskafka` | `rskafka`, `native` |
 /// | `security.protocol`, `sasl.*`, `ssl.*` | `PLAINTEXT` | see [`security`](crate::security) |
@@ -62,6 +63,11 @@ pub struct ClientConfig {
     /// `receive.message.max.bytes`: a larger answer is refused before memory is reserved for it.
     #[serde(rename = "receive.message.max.bytes")]
     pub max_response_bytes: usize,
+    /// `client.rack`: where this client is, in the brokers' own names of racks. The leader then sends
+    /// a reader to a replica in its rack (KIP-392), if the brokers have a `replica.selector.class`.
+    /// The native transport only.
+    #[serde(rename = "client.rack")]
+    pub client_rack: String,
     /// `isolation.level`: whether records of open and aborted transactions are read. The rskafka
     /// transport reads up to the last stable offset, but does not leave aborted records out.
     #[serde(rename = "isolation.level")]
@@ -85,6 +91,7 @@ impl Default for ClientConfig {
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
             max_response_bytes: 64 << 20,
+            client_rack: String::new(),
             isolation_level: IsolationLevel::default(),
             transport: TransportKind::default(),
             security: SecurityConfig::default(),
@@ -117,6 +124,13 @@ impl ClientConfig {
                 "client.id",
                 &self.client_id,
                 "up to 249 bytes without control characters",
+            ));
+        }
+        if self.client_rack.len() > 255 || self.client_rack.chars().any(char::is_control) {
+            return Err(ConfigError::new(
+                "client.rack",
+                &self.client_rack,
+                "up to 255 bytes without control characters",
             ));
         }
         let ten_minutes = Duration::from_secs(600);
@@ -155,6 +169,10 @@ impl ClientConfig {
 
     /// The transport must do what was asked for by name.
     fn check_transport(&self) -> Result<(), ConfigError> {
+        if self.transport == TransportKind::Rskafka && !self.client_rack.is_empty() {
+            let expected = "a transport that reads from replicas, which client.rack needs";
+            return Err(ConfigError::new("transport", self.transport, expected));
+        }
         let protocol = self.security.protocol;
         let lacks = match (self.transport, protocol.is_tls(), protocol.is_sasl()) {
             (TransportKind::Rskafka, true, true) => "TLS and SASL",
@@ -350,7 +368,7 @@ mod tests {
     #[test]
     fn trap_d_every_value_has_a_range() {
         type Spoil = fn(&mut ClientConfig);
-        let spoilers: [(&str, Spoil); 14] = [
+        let spoilers: [(&str, Spoil); 16] = [
             ("bootstrap.servers", |c| c.bootstrap.clear()),
             ("bootstrap.servers", |c| c.bootstrap[0] = "host".into()),
             ("bootstrap.servers", |c| c.bootstrap[0] = ":9092".into()),
@@ -363,6 +381,8 @@ mod tests {
                 c.bootstrap[0] = "http://h:80".into()
             }),
             ("client.id", |c| c.client_id = "a\nb".into()),
+            ("client.rack", |c| c.client_rack = "a\nb".into()),
+            ("transport", |c| c.client_rack = "west".into()),
             ("socket.connection.setup.timeout.ms", |c| {
                 c.connect_timeout = Duration::ZERO
             }),

@@ -77,6 +77,15 @@ api!(
     ])
 );
 
+// From v3, which needs no right on the cluster.
+api!(
+    OffsetForLeaderEpoch, OffsetForLeaderEpochRequest -> OffsetForLeaderEpochResponse, 23, 3..=4,
+    flexible_from(4, &[
+        always(Fixed(4)),
+        always(array(&[always(Text), always(array(&[always(Fixed(18))]))])),
+    ])
+);
+
 // From v4, so that asking about a topic does not create it (KIP-361).
 api!(
     Metadata, MetadataRequest -> MetadataResponse, 3, 4..=12,

@@ -8,6 +8,7 @@ pub(super) fn wants_new_leader(code: ErrorCode) -> bool {
         code,
         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
             | ErrorCode::UNKNOWN_TOPIC_ID
+            | ErrorCode::INCONSISTENT_TOPIC_ID
             | ErrorCode::LEADER_NOT_AVAILABLE
             | ErrorCode::NOT_LEADER_OR_FOLLOWER
             | ErrorCode::BROKER_NOT_AVAILABLE

@@ -5,17 +5,16 @@
 //! picked is settled, however the request ends; a broker that answers at once with nothing is not
 //! asked in a hot loop; its throttle time is waited for.
 
-use super::failure::{Cure, Failure, share};
+use super::cursor::{Outcome, Picked};
+use super::epochs;
 use super::fetch::Fetches;
 use super::fetch_message as message;
-use super::scan::scan;
+use super::judge::{Judge, fail_all};
 use super::session::Session;
-use super::table::{Job, Outcome, Picked};
+use super::table::Job;
 use crate::connection::Connection;
-use crate::transport::Fetched;
-use crate::{Backoff, Error, ErrorKind};
+use crate::{Backoff, Error};
 use bytes::Bytes;
-use ottla_record_batch::RecordSet;
 use ottla_types::ErrorCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +25,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long the next request waits for callers to take what the last one brought, so that it can
 /// be for all partitions again.
 const GRACE: Duration = Duration::from_millis(1);
-/// Records that are a smaller part of their frame than this are copied out of it, so that those who
-/// keep them do not keep the whole frame.
-const SHARE_OF_FRAME: usize = 16;
-
 pub(super) struct Channel {
     fetches: Arc<Fetches>,
     broker: i32,
@@ -39,6 +34,14 @@ pub(super) struct Channel {
     not_before: Instant,
     /// For answers that come at once and bring nothing.
     backoff: Backoff,
+}
+
+/// What came of a request.
+enum Answered {
+    /// An answer of the broker, and how large it was.
+    Fetched(message::Answer, usize),
+    /// Positions were compared with the leader's log instead.
+    Checked(Vec<Outcome>),
 }
 
 impl Channel {
@@ -82,15 +85,22 @@ impl Channel {
     fn settle(&self, job: &Job, outcomes: Vec<Outcome>) -> bool {
         let now = Instant::now();
         let was_alone = job.cursors.len() == 1;
-        let (mut is_awaited, mut has_lost) = (false, false);
+        let (mut is_awaited, mut has_lost, mut has_moved) = (false, false, false);
         let mut state = self.fetches.state();
         for (picked, outcome) in job.cursors.iter().zip(outcomes) {
             let is_done = matches!(outcome, Outcome::Done(_));
-            has_lost |= matches!(outcome, Outcome::Lost { .. } | Outcome::Moved);
+            has_moved |= matches!(outcome, Outcome::Elsewhere(_));
+            has_lost |= matches!(
+                outcome,
+                Outcome::Lost { .. } | Outcome::Moved | Outcome::Doubted(_)
+            );
             is_awaited |= state.table.settle(picked, was_alone, outcome, now) && is_done;
         }
         if has_lost {
             self.fetches.resolve(&mut state);
+        }
+        if has_moved {
+            self.fetches.kick(&mut state);
         }
         if is_awaited {
             // With the lock, so that those who were woken find it so.
@@ -103,7 +113,8 @@ impl Channel {
     async fn request(&mut self, job: &Job) -> Vec<Outcome> {
         let started = Instant::now();
         let (answer, frame_bytes) = match self.exchange(job, started).await {
-            Ok(answer) => answer,
+            Ok(Answered::Fetched(answer, size)) => (answer, size),
+            Ok(Answered::Checked(outcomes)) => return outcomes,
             Err(error) => {
                 self.session.reset();
                 return fail_all(job, error);
@@ -125,19 +136,18 @@ impl Channel {
                 return fail_all(job, Error::from_code(code, message::NAME));
             }
         }
-        let mut outcomes: Vec<_> = job.cursors.iter().map(|_| Outcome::Nothing).collect();
-        let mut has_news = false;
-        for part in answer.partitions {
-            let wanted = (part.topic.as_str(), part.partition);
-            let at = job.cursors.binary_search_by(|picked| {
-                let partition = &picked.partition;
-                (&*partition.topic, partition.partition).cmp(&wanted)
-            });
-            let Ok(at) = at else { continue };
-            let outcome = self.judge(part, &job.cursors[at], frame_bytes);
-            has_news |= !matches!(outcome, Outcome::Nothing);
-            outcomes[at] = outcome;
-        }
+        let Some(connection) = &self.connection else {
+            return job.cursors.iter().map(|_| Outcome::Again).collect();
+        };
+        let judge = Judge {
+            leaders: &self.fetches.leaders,
+            connection,
+            read_committed: self.fetches.read_committed,
+            frame_bytes,
+        };
+        let outcomes = judge.judge(job, answer);
+        let is_news = |outcome: &Outcome| !matches!(outcome, Outcome::Nothing);
+        let has_news = outcomes.iter().any(is_news);
         tracing::trace!(
             broker = self.broker,
             partitions = job.cursors.len(),
@@ -159,14 +169,25 @@ impl Channel {
         self.not_before = self.not_before.max(not_before);
     }
 
-    async fn exchange(
-        &mut self,
-        job: &Job,
-        now: Instant,
-    ) -> Result<(message::Answer, usize), Error> {
+    async fn exchange(&mut self, job: &Job, now: Instant) -> Result<Answered, Error> {
         let connection = self.connect(now).await?;
         let cluster = &self.fetches.leaders.cluster;
-        let version = connection.agreed(message::KEY, message::NAME, message::VERSIONS)?;
+        let mut version = connection.agreed(message::KEY, message::NAME, message::VERSIONS)?;
+        let has_ids = job.cursors.iter().all(|p| p.leader.topic_id.is_some());
+        if !has_ids {
+            version = version.min(message::NAMES_UNTIL);
+        }
+        if job.cursors.iter().any(|p| p.wants_check(version)) && epochs::can_ask(&connection) {
+            let deadline = now + cluster.config.request_timeout;
+            let wants_check = |picked: &_| Picked::wants_check(picked, version);
+            let checked = epochs::check(&connection, job, wants_check, deadline);
+            return checked.await.map(Answered::Checked);
+        }
+        let names_ids = version > message::NAMES_UNTIL;
+        if self.session.has_ids != names_ids {
+            self.session.reset();
+            self.session.has_ids = names_ids;
+        }
         // Room for the rest of the answer around the records.
         let room = i32::try_from(cluster.config.max_response_bytes / 2).unwrap_or(i32::MAX);
         let bytes = |n: u32| i32::try_from(n).unwrap_or(i32::MAX).min(room);
@@ -174,10 +195,13 @@ impl Channel {
             .in_turn()
             .into_iter()
             .map(|picked| {
+                let topic_id = picked.leader.topic_id.filter(|_| names_ids);
                 let wanted = message::Wanted {
-                    offset: picked.position,
+                    offset: picked.position.offset,
                     leader_epoch: picked.leader.epoch,
+                    last_epoch: picked.epoch,
                     max_bytes: bytes(picked.max_bytes),
+                    topic_id: topic_id.unwrap_or(message::NO_ID),
                 };
                 (&picked.partition, wanted)
             })
@@ -196,16 +220,17 @@ impl Channel {
             session_epoch: self.session.epoch(),
         };
         let mut frame = connection.frame(message::KEY, version, message::is_flexible(version));
-        message::write(&mut frame, version, terms, &ask, &forgotten);
+        let rack = &cluster.config.client_rack;
+        message::write(&mut frame, version, terms, &ask, &forgotten, rack);
         let deadline = Instant::now() + job.max_wait + cluster.config.request_timeout;
         let submitted = connection
             .submit(message::NAME, frame, deadline, true)
             .await?;
-        let body = submitted.answer().await?;
+        let body: Bytes = submitted.answer().await?;
         let size = body.len();
         let answer = message::read(body, version)
             .map_err(|cause| connection.refuse(message::NAME, cause))?;
-        Ok((answer, size))
+        Ok(Answered::Fetched(answer, size))
     }
 
     async fn connect(&mut self, now: Instant) -> Result<Connection, Error> {
@@ -229,85 +254,5 @@ impl Channel {
             )
             .await?;
         Ok(self.connection.insert(connection).clone())
-    }
-
-    fn judge(
-        &self,
-        part: message::PartitionAnswer,
-        picked: &Picked,
-        frame_bytes: usize,
-    ) -> Outcome {
-        if part.code != ErrorCode::NONE {
-            return self.judge_error(&part, picked);
-        }
-        let aborted = self.fetches.read_committed.then_some(part.aborted);
-        let scanned = scan(&part.records, picked.position, aborted);
-        if scanned.records.is_empty() && scanned.next_offset == picked.position {
-            return Outcome::Nothing;
-        }
-        let at_least_0 = |offset| (offset >= 0).then_some(offset);
-        Outcome::Done(Ok(Fetched {
-            records: RecordSet::from(unpinned(scanned.records, frame_bytes)),
-            next_offset: scanned.next_offset,
-            leader_epoch: None,
-            topic_id: None,
-            high_watermark: part.high_watermark,
-            last_stable_offset: at_least_0(part.last_stable_offset),
-            log_start_offset: at_least_0(part.log_start_offset),
-        }))
-    }
-
-    fn judge_error(&self, part: &message::PartitionAnswer, picked: &Picked) -> Outcome {
-        let mut error = Error::from_code(part.code, message::NAME)
-            .with_partition(picked.partition.clone())
-            .with_offset(picked.position);
-        if let Some(connection) = &self.connection {
-            error = error.with_broker(&**connection.broker());
-        }
-        let Failure { error, cure } = Failure::new(error);
-        match cure {
-            Cure::None => Outcome::Done(Err(error)),
-            Cure::Wait | Cure::AtOnce => Outcome::Lost {
-                why: error,
-                refresh: false,
-            },
-            Cure::Refresh => {
-                let leaders = &self.fetches.leaders;
-                match part.leader {
-                    Some(leader) if leaders.hint(&picked.partition, leader, &[]) => Outcome::Moved,
-                    _ => Outcome::Lost {
-                        why: error,
-                        refresh: true,
-                    },
-                }
-            }
-        }
-    }
-}
-
-/// The outcomes of a request that failed as a whole.
-fn fail_all(job: &Job, error: Error) -> Vec<Outcome> {
-    let Failure { error, cure } = Failure::new(error);
-    let error = Arc::new(error);
-    let outcome = |picked: &Picked| {
-        let why = share(&error, &picked.partition).with_offset(picked.position);
-        match cure {
-            Cure::None if error.kind() == ErrorKind::Protocol => Outcome::Unreadable(why),
-            Cure::None => Outcome::Done(Err(why)),
-            _ => Outcome::Lost {
-                why,
-                refresh: cure == Cure::Refresh,
-            },
-        }
-    };
-    job.cursors.iter().map(outcome).collect()
-}
-
-/// The records, copied if they are a small part of a frame that is not small.
-fn unpinned(records: Bytes, frame_bytes: usize) -> Bytes {
-    if records.len() < frame_bytes / SHARE_OF_FRAME && frame_bytes > 64 << 10 {
-        Bytes::copy_from_slice(&records)
-    } else {
-        records
     }
 }

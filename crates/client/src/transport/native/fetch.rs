@@ -6,10 +6,10 @@ use super::failure::{Cure, Failure};
 use super::fetch_message::NAME;
 use super::leaders::{Leader, Leaders};
 use super::table::{Answers, Caller, Job, Placed, Table, closed};
-use crate::transport::FetchLimits;
+use crate::transport::{FetchLimits, FetchPosition};
 use crate::{Error, TopicMetadata};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ottla_types::{Offset, TopicPartition};
+use ottla_types::TopicPartition;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,7 +64,8 @@ impl Fetches {
         closed: CancellationToken,
         read_committed: bool,
     ) -> Self {
-        let table = Table::new(leaders.cluster.backoff());
+        let config = &leaders.cluster.config;
+        let table = Table::new(leaders.cluster.backoff(), config.metadata_max_age);
         Self {
             leaders,
             closed,
@@ -86,13 +87,13 @@ impl Fetches {
     pub(super) async fn fetch(
         self: &Arc<Self>,
         limits: FetchLimits,
-        wanted: Vec<(TopicPartition, Offset)>,
+        wanted: Vec<(TopicPartition, FetchPosition)>,
     ) -> Answers {
         let deadline = Instant::now() + limits.max_wait;
         let caller = Caller::default();
         loop {
             if self.closed.is_cancelled() {
-                let refuse = |(partition, _): (TopicPartition, Offset)| {
+                let refuse = |(partition, _): (TopicPartition, FetchPosition)| {
                     let error = closed(&partition);
                     (partition, Err(error))
                 };
@@ -115,7 +116,7 @@ impl Fetches {
 
     fn collect(
         self: &Arc<Self>,
-        wanted: &[(TopicPartition, Offset)],
+        wanted: &[(TopicPartition, FetchPosition)],
         limits: FetchLimits,
         caller: &Caller,
     ) -> Answers {
@@ -134,7 +135,7 @@ impl Fetches {
 
     /// Sees to it that a channel looks after what is ready.
     pub(super) fn kick(self: &Arc<Self>, state: &mut State) {
-        for broker in state.table.ready_brokers() {
+        for broker in state.table.ready_brokers(Instant::now()) {
             let channels = state.channels.entry(broker).or_default();
             if channels.idle > 0 {
                 channels.idle -= 1;

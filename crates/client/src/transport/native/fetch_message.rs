@@ -1,5 +1,6 @@
-//! Fetch, versions 4 to 12: the request, and an answer whose record sets share its frame.
+//! Fetch, versions 4 to 18: the request, and an answer whose record sets share its frame.
 
+use super::produce_message::{Endpoint, read_endpoint};
 use super::wire::{Reader, Text, WireError, Writer};
 use bytes::{Bytes, BytesMut};
 use ottla_types::{ErrorCode, Offset, TopicPartition};
@@ -7,8 +8,11 @@ use std::ops::RangeInclusive;
 
 pub(super) const KEY: i16 = 1;
 pub(super) const NAME: &str = "Fetch";
-/// Version 13 names topics by id.
-pub(super) const VERSIONS: RangeInclusive<i16> = 4..=12;
+pub(super) const VERSIONS: RangeInclusive<i16> = 4..=18;
+/// The last version that names topics by their names; later ones have their ids (KIP-516).
+pub(super) const NAMES_UNTIL: i16 = 12;
+/// The first version in which the leader says that the reader's log is another one (KIP-595).
+pub(super) const DIVERGENCE_FROM: i16 = 12;
 /// The first version with sessions (KIP-227).
 pub(super) const SESSIONS_FROM: i16 = 7;
 const FLEXIBLE_FROM: i16 = 12;
@@ -28,13 +32,19 @@ pub(super) struct Terms {
     pub(super) session_epoch: i32,
 }
 
+/// The id of a topic that has none; goes into versions that have names.
+pub(super) const NO_ID: [u8; 16] = [0; 16];
+
 /// One partition of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) offset: Offset,
     /// The leader's epoch as it is known here, -1 if it is not (KIP-320).
     pub(super) leader_epoch: i32,
+    /// The epoch of the last batch that was read, -1 if it is not known (KIP-595).
+    pub(super) last_epoch: i32,
     pub(super) max_bytes: i32,
+    pub(super) topic_id: [u8; 16],
 }
 
 /// Writes the request behind its header. Both lists are ordered, so that the partitions of a topic
@@ -44,15 +54,25 @@ pub(super) fn write(
     version: i16,
     terms: Terms,
     wanted: &[(&TopicPartition, Wanted)],
-    forgotten: &[TopicPartition],
+    forgotten: &[(TopicPartition, [u8; 16])],
+    rack: &str,
 ) {
+    let name = |w: &mut Writer<'_>, topic: &str, id: &[u8; 16]| {
+        if version > NAMES_UNTIL {
+            w.uuid(id);
+        } else {
+            w.text(topic);
+        }
+    };
     frame.reserve(64 + 40 * wanted.len());
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),
     };
-    // Not a replica.
-    w.i32(-1);
+    if version < 15 {
+        // Not a replica.
+        w.i32(-1);
+    }
     w.i32(terms.max_wait_ms);
     w.i32(terms.min_bytes);
     w.i32(terms.max_bytes);
@@ -61,13 +81,13 @@ pub(super) fn write(
         w.i32(terms.session_id);
         w.i32(terms.session_epoch);
     }
-    let topics = wanted.chunk_by(|a, b| a.0.topic == b.0.topic);
+    let topics = wanted.chunk_by(|a, b| a.0.topic == b.0.topic && a.1.topic_id == b.1.topic_id);
     w.count(topics.clone().count());
     for of_topic in topics {
-        let Some((first, _)) = of_topic.first() else {
+        let Some((first, wanted)) = of_topic.first() else {
             continue;
         };
-        w.text(&first.topic);
+        name(&mut w, &first.topic, &wanted.topic_id);
         w.count(of_topic.len());
         for (partition, wanted) in of_topic {
             write_wanted(&mut w, version, partition.partition, *wanted);
@@ -75,23 +95,23 @@ pub(super) fn write(
         w.no_tags();
     }
     if version >= SESSIONS_FROM {
-        let topics = forgotten.chunk_by(|a, b| a.topic == b.topic);
+        let topics = forgotten.chunk_by(|a, b| a.0.topic == b.0.topic && a.1 == b.1);
         w.count(topics.clone().count());
         for of_topic in topics {
-            let Some(first) = of_topic.first() else {
+            let Some((first, id)) = of_topic.first() else {
                 continue;
             };
-            w.text(&first.topic);
+            name(&mut w, &first.topic, id);
             w.count(of_topic.len());
-            for partition in of_topic {
+            for (partition, _) in of_topic {
                 w.i32(partition.partition);
             }
             w.no_tags();
         }
     }
     if version >= 11 {
-        // No rack: always the leader.
-        w.text("");
+        // Without one always the leader.
+        w.text(rack);
     }
     w.no_tags();
 }
@@ -102,9 +122,8 @@ fn write_wanted(w: &mut Writer<'_>, version: i16, partition: i32, wanted: Wanted
         w.i32(wanted.leader_epoch);
     }
     w.i64(wanted.offset);
-    if version >= 12 {
-        // The epoch of the last batch that was read: not known.
-        w.i32(-1);
+    if version >= DIVERGENCE_FROM {
+        w.i32(wanted.last_epoch);
     }
     if version >= 5 {
         // Only replicas have a first offset.
@@ -122,11 +141,20 @@ pub(super) struct Answer {
     /// The session; 0 if there is none.
     pub(super) session_id: i32,
     pub(super) partitions: Vec<PartitionAnswer>,
+    /// Where the leaders are that `partitions` name (KIP-951).
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// How an answer names a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Topic {
+    Name(Text),
+    Id([u8; 16]),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PartitionAnswer {
-    pub(super) topic: Text,
+    pub(super) topic: Topic,
     pub(super) partition: i32,
     pub(super) code: ErrorCode,
     pub(super) high_watermark: Offset,
@@ -135,6 +163,10 @@ pub(super) struct PartitionAnswer {
     /// Aborted transactions: the producer's id and the first offset.
     pub(super) aborted: Vec<(i64, Offset)>,
     pub(super) records: Bytes,
+    /// The replica to read from, for a client that names its rack (KIP-392).
+    pub(super) preferred: Option<i32>,
+    /// The reader's log is another one: the last epoch that they have in common, and where it ends.
+    pub(super) diverging: Option<(i32, Offset)>,
     /// The leader's id and epoch (KIP-951).
     pub(super) leader: Option<(i32, i32)>,
 }
@@ -154,23 +186,38 @@ pub(super) fn read(body: Bytes, version: i16) -> Result<Answer, WireError> {
     }
     let mut partitions = Vec::new();
     r.array(3, |r| {
-        let topic = r.text()?.ok_or(WireError::Negative(-1))?;
+        let topic = if version > NAMES_UNTIL {
+            Topic::Id(r.uuid()?)
+        } else {
+            Topic::Name(r.text()?.ok_or(WireError::Negative(-1))?)
+        };
         r.array(24, |r| {
             partitions.push(read_partition(r, version, topic.clone())?);
             Ok(())
         })?;
         r.skip_tags()
     })?;
-    r.skip_tags()?;
+    let mut endpoints = Vec::new();
+    r.tags(|tag, field| {
+        if tag == 0 && version >= 16 {
+            endpoints = field.array(10, read_endpoint)?;
+        }
+        Ok(())
+    })?;
     Ok(Answer {
         throttle_ms,
         code,
         session_id,
         partitions,
+        endpoints,
     })
 }
 
-fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<PartitionAnswer, WireError> {
+fn read_partition(
+    r: &mut Reader,
+    version: i16,
+    topic: Topic,
+) -> Result<PartitionAnswer, WireError> {
     let partition = r.i32()?;
     let code = ErrorCode(r.i16()?);
     let high_watermark = r.i64()?;
@@ -181,15 +228,14 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
         r.skip_tags()?;
         Ok(aborted)
     })?;
-    if version >= 11 {
-        // The replica to read from, for clients that name their rack.
-        r.i32()?;
-    }
+    let preferred = if version >= 11 { r.i32()? } else { -1 };
     let records = r.blob()?.unwrap_or_default();
-    let mut leader = None;
+    let (mut diverging, mut leader) = (None, None);
     r.tags(|tag, field| {
-        if tag == 1 {
-            leader = Some((field.i32()?, field.i32()?)).filter(|(id, _)| *id >= 0);
+        match tag {
+            0 => diverging = Some((field.i32()?, field.i64()?)).filter(|(_, end)| *end >= 0),
+            1 => leader = Some((field.i32()?, field.i32()?)).filter(|(id, _)| *id >= 0),
+            _ => {}
         }
         Ok(())
     })?;
@@ -202,6 +248,8 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
         log_start_offset,
         aborted,
         records,
+        preferred: (preferred >= 0).then_some(preferred),
+        diverging,
         leader,
     })
 }

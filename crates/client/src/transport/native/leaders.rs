@@ -21,6 +21,8 @@ pub(super) struct Leader {
     pub(super) broker: i32,
     /// -1 if it is not known.
     pub(super) epoch: i32,
+    /// The topic that it leads a partition of, where the cluster has ids (KIP-516).
+    pub(super) topic_id: Option<[u8; 16]>,
 }
 
 pub(super) struct Leaders {
@@ -75,14 +77,20 @@ impl Leaders {
             .or_else(|| topic.partition(partition.partition))
             .ok_or_else(|| error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
         let epoch = described.leader_epoch.unwrap_or(-1);
+        let topic_id = topic.topic_id;
         let mut hints = self.hints();
         match hints.get(partition) {
-            Some(hint) if hint.epoch > epoch => return Ok(*hint),
+            // Epochs of another topic of the same name begin anew.
+            Some(hint) if hint.epoch > epoch && hint.topic_id == topic_id => return Ok(*hint),
             Some(_) => drop(hints.remove(partition)),
             None => {}
         }
         match described.leader {
-            Some(broker) => Ok(Leader { broker, epoch }),
+            Some(broker) => Ok(Leader {
+                broker,
+                epoch,
+                topic_id,
+            }),
             None => Err(error(ErrorCode::LEADER_NOT_AVAILABLE)),
         }
     }
@@ -101,17 +109,27 @@ impl Leaders {
         } else if self.cluster.broker(broker).is_none() {
             return false;
         }
-        if self
-            .cached(partition)
-            .is_some_and(|known| known.epoch >= epoch)
-        {
+        let known = self.cached(partition);
+        if known.is_some_and(|known| known.epoch >= epoch) {
             return false;
         }
+        let topic_id = match known {
+            Some(known) => known.topic_id,
+            None => self
+                .cluster
+                .cached_topic(&partition.topic)
+                .and_then(|topic| topic.topic_id),
+        };
         let mut hints = self.hints();
         if hints.len() >= HINTS_MAX {
             hints.clear();
         }
-        hints.insert(partition.clone(), Leader { broker, epoch });
+        let leader = Leader {
+            broker,
+            epoch,
+            topic_id,
+        };
+        hints.insert(partition.clone(), leader);
         true
     }
 

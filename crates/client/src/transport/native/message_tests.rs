@@ -11,6 +11,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use ottla_types::{ErrorCode, TopicPartition};
 use std::sync::Arc;
+use uuid::Uuid;
 
 fn name(text: &'static str) -> TopicName {
     TopicName(StrBytes::from_static_str(text))
@@ -150,7 +151,9 @@ fn fetch_requests_are_read_as_they_were_written() {
     let wanted = fetch::Wanted {
         offset: 1 << 40,
         leader_epoch: 5,
+        last_epoch: 4,
         max_bytes: 1000,
+        topic_id: [0; 16],
     };
     let terms = fetch::Terms {
         max_wait_ms: 500,
@@ -160,10 +163,21 @@ fn fetch_requests_are_read_as_they_were_written() {
         session_id: 77,
         session_epoch: 8,
     };
-    let all: Vec<_> = partitions.iter().map(|p| (p, wanted)).collect();
+    let id = |p: &TopicPartition| p.topic.as_bytes()[0];
     for version in fetch::VERSIONS {
+        let has_ids = version > fetch::NAMES_UNTIL;
+        let topic_id = |p: &_| if has_ids { [id(p); 16] } else { fetch::NO_ID };
+        let asked = |p| {
+            let topic_id = topic_id(p);
+            (p, fetch::Wanted { topic_id, ..wanted })
+        };
+        let all: Vec<_> = partitions.iter().map(asked).collect();
+        let forgotten: Vec<_> = partitions
+            .iter()
+            .map(|p| (p.clone(), topic_id(p)))
+            .collect();
         let mut frame = BytesMut::new();
-        fetch::write(&mut frame, version, terms, &all, &partitions);
+        fetch::write(&mut frame, version, terms, &all, &forgotten, "west");
         let mut frame = frame.freeze();
         let read = FetchRequest::decode(&mut frame, version).unwrap();
         assert!(!frame.has_remaining(), "v{version}");
@@ -173,22 +187,33 @@ fn fetch_requests_are_read_as_they_were_written() {
         if version >= fetch::SESSIONS_FROM {
             assert_eq!((read.session_id, read.session_epoch), (77, 8));
             let forgotten = read.forgotten_topics_data.iter();
-            let forgotten: Vec<_> = forgotten.map(|t| (&**t.topic, &*t.partitions)).collect();
-            assert_eq!(forgotten, [("a", &[1, 7][..]), ("b", &[0])]);
+            let forgotten: Vec<_> = forgotten
+                .map(|t| (topic(&t.topic, t.topic_id), &*t.partitions))
+                .collect();
+            assert_eq!(forgotten, [(b'a', &[1, 7][..]), (b'b', &[0])]);
         }
         let topics: Vec<_> = read
             .topics
             .iter()
-            .map(|t| (&**t.topic, t.partitions.len()))
+            .map(|t| (topic(&t.topic, t.topic_id), t.partitions.len()))
             .collect();
-        assert_eq!(topics, [("a", 2), ("b", 1)]);
+        assert_eq!(topics, [(b'a', 2), (b'b', 1)]);
+        assert_eq!(&*read.rack_id, if version >= 11 { "west" } else { "" });
         let part = &read.topics[0].partitions[1];
         assert_eq!((part.partition, part.fetch_offset), (7, 1 << 40));
         assert_eq!(part.partition_max_bytes, 1000);
         let epoch = if version >= 9 { 5 } else { -1 };
         assert_eq!(part.current_leader_epoch, epoch);
-        assert_eq!((part.last_fetched_epoch, part.log_start_offset), (-1, -1));
+        let last_epoch = if version >= 12 { 4 } else { -1 };
+        let epochs = (part.last_fetched_epoch, part.log_start_offset);
+        assert_eq!(epochs, (last_epoch, -1));
     }
+}
+
+/// The letter that a topic is called by, or all bytes of its id are.
+fn topic(name: &TopicName, id: Uuid) -> u8 {
+    let of_id = (!id.is_nil()).then(|| id.as_bytes()[0]);
+    of_id.or_else(|| name.bytes().next()).unwrap()
 }
 
 fn fetch_answer(version: i16) -> FetchResponse {
@@ -217,14 +242,27 @@ fn fetch_answer(version: i16) -> FetchResponse {
     let empty = fr::PartitionData::default()
         .with_aborted_transactions(None)
         .with_records(None);
-    let topic = fr::FetchableTopicResponse::default()
-        .with_topic(name("a"))
-        .with_partitions(vec![empty, part]);
+    if version >= 11 {
+        part = part.with_preferred_read_replica(BrokerId(8));
+    }
+    let mut topic = fr::FetchableTopicResponse::default().with_partitions(vec![empty, part]);
+    topic = if version > fetch::NAMES_UNTIL {
+        topic.with_topic_id(Uuid::from_bytes([b'a'; 16]))
+    } else {
+        topic.with_topic(name("a"))
+    };
     let mut answer = FetchResponse::default()
         .with_throttle_time_ms(9)
         .with_responses(vec![topic; 2]);
     if version >= fetch::SESSIONS_FROM {
         answer = answer.with_session_id(77).with_error_code(70);
+    }
+    if version >= 16 {
+        let endpoint = fr::NodeEndpoint::default()
+            .with_node_id(BrokerId(3))
+            .with_host(StrBytes::from_static_str("h"))
+            .with_port(99);
+        answer = answer.with_node_endpoints(vec![endpoint]);
     }
     answer
 }
@@ -243,7 +281,19 @@ fn fetch_answers_are_read_in_every_version_and_no_cut_of_them() {
         assert_eq!((read.session_id, read.code), session);
         assert!(read.partitions[2].records.is_empty());
         let part = &read.partitions[3];
-        assert_eq!((part.topic.as_str(), part.partition), ("a", 7));
+        match &part.topic {
+            fetch::Topic::Name(name) => assert_eq!((name.as_str(), version < 13), ("a", true)),
+            fetch::Topic::Id(id) => assert_eq!((*id, version >= 13), ([b'a'; 16], true)),
+        }
+        assert_eq!(part.partition, 7);
+        assert_eq!(part.preferred, (version >= 11).then_some(8));
+        assert_eq!(part.diverging, (version >= 12).then_some((1, 2)));
+        let endpoints = read
+            .endpoints
+            .iter()
+            .map(|e| (e.id, e.host.as_str(), e.port));
+        let expected = (version >= 16).then_some((3, "h", 99));
+        assert!(endpoints.eq(expected));
         let offsets = (part.high_watermark, part.last_stable_offset);
         assert_eq!((part.code, offsets), (ErrorCode(6), (100, 90)));
         let log_start = if version >= 5 { 3 } else { -1 };

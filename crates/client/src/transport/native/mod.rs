@@ -1,14 +1,19 @@
 //! The transport over this crate's own connections.
 //!
 //! Batches go out as the bytes that they are, record sets come out as slices of the answers. `wire`,
-//! `produce_message` and `fetch_message` are the codecs; `leaders` knows who leads; `produce` finds
-//! a batch's broker, where `outbox`, `sender` and `request` write, one task a broker; `fetch`, `table`, `channel` and `session` read, `scan` finds
-//! out what a reader sees; `offsets` looks offsets up; `failure` judges errors.
+//! `produce_message` and `fetch_message` are the codecs; `leaders` knows who leads; `produce` finds a
+//! batch's broker, where `outbox`, `sender` and `request` write, one task a broker. `fetch`, `table`
+//! with its `cursor`s, `channel` and `session` read; `judge` says what an answer means, `scan` what a
+//! reader sees of it, `epochs` whether the log is still the one that was read. `offsets` looks offsets
+//! up; `failure` judges errors.
 
 mod channel;
+mod cursor;
+mod epochs;
 mod failure;
 mod fetch;
 mod fetch_message;
+mod judge;
 mod leaders;
 #[cfg(test)]
 mod message_tests;
@@ -132,8 +137,6 @@ impl Transport for NativeTransport {
         limits: FetchLimits,
         positions: Vec<(TopicPartition, FetchPosition)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<Fetched, Error>)>> {
-        let positions = positions.into_iter();
-        let positions = positions.map(|(p, at)| (p, at.offset)).collect();
         Box::pin(self.fetches.fetch(limits, positions))
     }
 
@@ -148,10 +151,7 @@ impl Transport for NativeTransport {
             let read_committed = self.fetches.read_committed;
             let listing = offsets::list(&self.leaders, read_committed, wanted, deadline);
             match self.closed.run_until_cancelled(listing).await {
-                Some(answers) => answers
-                    .into_iter()
-                    .map(|(p, found)| (p, found.map(FetchPosition::from)))
-                    .collect(),
+                Some(answers) => answers,
                 None => {
                     let refuse = |partition: TopicPartition| {
                         let error = closed("ListOffsets", &partition);

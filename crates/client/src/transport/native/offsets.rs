@@ -4,13 +4,13 @@ use super::failure::{Cure, Failure, share};
 use super::leaders::{Leader, Leaders};
 use crate::broker::Purpose;
 use crate::connection::Api;
-use crate::transport::OffsetSpec;
+use crate::transport::{FetchPosition, OffsetSpec};
 use crate::{Error, ErrorKind};
 use futures_util::future::join_all;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use ottla_types::{ErrorCode, Offset, TopicPartition};
+use ottla_types::{ErrorCode, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -26,7 +26,7 @@ struct Lookup {
     timestamp: i64,
     /// There is no record that young: the end is to be asked for, at once.
     is_at_end: bool,
-    result: Option<Result<Offset, Error>>,
+    result: Option<Result<FetchPosition, Error>>,
     /// Why the last attempt failed.
     last: Option<Error>,
     leader: Leader,
@@ -38,7 +38,7 @@ pub(super) async fn list(
     read_committed: bool,
     wanted: Vec<(TopicPartition, OffsetSpec)>,
     deadline: Instant,
-) -> Vec<(TopicPartition, Result<Offset, Error>)> {
+) -> Vec<(TopicPartition, Result<FetchPosition, Error>)> {
     let mut lookups: Vec<_> = wanted.into_iter().map(lookup).collect();
     let mut backoff = leaders.cluster.backoff();
     loop {
@@ -90,6 +90,7 @@ fn lookup((partition, spec): (TopicPartition, OffsetSpec)) -> Lookup {
         leader: Leader {
             broker: -1,
             epoch: -1,
+            topic_id: None,
         },
     }
 }
@@ -207,7 +208,14 @@ fn take(broker: &str, mut lookups: Vec<&mut Lookup>, answer: &ListOffsetsRespons
             let Ok(at) = at else { continue };
             let lookup = &mut lookups[at];
             match ErrorCode(part.error_code) {
-                ErrorCode::NONE if part.offset >= 0 => lookup.result = Some(Ok(part.offset)),
+                ErrorCode::NONE if part.offset >= 0 => {
+                    let epoch = Some(part.leader_epoch).filter(|epoch| *epoch >= 0);
+                    lookup.result = Some(Ok(FetchPosition {
+                        offset: part.offset,
+                        leader_epoch: epoch,
+                        topic_id: lookup.leader.topic_id,
+                    }));
+                }
                 ErrorCode::NONE if lookup.timestamp >= 0 => {
                     lookup.timestamp = LATEST;
                     lookup.is_at_end = true;

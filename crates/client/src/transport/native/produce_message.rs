@@ -172,7 +172,7 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
     })
 }
 
-fn read_endpoint(r: &mut Reader) -> Result<Endpoint, WireError> {
+pub(super) fn read_endpoint(r: &mut Reader) -> Result<Endpoint, WireError> {
     let id = r.i32()?;
     let host = r.text()?.ok_or(WireError::Negative(-1))?;
     let port = r.i32()?;

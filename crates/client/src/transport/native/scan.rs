@@ -16,6 +16,7 @@ use std::ops::Range;
 /// Where the fields of a batch's header stand.
 const LENGTH_AT: usize = 8;
 const LENGTH_END: usize = 12;
+const LEADER_EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
 const ATTRIBUTES_AT: usize = 21;
 const LAST_OFFSET_DELTA_AT: usize = 23;
@@ -33,6 +34,9 @@ pub(super) struct Scanned {
     pub(super) records: Bytes,
     /// Above everything in `records` and everything that was left out.
     pub(super) next_offset: Offset,
+    /// The leader epoch of the last batch below `next_offset`; -1 if it has none, `None` if there
+    /// was no batch.
+    pub(super) leader_epoch: Option<i32>,
 }
 
 /// The transactions that a fetch's answer lists as aborted.
@@ -48,6 +52,7 @@ struct Aborted {
 struct Head {
     end: usize,
     last_offset: Offset,
+    leader_epoch: i32,
     attributes: i16,
     producer_id: i64,
     count: i32,
@@ -67,7 +72,7 @@ pub(super) fn scan(
         Some(last) if last.end == range.start => last.end = range.end,
         _ => kept.push(range),
     };
-    let mut next_offset = position;
+    let (mut next_offset, mut leader_epoch) = (position, None);
     let mut at = 0;
     while let Some(head) = read_head(&records[at..]) {
         let Ok(head) = head else {
@@ -88,10 +93,12 @@ pub(super) fn scan(
             }
         }
         next_offset = head.last_offset + 1;
+        leader_epoch = Some(head.leader_epoch);
     }
     Scanned {
         records: join(records, &kept),
         next_offset,
+        leader_epoch,
     }
 }
 
@@ -126,6 +133,7 @@ fn read_whole(batch: &[u8]) -> Option<Head> {
     Some(Head {
         end: batch.len(),
         last_offset,
+        leader_epoch: i32::from_be_bytes(field(batch, LEADER_EPOCH_AT)?),
         attributes: i16::from_be_bytes(field(batch, ATTRIBUTES_AT)?),
         producer_id: i64::from_be_bytes(field(batch, PRODUCER_ID_AT)?),
         count: i32::from_be_bytes(field(batch, COUNT_AT)?),

@@ -14,8 +14,13 @@ pub(super) struct Session {
     id: i32,
     /// The number of the next request; 0 asks for a new session.
     epoch: i32,
+    /// Whether its topics are named by their ids; a session cannot change that.
+    pub(super) has_ids: bool,
     known: HashMap<TopicPartition, Known>,
 }
+
+/// A partition that is not asked for any more, with its topic's id.
+pub(super) type Forgotten = (TopicPartition, [u8; 16]);
 
 #[derive(Debug)]
 struct Known {
@@ -43,7 +48,7 @@ impl Session {
     pub(super) fn next<'a>(
         &mut self,
         wanted: Vec<(&'a TopicPartition, Wanted)>,
-    ) -> (Vec<(&'a TopicPartition, Wanted)>, Vec<TopicPartition>) {
+    ) -> (Vec<(&'a TopicPartition, Wanted)>, Vec<Forgotten>) {
         for known in self.known.values_mut() {
             known.is_asked = false;
         }
@@ -51,11 +56,14 @@ impl Session {
         if is_full {
             self.known.clear();
         }
-        let mut named = Vec::with_capacity(wanted.len());
+        let (mut named, mut forgotten) = (Vec::with_capacity(wanted.len()), Vec::new());
         for (partition, wanted) in wanted {
             match self.known.get_mut(partition) {
                 Some(known) => {
                     known.is_asked = true;
+                    if known.wanted.topic_id != wanted.topic_id {
+                        forgotten.push((partition.clone(), known.wanted.topic_id));
+                    }
                     if known.wanted != wanted {
                         known.wanted = wanted;
                         named.push((partition, wanted));
@@ -71,10 +79,9 @@ impl Session {
                 }
             }
         }
-        let mut forgotten = Vec::new();
         self.known.retain(|partition, known| {
             if !known.is_asked {
-                forgotten.push(partition.clone());
+                forgotten.push((partition.clone(), known.wanted.topic_id));
             }
             known.is_asked
         });
@@ -107,7 +114,9 @@ mod tests {
         Wanted {
             offset,
             leader_epoch: 1,
+            last_epoch: -1,
             max_bytes: 100,
+            topic_id: [1; 16],
         }
     }
 
@@ -118,7 +127,8 @@ mod tests {
         let asked = asked.iter().map(|(p, offset)| (*p, wanted(*offset)));
         let (named, forgotten) = session.next(asked.collect());
         let named = named.into_iter().map(|(p, w)| (p.clone(), w.offset));
-        (named.collect(), forgotten)
+        let forgotten = forgotten.into_iter().map(|(p, _)| p);
+        (named.collect(), forgotten.collect())
     }
 
     #[test]
@@ -140,6 +150,21 @@ mod tests {
         assert_eq!(changed, (vec![(b.clone(), 3), (c, 4)], vec![a.clone()]));
         let back = next(&mut session, &[(&a, 1), (&b, 3)]);
         assert_eq!(back.0, [(a, 1)]);
+    }
+
+    #[test]
+    fn trap_c15_a_topic_made_anew_takes_the_place_of_the_old_one() {
+        let a = TopicPartition::new("t", 0);
+        let mut session = Session::default();
+        let asked = |id| Wanted {
+            topic_id: [id; 16],
+            ..wanted(5)
+        };
+        session.next(vec![(&a, asked(1))]);
+        session.answered(9);
+        let (named, forgotten) = session.next(vec![(&a, asked(2))]);
+        assert_eq!(named, [(&a, asked(2))]);
+        assert_eq!(forgotten, [(a.clone(), [1; 16])]);
     }
 
     #[test]

@@ -1,26 +1,20 @@
-//! What callers want to read and what was read ahead for them.
+//! What callers want to read and what was read ahead for them: the cursors of all partitions.
 //!
-//! A [`Cursor`] is a partition at a position. It is asked for by a caller, waits for its leader, is
-//! put into a request, has a result, and when that was taken it goes on behind it by itself: so the
-//! next fetch is in flight while the caller works on the last one. What must hold: a cursor is in one
-//! request at most, a request holds a partition at most once, and what is read ahead for nobody is
-//! bounded in bytes and forgotten after [`KEEP`].
+//! What must hold: a request holds a partition at most once, and what is read ahead for nobody is
+//! bounded in bytes and forgotten after a while.
 
-use super::failure::share;
+use super::cursor::{Cursor, Outcome, Picked, State};
 use super::fetch_message::NAME;
 use super::leaders::Leader;
-use crate::transport::watchers::Watchers;
-use crate::transport::{FetchLimits, Fetched};
+use crate::transport::{FetchLimits, FetchPosition, Fetched};
 use crate::{Backoff, Error};
-use ottla_types::{Offset, TopicPartition};
+use ottla_types::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long a cursor goes on without anybody who asks for it.
-const KEEP: Duration = Duration::from_secs(10);
 /// Cursors of one partition that nobody waits for; the oldest one goes first.
 const MAX_UNWATCHED: usize = 8;
 /// What is read ahead, over all partitions. A caller that waits gets its records all the same.
@@ -30,63 +24,6 @@ const AHEAD_BYTES_MAX: usize = 16 << 20;
 pub(super) type Caller = Arc<Notify>;
 
 pub(super) type Answers = Vec<(TopicPartition, Result<Fetched, Error>)>;
-
-#[derive(Debug)]
-pub(super) enum State {
-    /// Its leader is not known. The second value says that the cluster has to be asked.
-    Lost {
-        not_before: Instant,
-        refresh: bool,
-    },
-    /// The resolver looks for its leader.
-    Resolving,
-    /// To be put into the next request to this leader.
-    Ready(Leader),
-    /// In a request.
-    InFlight,
-    Done(Result<Fetched, Error>),
-}
-
-#[derive(Debug)]
-pub(super) struct Cursor {
-    pub(super) id: u64,
-    pub(super) position: Offset,
-    pub(super) state: State,
-    limits: FetchLimits,
-    watchers: Watchers,
-    asked: Instant,
-    /// The leader of its last request.
-    leader: Option<Leader>,
-    /// When it had its last turn: a number that grows.
-    turn: u64,
-    /// When it was last put into a request, whatever came of it: a number that grows.
-    picked: u64,
-    /// It was in a request whose answer could not be read, and is asked for alone.
-    is_suspect: bool,
-    backoff: Backoff,
-    /// Why it is lost, for a caller whose time is over.
-    why: Option<Error>,
-}
-
-impl Cursor {
-    fn bytes(&self) -> usize {
-        match &self.state {
-            State::Done(Ok(fetched)) => fetched.records.size(),
-            _ => 0,
-        }
-    }
-}
-
-/// A cursor's place in a request.
-#[derive(Debug, Clone)]
-pub(super) struct Picked {
-    pub(super) partition: TopicPartition,
-    pub(super) id: u64,
-    pub(super) position: Offset,
-    pub(super) leader: Leader,
-    pub(super) max_bytes: u32,
-    turn: u64,
-}
 
 /// What a request is made of.
 #[derive(Debug)]
@@ -122,38 +59,24 @@ pub(super) enum Placed {
     Some,
 }
 
-/// What came of a cursor's place in a request.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// Records, or at least a later position; or an error for the caller.
-    Done(Result<Fetched, Error>),
-    /// Nothing new.
-    Nothing,
-    /// The request has to be made again, though nothing is wrong with the cursor.
-    Again,
-    /// The answer could not be read. If the cursor was alone in the request it gets the error.
-    Unreadable(Error),
-    /// An error that passes, and with `refresh` a leader to be looked for.
-    Lost { why: Error, refresh: bool },
-    /// Another leader, told by the broker.
-    Moved,
-}
-
 #[derive(Debug)]
 pub(super) struct Table {
     next_id: u64,
     turns: u64,
     pub(super) cursors: HashMap<TopicPartition, Vec<Cursor>>,
     backoff: Backoff,
+    /// How long a replica is read from before the leader is asked again.
+    replica_age: Duration,
 }
 
 impl Table {
-    pub(super) fn new(backoff: Backoff) -> Self {
+    pub(super) fn new(backoff: Backoff, replica_age: Duration) -> Self {
         Self {
             next_id: 0,
             turns: 0,
             cursors: HashMap::new(),
             backoff,
+            replica_age,
         }
     }
 
@@ -161,7 +84,7 @@ impl Table {
     /// has nothing yet; `true` with it if there are new ones, which have no leader.
     pub(super) fn collect(
         &mut self,
-        wanted: &[(TopicPartition, Offset)],
+        wanted: &[(TopicPartition, FetchPosition)],
         limits: FetchLimits,
         caller: &Caller,
         now: Instant,
@@ -175,26 +98,10 @@ impl Table {
             let Some(cursors) = self.cursors.get_mut(partition) else {
                 continue;
             };
-            let at = cursors.iter().position(|c| c.position == *position);
-            let Some(at) = at else {
+            let Some(at) = cursors.iter().position(|c| c.is_at(position)) else {
                 make_room(cursors);
-                cursors.push(Cursor {
-                    id: self.next_id,
-                    position: *position,
-                    state: State::Lost {
-                        not_before: now,
-                        refresh: false,
-                    },
-                    limits,
-                    watchers: Watchers::of(caller),
-                    asked: now,
-                    leader: None,
-                    turn: 0,
-                    picked: 0,
-                    is_suspect: false,
-                    backoff: self.backoff.clone(),
-                    why: None,
-                });
+                let (id, backoff) = (self.next_id, self.backoff.clone());
+                cursors.push(Cursor::new(id, *position, limits, caller, backoff, now));
                 self.next_id += 1;
                 has_new = true;
                 continue;
@@ -206,10 +113,7 @@ impl Table {
                     // Another caller at the same position has to ask anew.
                     cursor.watchers.wake();
                     match &result {
-                        Ok(fetched) => {
-                            cursor.position = fetched.next_offset;
-                            cursor.state = after(cursor.leader, now);
-                        }
+                        Ok(fetched) => cursor.advance(fetched, now),
                         Err(_) => drop(cursors.swap_remove(at)),
                     }
                     answers.push((partition.clone(), result));
@@ -241,7 +145,7 @@ impl Table {
                 };
                 match known(partition) {
                     Some(leader) if !refresh && not_before <= now => {
-                        cursor.state = State::Ready(leader);
+                        cursor.follow(partition, leader);
                     }
                     _ => placed = Placed::Some,
                 }
@@ -251,13 +155,13 @@ impl Table {
     }
 
     /// Why there is nothing for a caller whose time is over.
-    pub(super) fn reasons(&mut self, wanted: &[(TopicPartition, Offset)]) -> Answers {
+    pub(super) fn reasons(&mut self, wanted: &[(TopicPartition, FetchPosition)]) -> Answers {
         let mut reasons = Vec::new();
         for (partition, position) in wanted {
             let cursors = self.cursors.get_mut(partition);
-            let cursor = cursors.and_then(|list| list.iter_mut().find(|c| c.position == *position));
+            let cursor = cursors.and_then(|list| list.iter_mut().find(|c| c.is_at(position)));
             if let Some(why) = cursor.and_then(|cursor| cursor.why.take()) {
-                reasons.push((partition.clone(), Err(why.with_offset(*position))));
+                reasons.push((partition.clone(), Err(why.with_offset(position.offset))));
             }
         }
         reasons
@@ -273,7 +177,9 @@ impl Table {
             // At most one of a partition: of those that somebody waits for, or else of the others,
             // the one that waited longest.
             let of_broker = cursors.iter_mut().filter_map(|cursor| match cursor.state {
-                State::Ready(leader) if leader.broker == broker => Some((cursor, leader)),
+                State::Ready(leader) if cursor.broker(now) == Some(broker) => {
+                    Some((cursor, leader))
+                }
                 _ => None,
             });
             let first = of_broker
@@ -296,18 +202,10 @@ impl Table {
             cursors: Vec::new(),
         };
         self.turns += 1;
-        let cursors = ready.into_iter().map(|(partition, cursor, leader)| {
-            cursor.state = State::InFlight;
-            cursor.leader = Some(leader);
+        let cursors = ready.into_iter();
+        let cursors = cursors.map(|(partition, cursor, leader)| {
             cursor.picked = self.turns;
-            Picked {
-                partition: partition.clone(),
-                id: cursor.id,
-                position: cursor.position,
-                leader,
-                max_bytes: cursor.limits.max_partition_bytes,
-                turn: cursor.turn,
-            }
+            cursor.pick(partition, leader, now)
         });
         Some(Job {
             cursors: cursors.collect(),
@@ -328,40 +226,9 @@ impl Table {
         let cursor = cursors.and_then(|list| list.iter_mut().find(|c| c.id == picked.id));
         // It was forgotten meanwhile.
         let Some(cursor) = cursor else { return false };
-        let lost = |not_before, refresh| State::Lost {
-            not_before,
-            refresh,
-        };
-        if !matches!(outcome, Outcome::Lost { .. }) {
-            cursor.backoff.reset();
-            cursor.why = None;
-        }
-        cursor.state = match outcome {
-            Outcome::Done(result) => {
-                cursor.turn = turn;
-                cursor.is_suspect = false;
-                State::Done(result)
-            }
-            Outcome::Nothing => {
-                cursor.is_suspect = false;
-                State::Ready(picked.leader)
-            }
-            Outcome::Again => State::Ready(picked.leader),
-            Outcome::Unreadable(error) if was_alone => State::Done(Err(error)),
-            Outcome::Unreadable(_) => {
-                cursor.is_suspect = true;
-                State::Ready(picked.leader)
-            }
-            Outcome::Moved => lost(now, false),
-            Outcome::Lost { why, refresh } => {
-                cursor.why = Some(why);
-                lost(now + cursor.backoff.next_delay(), refresh)
-            }
-        };
         let is_watched = cursor.watchers.any();
-        if matches!(cursor.state, State::Done(_)) {
-            cursor.watchers.wake();
-        }
+        let times = (now, now + self.replica_age);
+        cursor.settle(picked, was_alone, outcome, turn, times);
         is_watched
     }
 
@@ -403,37 +270,17 @@ impl Table {
     ) {
         let cursors = self.cursors.get_mut(partition).into_iter().flatten();
         for cursor in cursors.filter(|cursor| matches!(cursor.state, State::Resolving)) {
-            cursor.state = match found {
-                Ok(leader) => State::Ready(*leader),
-                Err((error, true)) => {
-                    cursor.why = Some(share(error, partition));
-                    State::Lost {
-                        not_before: now + cursor.backoff.next_delay(),
-                        refresh: true,
-                    }
-                }
-                Err((error, false)) => {
-                    let error = share(error, partition).with_offset(cursor.position);
-                    State::Done(Err(error))
-                }
-            };
-            if matches!(cursor.state, State::Done(_)) {
-                cursor.watchers.wake();
+            match found {
+                Ok(leader) => cursor.follow(partition, *leader),
+                Err((error, passes)) => cursor.fail(partition, error, *passes, now),
             }
         }
     }
 
     /// The brokers that can be asked for something.
-    pub(super) fn ready_brokers(&self) -> Vec<i32> {
-        let leaders = self
-            .cursors
-            .values()
-            .flatten()
-            .filter_map(|c| match c.state {
-                State::Ready(leader) => Some(leader.broker),
-                _ => None,
-            });
-        let mut brokers: Vec<_> = leaders.collect();
+    pub(super) fn ready_brokers(&self, now: Instant) -> Vec<i32> {
+        let cursors = self.cursors.values().flatten();
+        let mut brokers: Vec<_> = cursors.filter_map(|cursor| cursor.broker(now)).collect();
         brokers.sort_unstable();
         brokers.dedup();
         brokers
@@ -441,22 +288,9 @@ impl Table {
 
     fn forget(&mut self, now: Instant) {
         self.cursors.retain(|_, cursors| {
-            cursors.retain(|cursor| {
-                let keep = KEEP.max(cursor.limits.max_wait * 2);
-                cursor.watchers.any() || now.saturating_duration_since(cursor.asked) < keep
-            });
+            cursors.retain(|cursor| cursor.is_wanted(now));
             !cursors.is_empty()
         });
-    }
-}
-
-fn after(leader: Option<Leader>, now: Instant) -> State {
-    match leader {
-        Some(leader) => State::Ready(leader),
-        None => State::Lost {
-            not_before: now,
-            refresh: false,
-        },
     }
 }
 

@@ -49,6 +49,11 @@ impl Reader {
         self.fixed().map(i64::from_be_bytes)
     }
 
+    /// An id: 16 bytes.
+    pub(super) fn uuid(&mut self) -> Result<[u8; 16], WireError> {
+        self.fixed()
+    }
+
     /// A string; `None` for null.
     pub(super) fn text(&mut self) -> Result<Option<Text>, WireError> {
         let Some(length) = self.length(2)? else {
@@ -195,6 +200,10 @@ impl Writer<'_> {
         self.frame.put_i64(value);
     }
 
+    pub(super) fn uuid(&mut self, id: &[u8; 16]) {
+        self.frame.put_slice(id);
+    }
+
     /// A topic's name, a rack, an id: all of them far below 32 KiB.
     pub(super) fn text(&mut self, text: &str) {
         if self.flexible {
@@ -269,6 +278,7 @@ mod tests {
             w.i64(i64::MIN);
             w.text("orders");
             w.null_text();
+            w.uuid(&[7; 16]);
             w.blob(&[9; 300]);
             w.count(2);
             w.i32(1);
@@ -278,6 +288,7 @@ mod tests {
             assert_eq!((r.i16(), r.i32(), r.i64()), (Ok(-2), Ok(7), Ok(i64::MIN)));
             assert_eq!(r.text().unwrap().unwrap().as_str(), "orders");
             assert_eq!(r.text(), Ok(None));
+            assert_eq!(r.uuid(), Ok([7; 16]));
             assert_eq!(r.blob().unwrap().unwrap(), [9; 300][..]);
             assert_eq!(r.array(4, Reader::i32), Ok(vec![1, 2]));
             r.skip_tags().unwrap();
