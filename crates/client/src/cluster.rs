@@ -6,7 +6,7 @@
 
 use crate::broker::{Broker, Purpose};
 use crate::connection::{Api, Connector, Security, Tasks};
-use crate::metadata::read_topics;
+use crate::metadata::{ReadTopic, read_topics};
 use crate::{Backoff, ClientConfig, Error, ErrorKind, TopicMetadata};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -236,6 +236,20 @@ impl Cluster {
         let read = read_topics(answer.topics).map_err(protocol_error)?;
         let at = Instant::now();
         let mut state = self.state();
+        let known = |name: &str| match state.topics.get(name)?.found {
+            Ok(ref known) => Some(known.clone()),
+            Err(_) => None,
+        };
+        let newest = |(name, found): ReadTopic| {
+            let found = match (found, known(&name)) {
+                (Ok(read), Some(known)) => {
+                    Ok(Arc::new(Arc::unwrap_or_clone(read).with_newer_of(&known)))
+                }
+                (found, _) => found,
+            };
+            (name, found)
+        };
+        let read: Vec<_> = read.into_iter().map(newest).collect();
         state.topics.retain(|_, cached| match cached.found {
             Ok(_) => cached.at.elapsed() < self.config.metadata_max_age,
             Err(_) => cached.at.elapsed() < UNKNOWN_TOPIC_AGE,

@@ -24,6 +24,26 @@ impl TopicMetadata {
         self.partitions.iter().find(|partition| partition.id == id)
     }
 
+    /// The same, with what is known of partitions whose leader's epoch is newer there: a broker that
+    /// lags does not lead back to a leader that has stepped down. Epochs of a topic with another id
+    /// say nothing.
+    pub(crate) fn with_newer_of(mut self, known: &Self) -> Self {
+        if self.topic_id.is_none() || self.topic_id != known.topic_id {
+            return self;
+        }
+        for partition in &mut self.partitions {
+            let at = known
+                .partitions
+                .binary_search_by_key(&partition.id, |p| p.id);
+            if let Some(known) = at.ok().and_then(|at| known.partitions.get(at))
+                && known.leader_epoch > partition.leader_epoch
+            {
+                *partition = known.clone();
+            }
+        }
+        self
+    }
+
     /// Whether every partition has a leader.
     pub fn has_leaders(&self) -> bool {
         !self.partitions.is_empty() && self.partitions.iter().all(|p| p.leader.is_some())
@@ -137,6 +157,38 @@ mod tests {
         assert!(!read.has_leaders());
         assert_eq!(read.partition(1).unwrap().id, 1);
         assert!(read.partition(2).is_none());
+    }
+
+    #[test]
+    fn a_newer_epoch_wins_within_one_topic_alone() {
+        let described = |id: u8, epochs: &[i32]| {
+            let partition = |(n, epoch): (i32, &i32)| PartitionMetadata {
+                id: n,
+                leader: Some(*epoch),
+                leader_epoch: Some(*epoch),
+                replicas: Vec::new(),
+                isr: Vec::new(),
+            };
+            TopicMetadata {
+                name: "t".into(),
+                topic_id: (id > 0).then_some([id; 16]),
+                partitions: (0..).zip(epochs).map(partition).collect(),
+                is_internal: false,
+            }
+        };
+        let leaders = |topic: TopicMetadata| -> Vec<_> {
+            topic.partitions.iter().map(|p| p.leader.unwrap()).collect()
+        };
+        let known = described(1, &[5, 3]);
+        let read = described(1, &[4, 4, 1]);
+        assert_eq!(leaders(read.with_newer_of(&known)), [5, 4, 1]);
+        let anew = described(2, &[0, 0]);
+        assert_eq!(leaders(anew.with_newer_of(&known)), [0, 0]);
+        let without = described(0, &[0, 0]);
+        assert_eq!(
+            leaders(without.with_newer_of(&described(0, &[7, 7]))),
+            [0, 0]
+        );
     }
 
     #[test]

@@ -166,7 +166,12 @@ impl Topic<'_> {
     }
 
     /// Reads as a consumer does: errors that pass are reported, and then it asks again.
-    pub(crate) async fn read_on(&self, partition: i32, position: Offset) -> Fetched {
+    pub(crate) async fn read_on(
+        &self,
+        partition: i32,
+        position: impl Into<FetchPosition>,
+    ) -> Fetched {
+        let position = position.into();
         loop {
             match self.read(partition, position).await {
                 Ok(fetched) => return fetched,

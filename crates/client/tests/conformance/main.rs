@@ -16,8 +16,10 @@ mod failing;
 mod hostile;
 mod leading;
 mod prefetching;
+mod racks;
 mod refusing;
 mod transactions;
+mod truncated;
 mod txn;
 mod verdict;
 mod versions;
@@ -135,6 +137,19 @@ with_own_mock! {
     prefetching::a_partition_that_becomes_ready_does_not_wait_for_the_others,
     prefetching::sessions_are_used_and_lost_ones_begin_anew,
     transactions::trap_a5_positions_move_over_compacted_batches,
+    racks::the_replica_in_the_readers_rack_is_read_from,
+    racks::a_replica_is_read_from_for_a_while_only,
+    racks::trap_c5_out_of_range_from_a_replica_is_asked_at_the_leader,
+    racks::a_replica_that_dies_leads_back_to_the_leader,
+    truncated::trap_c20_a_truncated_log_is_noticed,
+    truncated::trap_c20_a_reader_at_the_end_notices_that_the_end_is_cut,
+    truncated::leaders_that_change_without_a_word_are_no_truncation,
+    truncated::trap_c7_nothing_is_read_while_a_position_is_validated,
+    truncated::trap_c6_a_position_survives_a_validation_that_fails,
+    truncated::trap_c6_a_broker_that_cannot_be_reached_is_no_reset,
+    truncated::trap_c15_a_topic_made_anew_is_noticed,
+    truncated::trap_c15_a_waiting_reader_notices_a_topic_made_anew,
+    truncated::topics_with_and_without_ids_are_read_together,
     versions::every_kind_of_broker_is_spoken_to,
     versions::every_version_of_the_data_path_works,
 }

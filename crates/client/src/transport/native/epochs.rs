@@ -99,12 +99,11 @@ fn judge(part: &EpochEndOffset, picked: &Picked, connection: &Connection) -> Out
             .with_broker(&**connection.broker());
         let Failure { error, cure } = Failure::new(error);
         return match cure {
-            // Who may read but not describe the topic reads on unchecked.
-            Cure::None if error.kind() == ErrorKind::Authorization => Outcome::Checked,
-            Cure::None => Outcome::Done(Err(error)),
+            Cure::None if error.kind() == ErrorKind::Authorization => Outcome::Done(Err(error)),
+            // Whatever it is, it says nothing about the log.
             _ => Outcome::Lost {
                 why: error,
-                refresh: cure == Cure::Refresh,
+                refresh: true,
             },
         };
     }
