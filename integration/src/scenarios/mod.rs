@@ -4,6 +4,7 @@
 //! that no other run uses. It fails by an error or a panic, or by taking longer than its limit. The
 //! [`runner`] starts clusters, and gives a scenario a new one after a failure.
 
+mod admin;
 mod bad_input;
 mod broker_smoke;
 mod client_conformance;
@@ -110,6 +111,16 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(300),
         run: |context| Box::pin(client_conformance::run(context)),
+    },
+    Scenario {
+        name: "admin",
+        about: "settings, partitions, records, a group and its offsets, changed and read back",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        transports: DEFAULT_TRANSPORT,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(120),
+        run: |context| Box::pin(admin::run(context)),
     },
     Scenario {
         name: "codecs-read-back",
