@@ -11,6 +11,7 @@ use crate::status::AppStatus;
 use crate::{ConsumerConfig, Error};
 use futures_core::Stream;
 use ottla_client::Client;
+use ottla_types::transactions::GroupMetadata;
 use ottla_types::{ConsumedRecord, TopicPartition};
 use std::pin::Pin;
 use std::task::{self, Poll};
@@ -54,7 +55,7 @@ pub struct GroupConsumer {
 pub struct ConsumedBatch {
     partition: TopicPartition,
     records: Vec<ConsumedRecord>,
-    lease: PartitionLease,
+    context: Context,
     answer: oneshot::Sender<BatchOutcome>,
 }
 
@@ -143,12 +144,20 @@ impl ConsumedBatch {
 
     /// The right to the partition, to be looked at before an effect that cannot be undone.
     pub fn lease(&self) -> &PartitionLease {
-        &self.lease
+        self.context.lease()
+    }
+
+    /// The member as the group's coordinator knows it now: see [`Context::group_metadata`].
+    ///
+    /// # Errors
+    /// [`LeaseLost`] after a revocation or loss of the partition.
+    pub fn group_metadata(&self) -> Result<GroupMetadata, LeaseLost> {
+        self.context.group_metadata()
     }
 
     /// Whether its partition is still owned; it may have been lost while the batch waited (C24).
     fn is_current(&self) -> bool {
-        self.lease.is_held() && !self.answer.is_closed()
+        self.context.lease().is_held() && !self.answer.is_closed()
     }
 
     /// All records are handled: the offset behind the last one is committed with the next commit.
@@ -180,7 +189,7 @@ impl BatchHandler for Outlet {
         let batch = ConsumedBatch {
             partition: records[0].topic_partition(),
             records: records.to_vec(),
-            lease: context.lease().clone(),
+            context: context.clone(),
             answer,
         };
         if self.sender.send(batch).await.is_err() {

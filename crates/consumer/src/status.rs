@@ -5,6 +5,7 @@
 
 use crate::Error;
 use crate::lane::Progress;
+use ottla_types::transactions::GroupMetadata;
 use ottla_types::{Offset, TopicPartition, with_causes};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,6 +156,7 @@ struct Rest {
     restarts: u64,
     rebalances: u64,
     partitions: Vec<(TopicPartition, Arc<Progress>)>,
+    group: Option<GroupMetadata>,
     last_error: Option<String>,
 }
 
@@ -194,6 +196,7 @@ impl MemberBoard {
             rest.state = state;
             rest.restarts += u64::from(state == MemberState::Restarting);
             rest.partitions.clear();
+            rest.group = None;
             rest.last_error = Some(with_causes(error));
         });
     }
@@ -206,6 +209,16 @@ impl MemberBoard {
     /// Names the partitions that the member owns; their progress is read when a snapshot is taken.
     pub(crate) fn set_partitions(&self, partitions: Vec<(TopicPartition, Arc<Progress>)>) {
         self.write(|rest| rest.partitions = partitions);
+    }
+
+    /// Names the member as its coordinator knows it, while it owns partitions.
+    pub(crate) fn set_group(&self, group: Option<GroupMetadata>) {
+        self.write(|rest| rest.group = group);
+    }
+
+    pub(crate) fn group(&self) -> Option<GroupMetadata> {
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.group.clone()
     }
 
     pub(crate) fn snapshot(&self) -> MemberStatus {

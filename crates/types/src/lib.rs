@@ -8,7 +8,7 @@
 //!   that members exchange through them ([`consumer_protocol`]),
 //! - Kafka's error codes ([`ErrorCode`]),
 //! - the names of the headers and topics that ottla writes ([`names`]),
-//! - the ports: [`Publish`] (records go out) and [`Clock`] (what time it is).
+//! - the ports: [`Publish`] (records go out), [`Transact`] (in transactions) and [`Clock`] (what time it is).
 //!
 //! ```
 //! use ottla_types::{Headers, Record};
@@ -30,6 +30,7 @@ mod producer_id;
 mod publish;
 mod record;
 mod topic;
+mod transact;
 pub mod transactions;
 
 pub use bytes::Bytes;
@@ -43,3 +44,4 @@ pub use producer_id::ProducerId;
 pub use publish::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind};
 pub use record::{ConsumedRecord, Record, RecordMetadata, TimestampType};
 pub use topic::{Offset, TopicPartition, validate_group_id, validate_topic_name};
+pub use transact::{Transact, TransactError, TransactErrorKind};

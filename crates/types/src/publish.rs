@@ -119,6 +119,10 @@ pub enum PublishErrorKind {
     Closed,
     /// A newer producer took this one's place (transactional id or epoch).
     Fenced,
+    /// The record's transaction was aborted before the record was sent.
+    Aborted,
+    /// Records go out in transactions, and none is open.
+    NoTransaction,
     /// The caller no longer owns the partition that it publishes on behalf of.
     NotOwner,
     /// The broker refused for a reason that trying again does not change.
@@ -208,6 +212,8 @@ impl fmt::Display for PublishError {
             PublishErrorKind::TimedOut => "the delivery deadline passed",
             PublishErrorKind::Closed => "the producer is closed",
             PublishErrorKind::Fenced => "a newer producer took over",
+            PublishErrorKind::Aborted => "the transaction was aborted",
+            PublishErrorKind::NoTransaction => "no transaction is open",
             PublishErrorKind::NotOwner => "the source partition is no longer owned",
             PublishErrorKind::Refused => "the broker refused the record",
             PublishErrorKind::Unavailable => "the cluster is not available",

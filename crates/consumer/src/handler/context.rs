@@ -1,5 +1,7 @@
 //! What a handler knows besides the record: its group, its right to the partition, its outputs.
 
+use crate::status::MemberBoard;
+use ottla_types::transactions::GroupMetadata;
 use ottla_types::{Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -45,6 +47,7 @@ pub struct Context {
     lease: PartitionLease,
     outputs: Option<Arc<dyn Publish>>,
     deadline: Option<Instant>,
+    board: Option<Arc<MemberBoard>>,
 }
 
 impl Context {
@@ -56,7 +59,33 @@ impl Context {
             lease: PartitionLease::new(),
             outputs: None,
             deadline: None,
+            board: None,
         }
+    }
+
+    /// The context of a running member's partition.
+    pub(crate) fn of_member(
+        group: Arc<str>,
+        board: Arc<MemberBoard>,
+        lease: PartitionLease,
+    ) -> Self {
+        Self {
+            board: Some(board.clone()),
+            ..Self::new(group, board.name().clone()).with_lease(lease)
+        }
+    }
+
+    /// The member as the group's coordinator knows it now, for offsets that go into a transaction
+    /// ([`Transact::send_offsets`](ottla_types::Transact::send_offsets)): the coordinator takes them
+    /// only while this generation lasts. To be asked for anew for each transaction.
+    ///
+    /// # Errors
+    /// [`LeaseLost`] after a revocation or loss of the partition, and without a running member.
+    pub fn group_metadata(&self) -> Result<GroupMetadata, LeaseLost> {
+        // In this order: a generation that came after the loss of the partition is never given out.
+        let group = self.board.as_ref().and_then(|board| board.group());
+        self.check_lease()?;
+        group.ok_or(LeaseLost)
     }
 
     /// Ties the context to a partition's lease.

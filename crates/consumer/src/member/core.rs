@@ -10,7 +10,8 @@ use crate::handler::Context;
 use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
 use crate::status::MemberState;
 use crate::{Error, ErrorKind};
-use ottla_group::{MembershipError, MembershipEvent, Phase, RevocationId};
+use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase, RevocationId};
+use ottla_types::transactions::GroupMetadata;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -42,6 +43,8 @@ pub(super) struct Member {
     wake: Arc<Notify>,
     incarnations: u64,
     state: MemberState,
+    /// The identity on the board.
+    shown: Option<CommitIdentity>,
 }
 
 impl Member {
@@ -67,6 +70,7 @@ impl Member {
             wake: Arc::new(Notify::new()),
             incarnations: 0,
             state: MemberState::Joining,
+            shown: None,
         })
     }
 
@@ -126,6 +130,7 @@ impl Member {
         self.lookups.start(&mut self.partitions, &self.pins, now);
         self.fetcher.start(&mut self.partitions, now);
         let identity = self.driver.commit_identity();
+        self.show_identity(identity.as_ref());
         self.committer.start(&self.partitions, identity, now);
         self.show_state();
         if self.give_up_at().is_some_and(|at| at <= now) {
@@ -211,7 +216,7 @@ impl Member {
     pub(super) fn start_lane(&mut self, partition: &TopicPartition, owned: &Owned) -> LaneHandle {
         let spec = &self.spec;
         let mut context =
-            Context::new(spec.group.clone(), spec.name.clone()).with_lease(owned.lease.clone());
+            Context::of_member(spec.group.clone(), spec.board.clone(), owned.lease.clone());
         if let Some(outputs) = &spec.outputs {
             context = context.with_outputs(outputs.clone());
         }
@@ -256,6 +261,20 @@ impl Member {
     fn drop_everything(&mut self) {
         let all: Vec<_> = self.partitions.keys().cloned().collect();
         self.on_lost(&all);
+    }
+
+    /// Shows under which generation offsets are taken now, for transactions.
+    fn show_identity(&mut self, identity: Option<&CommitIdentity>) {
+        if self.shown.as_ref() != identity {
+            self.shown = identity.cloned();
+            let group = identity.map(|identity| GroupMetadata {
+                group_id: self.spec.group.to_string(),
+                generation: identity.generation,
+                member_id: identity.member_id.clone(),
+                instance_id: identity.instance_id.clone(),
+            });
+            self.spec.board.set_group(group);
+        }
     }
 
     fn show_state(&mut self) {

@@ -4,6 +4,11 @@ use crate::bed::{Bed, SHUTDOWN, config, numbers, short_session, text, wait_for};
 use futures_util::StreamExt;
 use ottla_consumer::{ConsumerConfig, GroupConsumer, HandlerError};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
+use ottla_types::coordinator::CommitOffset;
+use ottla_types::transactions::{
+    EndTxnRequest, GroupMetadata, InitProducerIdRequest, TxnOffsetCommitRequest,
+};
+use ottla_types::{ErrorCode, TopicPartition};
 use std::time::Duration;
 
 fn in_group(group: &str) -> ConsumerConfig {
@@ -117,4 +122,85 @@ async fn trap_c24_a_batch_of_a_lost_partition_is_not_given_out() {
     let report = consumer.close(SHUTDOWN).await;
     assert!(report.clean, "{report:?}");
     assert_eq!(bed.committed("g", "t", 0), Some(1));
+}
+
+/// Puts the offset of the group into a transaction and commits it; the coordinator's word on it.
+async fn commit_in_transaction(bed: &Bed, group: GroupMetadata, offset: i64) -> ErrorCode {
+    let coordinator = bed.client.transactions("t");
+    let version = coordinator.version().await.unwrap();
+    let request = InitProducerIdRequest {
+        transaction_timeout_ms: 60_000,
+        current: None,
+    };
+    // What a refusal left open is aborted first.
+    let producer = loop {
+        match coordinator.init(request).await.unwrap() {
+            Ok(producer) => break producer,
+            Err(code) => assert_eq!(code, ErrorCode::CONCURRENT_TRANSACTIONS),
+        }
+    };
+    let request = TxnOffsetCommitRequest {
+        producer,
+        group,
+        offsets: vec![CommitOffset {
+            partition: TopicPartition::new("t", 0),
+            offset,
+            leader_epoch: None,
+            metadata: String::new(),
+        }],
+    };
+    let codes = coordinator.commit_offsets(request, version).await.unwrap();
+    if codes[0].1.is_ok() {
+        let end = EndTxnRequest {
+            producer,
+            commit: true,
+        };
+        coordinator.end(end, version).await.unwrap().unwrap();
+    }
+    codes[0].1
+}
+
+#[tokio::test]
+async fn a_batch_names_the_member_for_transactions_while_its_partition_is_owned() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    bed.write("t", 0, ["a", "b"]).await;
+    let config = ConsumerConfig {
+        group_id: "g".to_owned(),
+        ..short_session()
+    };
+    let mut consumer = GroupConsumer::start(&bed.client, config, ["t"], 1)
+        .await
+        .unwrap();
+    let first = consumer.next_batch().await.unwrap();
+    let group = first.group_metadata().unwrap();
+    assert_eq!(group.group_id, "g");
+    let code = commit_in_transaction(&bed, group.clone(), 1).await;
+    assert_eq!(
+        (code, bed.committed("g", "t", 0)),
+        (ErrorCode::NONE, Some(1))
+    );
+
+    let evicted = Fault::on(ApiKey::Heartbeat).action(Action::Refuse(25));
+    bed.cluster.faults().add(evicted);
+    wait_for("the loss", || !first.lease().is_held()).await;
+    assert!(first.group_metadata().is_err());
+    let second = consumer.next_batch().await.unwrap();
+    let renewed = second.group_metadata().unwrap();
+    assert_ne!(renewed.generation, group.generation);
+    // What the zombie remembers is not taken.
+    let refused = commit_in_transaction(&bed, group, 2).await;
+    assert!(
+        matches!(
+            refused,
+            ErrorCode::ILLEGAL_GENERATION | ErrorCode::UNKNOWN_MEMBER_ID
+        ),
+        "{refused}"
+    );
+    assert_eq!(bed.committed("g", "t", 0), Some(1));
+    let code = commit_in_transaction(&bed, renewed, 2).await;
+    assert_eq!(code, ErrorCode::NONE);
+    second.done().unwrap();
+    let _ = consumer.close(SHUTDOWN).await;
+    assert_eq!(bed.committed("g", "t", 0), Some(2));
 }
