@@ -12,6 +12,7 @@ const LIMITS: FetchLimits = FetchLimits {
     min_bytes: 1,
     max_partition_bytes: 1024 * 1024,
     max_bytes: 16 * 1024 * 1024,
+    read_ahead_bytes: 1 << 20,
 };
 
 /// All records that `topic` holds now, by partition and offset.

@@ -88,10 +88,13 @@ pub struct ConsumerConfig {
     /// `max.partition.fetch.bytes` (1 MiB); a single larger batch is read all the same.
     #[serde(rename = "max.partition.fetch.bytes")]
     pub max_partition_fetch_bytes: u32,
-    /// `max.buffered.bytes` (64 MiB): records read and not yet handled, a member. Fetching pauses
-    /// for partitions that reached their share; one more answer may come on top of it.
-    #[serde(rename = "max.buffered.bytes")]
-    pub max_buffered_bytes: usize,
+    /// `queued.max.bytes` (32 MiB, at least 64 KiB): all that a member has fetched, or is about to,
+    /// and has not handled: what the transport reads ahead, the answer on its way, what waits for
+    /// handlers, and what is decompressed for them, which is done a part at a time. Fetching pauses
+    /// for partitions that have reached their share. A batch that is larger than a share is read all
+    /// the same.
+    #[serde(rename = "queued.max.bytes")]
+    pub queued_max_bytes: usize,
     /// `commit.interval.ms` (1 s): how often handled offsets are committed.
     #[serde(rename = "commit.interval.ms", with = "duration_ms")]
     pub commit_interval: Duration,
@@ -132,7 +135,7 @@ impl Default for ConsumerConfig {
             fetch_min_bytes: 1,
             fetch_max_bytes: 50 << 20,
             max_partition_fetch_bytes: 1 << 20,
-            max_buffered_bytes: 64 << 20,
+            queued_max_bytes: 32 << 20,
             commit_interval: Duration::from_secs(1),
             max_processing_time: Duration::from_secs(120),
             revoke_timeout: Duration::from_secs(30),
@@ -151,6 +154,11 @@ impl ConsumerConfig {
             group_id: group_id.into(),
             ..Self::default()
         }
+    }
+
+    /// How much of the queue a lane may decode at a time.
+    pub(crate) fn part_bytes(&self) -> usize {
+        (self.queued_max_bytes / 32).clamp(16 << 10, 2 << 20)
     }
 
     /// Checks every value and how they fit together.
@@ -210,7 +218,8 @@ impl ConsumerConfig {
             "revoke.timeout.ms",
             self.revoke_timeout,
             Duration::ZERO,
-            self.max_poll_interval,
+            // With the same time the rebalance would be over when the partition is given up.
+            self.max_poll_interval - Duration::from_millis(1),
         )?;
         between_ms(
             "commit.interval.ms",
@@ -265,9 +274,9 @@ impl ConsumerConfig {
             u64::from(self.fetch_max_bytes),
         )?;
         between(
-            "max.buffered.bytes",
-            self.max_buffered_bytes as u64,
-            u64::from(self.max_partition_fetch_bytes),
+            "queued.max.bytes",
+            self.queued_max_bytes as u64,
+            64 << 10,
             u64::MAX,
         )?;
         between_ms(
@@ -334,12 +343,9 @@ mod tests {
             "partition.assignment.strategy"
         );
         assert_eq!(refused_key(|c| c.fetch_max_bytes = 1), "fetch.max.bytes");
+        assert_eq!(refused_key(|c| c.queued_max_bytes = 1), "queued.max.bytes");
         assert_eq!(
-            refused_key(|c| c.max_buffered_bytes = 1),
-            "max.buffered.bytes"
-        );
-        assert_eq!(
-            refused_key(|c| c.revoke_timeout = Duration::from_secs(301)),
+            refused_key(|c| c.revoke_timeout = c.max_poll_interval),
             "revoke.timeout.ms"
         );
         assert_eq!(

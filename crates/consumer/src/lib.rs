@@ -34,6 +34,7 @@ mod error;
 mod group_consumer;
 mod handler;
 mod lane;
+mod latch;
 mod member;
 mod status;
 mod work;

@@ -15,3 +15,13 @@ pub(crate) enum Work {
         max_wait: Duration,
     },
 }
+
+impl Work {
+    /// How many records may be with the handler at once.
+    pub(crate) fn in_flight_max(&self) -> usize {
+        match self {
+            Self::Each(_) => 1,
+            Self::Batch { max_records, .. } => *max_records,
+        }
+    }
+}

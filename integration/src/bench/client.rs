@@ -163,7 +163,7 @@ async fn consume(
 ) -> Result<RunningApp, Failure> {
     let config = ConsumerConfig {
         auto_offset_reset: AutoOffsetReset::Earliest,
-        max_buffered_bytes: task.buffer_bytes,
+        queued_max_bytes: task.buffer_bytes,
         ..ConsumerConfig::default()
     };
     let topics = [task.topic.as_str()];

@@ -232,6 +232,7 @@ async fn walk(
         min_bytes: 1,
         max_partition_bytes: 1 << 20,
         max_bytes: 1 << 20,
+        read_ahead_bytes: 1 << 20,
     };
     let (partition, mut position) = (TopicPartition::new(topic, 0), from);
     let mut seen = BTreeSet::new();

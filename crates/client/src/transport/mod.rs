@@ -208,6 +208,9 @@ pub struct FetchLimits {
     pub max_partition_bytes: u32,
     /// `fetch.max.bytes`: the bound on the answer of one broker.
     pub max_bytes: u32,
+    /// How much may wait here, over all partitions, that was fetched before it was asked for; 0 for
+    /// a caller that wants nothing in advance.
+    pub read_ahead_bytes: u32,
 }
 
 /// A batch that was written.

@@ -86,6 +86,7 @@ pub(crate) fn limits(max_wait: Duration) -> FetchLimits {
         min_bytes: 1,
         max_partition_bytes: 1 << 20,
         max_bytes: 50 << 20,
+        read_ahead_bytes: 1 << 20,
     }
 }
 

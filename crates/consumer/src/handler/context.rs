@@ -1,16 +1,16 @@
 //! What a handler knows besides the record: its group, its right to the partition, its outputs.
 
+use crate::latch::Latch;
 use crate::status::MemberBoard;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
 use std::sync::Arc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// The right of this member to a partition in one generation. It is revoked once and for all; a
 /// later assignment of the same partition has a lease of its own. Clones share the state.
 #[derive(Debug, Clone, Default)]
-pub struct PartitionLease(CancellationToken);
+pub struct PartitionLease(Latch);
 
 impl PartitionLease {
     /// A lease that holds until it is revoked.
@@ -20,17 +20,17 @@ impl PartitionLease {
 
     /// Ends the lease.
     pub fn revoke(&self) {
-        self.0.cancel();
+        self.0.set();
     }
 
     /// Whether the lease still holds.
     pub fn is_held(&self) -> bool {
-        !self.0.is_cancelled()
+        !self.0.is_set()
     }
 
     /// Resolves when the lease has ended.
     pub async fn lost(&self) {
-        self.0.cancelled().await;
+        self.0.wait().await;
     }
 }
 
@@ -42,11 +42,17 @@ pub struct LeaseLost;
 /// What a handler knows besides the record. Clones share everything.
 #[derive(Clone)]
 pub struct Context {
+    shared: Arc<Shared>,
+    deadline: Option<Instant>,
+}
+
+/// What is the same for all calls of a partition.
+#[derive(Clone)]
+struct Shared {
     group: Arc<str>,
     member: Arc<str>,
     lease: PartitionLease,
     outputs: Option<Arc<dyn Publish>>,
-    deadline: Option<Instant>,
     board: Option<Arc<MemberBoard>>,
 }
 
@@ -54,12 +60,14 @@ impl Context {
     /// A context for `group` and the named member. Runners make contexts; so do tests of handlers.
     pub fn new(group: impl Into<Arc<str>>, member: impl Into<Arc<str>>) -> Self {
         Self {
-            group: group.into(),
-            member: member.into(),
-            lease: PartitionLease::new(),
-            outputs: None,
+            shared: Arc::new(Shared {
+                group: group.into(),
+                member: member.into(),
+                lease: PartitionLease::new(),
+                outputs: None,
+                board: None,
+            }),
             deadline: None,
-            board: None,
         }
     }
 
@@ -70,8 +78,14 @@ impl Context {
         lease: PartitionLease,
     ) -> Self {
         Self {
-            board: Some(board.clone()),
-            ..Self::new(group, board.name().clone()).with_lease(lease)
+            shared: Arc::new(Shared {
+                group,
+                member: board.name().clone(),
+                lease,
+                outputs: None,
+                board: Some(board),
+            }),
+            deadline: None,
         }
     }
 
@@ -83,7 +97,7 @@ impl Context {
     /// [`LeaseLost`] after a revocation or loss of the partition, and without a running member.
     pub fn group_metadata(&self) -> Result<GroupMetadata, LeaseLost> {
         // In this order: a generation that came after the loss of the partition is never given out.
-        let group = self.board.as_ref().and_then(|board| board.group());
+        let group = self.shared.board.as_ref().and_then(|board| board.group());
         self.check_lease()?;
         group.ok_or(LeaseLost)
     }
@@ -91,14 +105,14 @@ impl Context {
     /// Ties the context to a partition's lease.
     #[must_use]
     pub fn with_lease(mut self, lease: PartitionLease) -> Self {
-        self.lease = lease;
+        Arc::make_mut(&mut self.shared).lease = lease;
         self
     }
 
     /// Sets where [`publish`](Self::publish) goes.
     #[must_use]
     pub fn with_outputs(mut self, outputs: Arc<dyn Publish>) -> Self {
-        self.outputs = Some(outputs);
+        Arc::make_mut(&mut self.shared).outputs = Some(outputs);
         self
     }
 
@@ -109,6 +123,10 @@ impl Context {
         self
     }
 
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
     /// When the present call is dropped and counts as failed (`max.processing.time.ms`), if the
     /// runner set a limit.
     pub fn deadline(&self) -> Option<Instant> {
@@ -117,12 +135,12 @@ impl Context {
 
     /// The consumer group.
     pub fn group(&self) -> &str {
-        &self.group
+        &self.shared.group
     }
 
     /// A name for this member that no other running member has: the owner of its claims.
     pub fn member(&self) -> &str {
-        &self.member
+        &self.shared.member
     }
 
     /// Makes sure that the partition is still owned. Call it before an effect that cannot be undone.
@@ -130,7 +148,7 @@ impl Context {
     /// # Errors
     /// [`LeaseLost`] after a revocation or loss of the partition.
     pub fn check_lease(&self) -> Result<(), LeaseLost> {
-        if self.lease.is_held() {
+        if self.shared.lease.is_held() {
             Ok(())
         } else {
             Err(LeaseLost)
@@ -139,7 +157,7 @@ impl Context {
 
     /// The partition's lease, to wait for its end.
     pub fn lease(&self) -> &PartitionLease {
-        &self.lease
+        &self.shared.lease
     }
 
     /// Publishes a record to tell other services. Await the delivery before returning
@@ -152,10 +170,10 @@ impl Context {
         let refused = |kind, topic: &Arc<str>| {
             Delivery::failed(PublishError::new(kind, Fate::NotWritten, topic.clone()))
         };
-        if !self.lease.is_held() {
+        if !self.shared.lease.is_held() {
             return refused(PublishErrorKind::NotOwner, &record.topic);
         }
-        match &self.outputs {
+        match &self.shared.outputs {
             Some(outputs) => {
                 let outputs = outputs.clone();
                 outputs.enqueue(record)
@@ -168,9 +186,9 @@ impl Context {
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context")
-            .field("group", &self.group)
-            .field("member", &self.member)
-            .field("lease_held", &self.lease.is_held())
+            .field("group", &self.shared.group)
+            .field("member", &self.shared.member)
+            .field("lease_held", &self.shared.lease.is_held())
             .finish_non_exhaustive()
     }
 }

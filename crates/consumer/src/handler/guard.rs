@@ -1,12 +1,15 @@
 //! What keeps one call of a handler from harming the rest: a time limit and a net for panics.
 
 use super::{Context, Handler, HandlerError, Outcome};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use ottla_types::ConsumedRecord;
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// The class of the error when a handler panicked.
 pub const CLASS_PANIC: &str = "panic";
@@ -45,10 +48,24 @@ pub(crate) async fn guard<T>(
     limit: Duration,
     call: impl Future<Output = T> + Send,
 ) -> Result<T, HandlerError> {
+    guard_until(Instant::now() + limit, limit, call).await
+}
+
+/// The same until `deadline`, which is `limit` from the call's beginning.
+pub(crate) async fn guard_until<T>(
+    deadline: Instant,
+    limit: Duration,
+    call: impl Future<Output = T> + Send,
+) -> Result<T, HandlerError> {
     // A handler that panicked is called again, as a server calls its handler for the next request;
     // what it shares behind a lock is poisoned or consistent by its own means.
-    let call = AssertUnwindSafe(call).catch_unwind();
-    match tokio::time::timeout(limit, call).await {
+    let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
+    // Many calls end without waiting for anything: no timer is made for them.
+    let ended = match poll!(call.as_mut()) {
+        Poll::Ready(ended) => Ok(ended),
+        Poll::Pending => timeout_at(deadline, call).await,
+    };
+    match ended {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(panic)) => Err(HandlerError::transient(CLASS_PANIC, panic_text(&*panic))),
         Err(_) => Err(HandlerError::transient(

@@ -8,14 +8,16 @@ mod context;
 mod dispatch;
 mod error;
 mod guard;
+mod run;
 mod typed;
 
 pub use batch::{BatchFn, BatchHandler, BatchOutcome, BoxBatchHandler, batch_fn};
 pub use context::{Context, LeaseLost, PartitionLease};
 pub use dispatch::Dispatcher;
 pub use error::{Failure, HandlerError};
-pub(crate) use guard::guard;
+pub(crate) use guard::guard_until;
 pub use guard::{CLASS_PANIC, CLASS_TIMEOUT, Guard};
+pub(crate) use run::{Observer, Run, RunEnd};
 pub use typed::{CLASS_UNDECODABLE, JsonBatch, JsonHandler, Undecodable, json_batch, json_handler};
 
 use ottla_types::{BoxFuture, ConsumedRecord};
@@ -83,6 +85,8 @@ trait ErasedHandler: Send + Sync {
         context: &'a Context,
         record: &'a ConsumedRecord,
     ) -> BoxFuture<'a, Outcome>;
+
+    fn run<'a>(&'a self, run: Run<'a>) -> BoxFuture<'a, RunEnd>;
 }
 
 impl<H: Handler> ErasedHandler for H {
@@ -93,12 +97,21 @@ impl<H: Handler> ErasedHandler for H {
     ) -> BoxFuture<'a, Outcome> {
         Box::pin(Handler::handle(self, context, record))
     }
+
+    fn run<'a>(&'a self, run: Run<'a>) -> BoxFuture<'a, RunEnd> {
+        Box::pin(run.with(self))
+    }
 }
 
 impl BoxHandler {
     /// Boxes `handler`.
     pub fn new(handler: impl Handler) -> Self {
         Self(Arc::new(handler))
+    }
+
+    /// Calls the handler for one record after the other.
+    pub(crate) async fn run(&self, run: Run<'_>) -> RunEnd {
+        self.0.run(run).await
     }
 }
 

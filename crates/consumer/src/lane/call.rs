@@ -1,7 +1,11 @@
 //! The calls of one lane: hand records over until they are handled, with waits between the attempts.
 
 use super::{LaneLimits, LaneSetup, Progress};
-use crate::handler::{BatchHandler, BatchOutcome, Context, Handler, HandlerError, Outcome, guard};
+use crate::handler::{
+    BatchHandler, BatchOutcome, BoxBatchHandler, BoxHandler, Context, HandlerError, Observer,
+    Outcome, Run, guard_until,
+};
+use crate::latch::Latch;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use metrics::{Counter, Histogram, counter, histogram};
@@ -9,10 +13,10 @@ use ottla_client::Backoff;
 use ottla_types::{ConsumedRecord, TopicPartition};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// A wait for a due time looks at the wall clock at least this often, as the clock may be set.
 const DUE_CHECK: Duration = Duration::from_secs(5);
@@ -25,8 +29,9 @@ pub(super) struct Caller {
     progress: Arc<Progress>,
     board: Arc<MemberBoard>,
     limits: LaneLimits,
-    drain: CancellationToken,
-    calling: bool,
+    drain: Latch,
+    calling: AtomicBool,
+    leader_epoch: Option<i32>,
     meters: Meters,
 }
 
@@ -48,7 +53,7 @@ impl Meters {
 }
 
 impl Caller {
-    pub(super) fn new(setup: LaneSetup, drain: CancellationToken) -> Self {
+    pub(super) fn new(setup: LaneSetup, drain: Latch) -> Self {
         let meters = Meters::new(setup.context.group(), &setup.partition.topic);
         Self {
             partition: setup.partition,
@@ -58,38 +63,37 @@ impl Caller {
             board: setup.board,
             limits: setup.limits,
             drain,
-            calling: false,
+            calling: AtomicBool::new(false),
+            leader_epoch: None,
             meters,
         }
     }
 
     /// Whether a call is in progress. True after the lane's future was dropped inside a call.
     pub(super) fn is_calling(&self) -> bool {
-        self.calling
+        self.calling.load(Ordering::Relaxed)
     }
 
     /// Hands `records` over until all are handled; breaks when the lane is drained before that.
     pub(super) async fn hand_over(&mut self, records: &[ConsumedRecord]) -> ControlFlow<()> {
-        let tickets = self.progress.dispatch(records);
-        if tickets.len() != records.len() {
-            return ControlFlow::Break(());
-        }
+        self.note_epochs(records);
         let mut backoff = Backoff::new(self.limits.backoff, self.limits.backoff_max);
         let mut begin = 0;
-        loop {
+        while begin < records.len() {
+            if self.may_not_begin() {
+                return ControlFlow::Break(());
+            }
             let left = &records[begin..];
-            let outcome = self.call(left).await;
-            let (done, then) = plan(outcome, left.len());
-            if let Some(last) = (begin + done).checked_sub(1)
-                && done > 0
-            {
-                self.progress.done_through(tickets[last], &records[last]);
-                self.count_handled(done);
-                begin += done;
+            let (handled, then) = match &self.work {
+                Work::Each(handler) => self.call_each(handler, left).await,
+                Work::Batch { handler, .. } => self.call_batch(handler, left).await,
+            };
+            if handled > 0 {
+                begin += handled;
                 backoff.reset();
             }
             match then {
-                Then::Next => return ControlFlow::Continue(()),
+                Then::Next => {}
                 Then::Again(error) => {
                     let wait = backoff.next_delay();
                     self.note_failure(&records[begin], &error, wait);
@@ -98,31 +102,78 @@ impl Caller {
                 Then::At(due_ms) => self.wait_until(due_ms).await?,
             }
         }
+        ControlFlow::Continue(())
     }
 
-    async fn call(&mut self, records: &[ConsumedRecord]) -> BatchOutcome {
-        let span = tracing::debug_span!(
+    /// Leader epochs only grow along the log, so the ends tell whether there are any news.
+    fn note_epochs(&mut self, records: &[ConsumedRecord]) {
+        let epoch = |record: Option<&ConsumedRecord>| record.and_then(|r| r.leader_epoch);
+        if epoch(records.first()) == self.leader_epoch && epoch(records.last()) == self.leader_epoch
+        {
+            return;
+        }
+        for record in records {
+            if record.leader_epoch != self.leader_epoch {
+                self.leader_epoch = record.leader_epoch;
+                if let Some(epoch) = record.leader_epoch {
+                    self.progress.epoch_begins(record.offset, epoch);
+                }
+            }
+        }
+    }
+
+    fn may_not_begin(&self) -> bool {
+        self.drain.is_set() || !self.context.lease().is_held()
+    }
+
+    async fn call_each(&self, handler: &BoxHandler, records: &[ConsumedRecord]) -> (usize, Then) {
+        let end = handler.run(Run {
+            context: self.context.clone(),
+            records,
+            limit: self.limits.processing,
+            observer: self,
+        });
+        let end = end.await;
+        let then = match end.outcome {
+            None | Some(Outcome::Done) => Then::Next,
+            Some(Outcome::Failed(error)) => Then::Again(error),
+            Some(Outcome::NotBefore(due_ms)) => Then::At(due_ms),
+        };
+        (end.handled, then)
+    }
+
+    async fn call_batch(
+        &self,
+        handler: &BoxBatchHandler,
+        records: &[ConsumedRecord],
+    ) -> (usize, Then) {
+        let span = self.span(&records[0], records.len());
+        let begun = Instant::now();
+        let limit = self.limits.processing;
+        let deadline = begun + limit;
+        let context = self.context.clone().with_deadline(deadline);
+        self.calling.store(true, Ordering::Relaxed);
+        let call = async { handler.handle_batch(&context, records).await };
+        let outcome = guard_until(deadline, limit, call).instrument(span).await;
+        self.ends(begun.elapsed());
+        let outcome = outcome.unwrap_or_else(BatchOutcome::Failed);
+        let (handled, then) = plan(outcome, records.len());
+        if let Some(last) = records[..handled].last() {
+            self.handled(last);
+            self.tell(handled);
+        }
+        (handled, then)
+    }
+
+    fn span(&self, first: &ConsumedRecord, records: usize) -> Span {
+        tracing::debug_span!(
             "handle",
             group = self.context.group(),
             topic = %self.partition.topic,
             partition = self.partition.partition,
-            offset = records[0].offset,
-            records = records.len(),
-        );
-        let begun = Instant::now();
-        let limit = self.limits.processing;
-        let context = self.context.clone().with_deadline(begun + limit);
-        self.calling = true;
-        let outcome = guard(limit, self.work.call(&context, records)).instrument(span);
-        let outcome = outcome.await.unwrap_or_else(BatchOutcome::Failed);
-        self.calling = false;
-        self.meters.seconds.record(begun.elapsed());
-        outcome
-    }
-
-    fn count_handled(&self, records: usize) {
-        self.board.add_handled(records as u64);
-        self.meters.handled.increment(records as u64);
+            offset = first.offset,
+            records,
+        )
     }
 
     fn note_failure(&self, record: &ConsumedRecord, error: &HandlerError, wait: Duration) {
@@ -142,7 +193,7 @@ impl Caller {
     async fn wait(&self, wait: Duration) -> ControlFlow<()> {
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => ControlFlow::Break(()),
+            () = self.drain.wait() => ControlFlow::Break(()),
             () = tokio::time::sleep(wait) => ControlFlow::Continue(()),
         }
     }
@@ -178,25 +229,29 @@ fn plan(outcome: BatchOutcome, count: usize) -> (usize, Then) {
     }
 }
 
-impl Work {
-    /// How many records may be with the handler at once.
-    pub(crate) fn in_flight_max(&self) -> usize {
-        match self {
-            Self::Each(_) => 1,
-            Self::Batch { max_records, .. } => *max_records,
-        }
+impl Observer for Caller {
+    fn begins(&self) -> bool {
+        let begins = !self.may_not_begin();
+        self.calling.store(begins, Ordering::Relaxed);
+        begins
     }
 
-    /// Calls the handler; with [`Work::Each`] there is one record.
-    async fn call(&self, context: &Context, records: &[ConsumedRecord]) -> BatchOutcome {
-        match self {
-            Self::Each(handler) => match handler.handle(context, &records[0]).await {
-                Outcome::Done => BatchOutcome::Done,
-                Outcome::Failed(error) => BatchOutcome::Failed(error),
-                Outcome::NotBefore(due_ms) => BatchOutcome::NotBefore(due_ms),
-            },
-            Self::Batch { handler, .. } => handler.handle_batch(context, records).await,
-        }
+    fn span(&self, record: &ConsumedRecord) -> Span {
+        Self::span(self, record, 1)
+    }
+
+    fn ends(&self, took: Duration) {
+        self.calling.store(false, Ordering::Relaxed);
+        self.meters.seconds.record(took);
+    }
+
+    fn handled(&self, record: &ConsumedRecord) {
+        self.progress.mark_handled(record.offset.saturating_add(1));
+    }
+
+    fn tell(&self, records: usize) {
+        self.board.add_handled(records as u64);
+        self.meters.handled.increment(records as u64);
     }
 }
 

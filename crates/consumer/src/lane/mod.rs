@@ -6,55 +6,57 @@
 //! commits anything itself.
 
 mod call;
+mod feed;
+#[cfg(test)]
+mod feed_tests;
 mod progress;
 
-pub(crate) use progress::Progress;
+pub(crate) use progress::{Progress, Trouble};
 
 use crate::handler::Context;
+use crate::latch::Latch;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use call::Caller;
+use feed::Feed;
+use ottla_record_batch::RecordSet;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-/// What a fetch brought for one partition.
+/// Records that are decoded at a time for a handler that takes them one by one.
+const EACH_RECORDS: usize = 256;
+/// What a decoded record weighs besides its bytes.
+const RECORD_OVERHEAD: usize = size_of::<ConsumedRecord>();
+/// What a chunk weighs besides its bytes.
+const CHUNK_OVERHEAD: usize = 256;
+
+/// What a fetch brought for one partition, as it came.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    /// The records, in order.
-    pub(crate) records: Vec<ConsumedRecord>,
+    /// The records; they may begin below what the lane wants.
+    pub(crate) records: RecordSet,
     /// Where to read on: above every record, and above what held none.
     pub(crate) next_offset: Offset,
-    /// What the records weigh in the buffer.
-    pub(crate) bytes: usize,
-}
-
-/// What a record weighs besides key, value and headers.
-const RECORD_OVERHEAD: usize = 128;
-
-/// What a record weighs in the buffer.
-fn weight(record: &ConsumedRecord) -> usize {
-    record.size() + RECORD_OVERHEAD
+    /// How often the lane had told of trouble when it was asked for.
+    pub(crate) reading: u64,
 }
 
 impl Chunk {
-    /// Nothing yet, from `offset` on.
-    pub(crate) fn at(offset: Offset) -> Self {
+    /// No records before this offset.
+    pub(crate) fn end(next_offset: Offset) -> Self {
         Self {
-            next_offset: offset,
+            next_offset,
             ..Self::default()
         }
     }
 
-    pub(crate) fn push(&mut self, record: ConsumedRecord) {
-        self.next_offset = record.offset.saturating_add(1);
-        self.bytes += weight(&record);
-        self.records.push(record);
+    /// What it weighs in the buffer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.records.size() + CHUNK_OVERHEAD
     }
 }
 
@@ -62,6 +64,8 @@ impl Chunk {
 pub(crate) struct LaneSetup {
     pub(crate) partition: TopicPartition,
     pub(crate) incarnation: u64,
+    /// Where its records begin.
+    pub(crate) position: Offset,
     pub(crate) work: Work,
     pub(crate) context: Context,
     pub(crate) progress: Arc<Progress>,
@@ -69,12 +73,14 @@ pub(crate) struct LaneSetup {
     pub(crate) limits: LaneLimits,
 }
 
-/// The time limits of a lane.
+/// The limits of a lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneLimits {
     pub(crate) processing: Duration,
     pub(crate) backoff: Duration,
     pub(crate) backoff_max: Duration,
+    /// How much is decoded at a time, decompressed bytes and the records themselves.
+    pub(crate) part_bytes: usize,
 }
 
 /// How many chunks may wait in a lane's inbox; the bytes are bounded by the member.
@@ -84,7 +90,7 @@ const INBOX_CHUNKS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct LaneHandle {
     inbox: mpsc::Sender<Chunk>,
-    drain: CancellationToken,
+    drain: Latch,
 }
 
 /// How a lane ended.
@@ -109,14 +115,14 @@ impl LaneHandle {
 
     /// Lets the call in progress finish and begins nothing more.
     pub(crate) fn drain(&self) {
-        self.drain.cancel();
+        self.drain.set();
     }
 }
 
 /// Makes a lane: the handle, and the future to be run as a task.
 pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEnd> + Send) {
     let (sender, inbox) = mpsc::channel(INBOX_CHUNKS);
-    let drain = CancellationToken::new();
+    let drain = Latch::default();
     let lease = setup.context.lease().clone();
     let handle = LaneHandle {
         inbox: sender,
@@ -126,12 +132,9 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
         let (partition, incarnation) = (setup.partition.clone(), setup.incarnation);
         let work = setup.work.clone();
         let mut lane = Lane {
-            inbox,
-            drain: drain.clone(),
-            buffer: VecDeque::new(),
-            end: None,
-            progress: setup.progress.clone(),
+            feed: Feed::new(&setup, inbox, drain.clone()),
             caller: Caller::new(setup, drain),
+            records: Vec::new(),
         };
         let finished = tokio::select! {
             biased;
@@ -149,86 +152,57 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
 }
 
 struct Lane {
-    inbox: mpsc::Receiver<Chunk>,
-    drain: CancellationToken,
-    buffer: VecDeque<ConsumedRecord>,
-    /// The end of the last chunk that was taken in, until the progress has it.
-    end: Option<Offset>,
-    progress: Arc<Progress>,
+    feed: Feed,
     caller: Caller,
+    /// What is handed over; its memory is used again as long as there is work.
+    records: Vec<ConsumedRecord>,
 }
 
 impl Lane {
     async fn run(&mut self, work: Work) {
         let (max_records, max_wait) = match work {
-            Work::Each(_) => (1, Duration::ZERO),
+            Work::Each(_) => (EACH_RECORDS, Duration::ZERO),
             Work::Batch {
                 max_records,
                 max_wait,
                 ..
             } => (max_records, max_wait),
         };
-        while let Some(records) = self.collect(max_records, max_wait).await {
-            let handled = self.caller.hand_over(&records).await;
-            self.progress.release(records.iter().map(weight).sum());
-            if handled.is_break() {
-                return;
-            }
-            self.settle();
-        }
-    }
-
-    /// The next records to hand over, at least one; `None` when the lane is to end.
-    async fn collect(&mut self, max_records: usize, wait: Duration) -> Option<Vec<ConsumedRecord>> {
-        while self.buffer.is_empty() {
-            self.settle();
-            self.receive(None).await.continue_value()?;
-        }
-        let until = Instant::now() + wait;
-        while self.buffer.len() < max_records && Instant::now() < until {
-            self.receive(Some(until)).await.continue_value()?;
-        }
-        if self.drain.is_cancelled() {
-            return None;
-        }
-        let count = self.buffer.len().min(max_records);
-        Some(self.buffer.drain(..count).collect())
-    }
-
-    /// Takes a chunk into the buffer, or returns when the time has come.
-    async fn receive(&mut self, until: Option<Instant>) -> ControlFlow<()> {
-        let late = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.drain.cancelled() => ControlFlow::Break(()),
-            chunk = self.inbox.recv() => match chunk {
-                Some(chunk) => {
-                    if self.inbox.capacity() == 1 {
-                        // It was full, and the member may wait for that to end.
-                        self.progress.wake();
-                    }
-                    self.buffer.extend(chunk.records);
-                    self.end = Some(chunk.next_offset);
-                    ControlFlow::Continue(())
-                }
-                None => ControlFlow::Break(()),
-            },
-            () = late => ControlFlow::Continue(()),
-        }
-    }
-
-    /// With nothing left to handle, everything below the end of the last chunk is done: compacted,
-    /// control and skipped records too.
-    fn settle(&mut self) {
-        if self.buffer.is_empty()
-            && let Some(end) = self.end.take()
+        while self.collect(max_records, max_wait).await.is_continue()
+            && self.caller.hand_over(&self.records).await.is_continue()
         {
-            self.progress.advance_to(end);
+            self.records.clear();
+            self.feed.handled();
+            // A handler that never waits does not keep the thread from others.
+            tokio::task::consume_budget().await;
         }
+    }
+
+    /// Collects the next records to hand over, at least one. Breaks when the lane is to end.
+    async fn collect(&mut self, max_records: usize, max_wait: Duration) -> ControlFlow<()> {
+        loop {
+            self.feed.fill(&mut self.records, max_records);
+            if !self.records.is_empty() {
+                break;
+            }
+            self.feed.handled();
+            if !self.feed.take_next() {
+                self.records = Vec::new();
+                self.feed.receive(None).await?;
+            }
+        }
+        let until = (max_wait > Duration::ZERO).then(|| Instant::now() + max_wait);
+        while self.records.len() < max_records && !self.feed.is_full() {
+            if !self.feed.take_next() {
+                match until {
+                    Some(until) if Instant::now() < until => {
+                        self.feed.receive(Some(until)).await?;
+                    }
+                    _ => break,
+                }
+            }
+            self.feed.fill(&mut self.records, max_records);
+        }
+        ControlFlow::Continue(())
     }
 }

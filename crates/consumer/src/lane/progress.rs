@@ -1,30 +1,55 @@
-//! What a lane and its member share about one partition: the offsets handled and the bytes waiting.
+//! What a lane and its member share about one partition: the offsets handled, the bytes waiting, and
+//! the place that cannot be read.
+//!
+//! A lane that calls its handler for one record after the other stores the next offset and nothing
+//! else; the tracker hears of it when somebody asks.
 
 use crate::status::PartitionState;
-use ottla_group::{OffsetTracker, Ticket};
-use ottla_types::{ConsumedRecord, Offset};
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use ottla_group::OffsetTracker;
+use ottla_record_batch::DecodeError;
+use ottla_types::Offset;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
+
+/// Leader epochs that are kept for commits to come; one a change of the leader.
+const EPOCHS_MAX: usize = 64;
 
 /// One partition's progress in one assignment. The lane marks, the member commits.
 #[derive(Debug)]
 pub(crate) struct Progress {
     inner: Mutex<Inner>,
+    /// Everything below is handled, as far as the lane is concerned; -1 until it says so.
+    handled: AtomicI64,
     /// Bytes that were fetched and are not handled.
     buffered: AtomicUsize,
     /// At this many buffered bytes or fewer the member fetches more.
     low_water: AtomicUsize,
     high_watermark: AtomicI64,
-    /// Wakes the member when the buffer has sunk to the low water mark, or the inbox has room again.
+    has_trouble: AtomicBool,
+    /// Wakes the member when the buffer has sunk to the low water mark, the inbox has room again, or
+    /// there is trouble.
     wake: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct Inner {
     tracker: OffsetTracker,
-    leader_epoch: Option<i32>,
+    /// The first offset of each leader epoch that a commit may still name, ascending.
+    epochs: VecDeque<(Offset, i32)>,
     state: PartitionState,
+    trouble: Option<Trouble>,
+}
+
+/// A place that the lane could not read. Everything below is handled, or is no record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trouble {
+    /// Where reading would have gone on.
+    pub(crate) offset: Offset,
+    /// The leader epoch of the record before it, if the lane saw one.
+    pub(crate) leader_epoch: Option<i32>,
+    pub(crate) error: DecodeError,
 }
 
 /// An offset that is worth a commit.
@@ -41,12 +66,15 @@ impl Progress {
         Self {
             inner: Mutex::new(Inner {
                 tracker: OffsetTracker::new(in_flight),
-                leader_epoch: None,
+                epochs: VecDeque::new(),
                 state: PartitionState::Locating,
+                trouble: None,
             }),
+            handled: AtomicI64::new(-1),
             buffered: AtomicUsize::new(0),
             low_water: AtomicUsize::new(0),
             high_watermark: AtomicI64::new(-1),
+            has_trouble: AtomicBool::new(false),
             wake,
         }
     }
@@ -64,34 +92,36 @@ impl Progress {
         self.lock().tracker.unassign();
     }
 
-    /// Hands records to the handler. Empty when the partition is not assigned any more.
-    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Vec<Ticket> {
-        let mut inner = self.lock();
-        let tickets = records.iter().map(|r| inner.tracker.dispatched(r.offset));
-        tickets.collect::<Result<_, _>>().unwrap_or_default()
+    /// Everything below `next` is handled, or is no record. The lane's alone.
+    pub(crate) fn mark_handled(&self, next: Offset) {
+        self.handled.store(next, Ordering::Release);
     }
 
-    /// Everything up to `record` is handled.
-    pub(crate) fn done_through(&self, ticket: Ticket, record: &ConsumedRecord) {
+    /// The records from `first` on were written in this leader epoch.
+    pub(crate) fn epoch_begins(&self, first: Offset, epoch: i32) {
         let mut inner = self.lock();
-        if inner.tracker.done_through(ticket) && record.leader_epoch.is_some() {
-            inner.leader_epoch = record.leader_epoch;
+        if inner.epochs.len() == EPOCHS_MAX {
+            inner.epochs.pop_front();
         }
-    }
-
-    /// The log holds nothing more to handle below `position`.
-    pub(crate) fn advance_to(&self, position: Offset) {
-        self.lock().tracker.advance_to(position);
+        inner.epochs.push_back((first, epoch));
     }
 
     /// Begins a commit, if there is something to commit.
     pub(crate) fn start_commit(&self) -> Option<Commit> {
-        let mut inner = self.lock();
+        let mut inner = self.up_to_date();
         let offset = inner.tracker.start_commit()?;
-        let leader_epoch = inner.leader_epoch;
+        // The epoch is that of the last record below the offset.
+        while inner
+            .epochs
+            .get(1)
+            .is_some_and(|(first, _)| *first < offset)
+        {
+            inner.epochs.pop_front();
+        }
+        let of_record = inner.epochs.front().filter(|(first, _)| *first < offset);
         Some(Commit {
             offset,
-            leader_epoch,
+            leader_epoch: of_record.map(|(_, epoch)| *epoch),
         })
     }
 
@@ -105,14 +135,14 @@ impl Progress {
 
     /// What is handled and not committed, if there is any.
     pub(crate) fn uncommitted(&self) -> Option<Offset> {
-        let inner = self.lock();
+        let inner = self.up_to_date();
         let committable = inner.tracker.committable()?;
         (inner.tracker.last_committed() != Some(committable)).then_some(committable)
     }
 
     /// Everything below is handled.
     pub(crate) fn handled(&self) -> Option<Offset> {
-        self.lock().tracker.committable()
+        self.up_to_date().tracker.committable()
     }
 
     pub(crate) fn last_committed(&self) -> Option<Offset> {
@@ -125,6 +155,22 @@ impl Progress {
 
     pub(crate) fn set_state(&self, state: PartitionState) {
         self.lock().state = state;
+    }
+
+    /// Tells the member of a place that cannot be read.
+    pub(crate) fn tell_trouble(&self, trouble: Trouble) {
+        self.lock().trouble = Some(trouble);
+        self.has_trouble.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn take_trouble(&self) -> Option<Trouble> {
+        if !self.has_trouble.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut inner = self.lock();
+        self.has_trouble.store(false, Ordering::Release);
+        inner.trouble.take()
     }
 
     pub(crate) fn set_high_watermark(&self, offset: Offset) {
@@ -145,6 +191,12 @@ impl Progress {
         self.buffered.load(Ordering::Acquire) <= self.low_water.load(Ordering::Relaxed)
     }
 
+    /// Whether the lane is behind with what it has: more than half of what it may have before the
+    /// member stops fetching for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.buffered.load(Ordering::Relaxed) > self.low_water.load(Ordering::Relaxed) / 2
+    }
+
     pub(crate) fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -160,11 +212,23 @@ impl Progress {
 
     /// Gives bytes back, and wakes the member when this made room.
     pub(crate) fn release(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let before = self.buffered.fetch_sub(bytes, Ordering::AcqRel);
         let low = self.low_water.load(Ordering::Relaxed);
         if before > low && before - bytes <= low {
             self.wake.notify_one();
         }
+    }
+
+    /// With what the lane has handled since the last look.
+    fn up_to_date(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.lock();
+        inner
+            .tracker
+            .advance_to(self.handled.load(Ordering::Acquire));
+        inner
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

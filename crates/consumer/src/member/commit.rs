@@ -197,7 +197,9 @@ impl Member {
     fn settle_commit(&mut self, entry: &Entry, code: ErrorCode, verdict: CommitVerdict) {
         if verdict == CommitVerdict::Committed {
             entry.progress.committed(entry.offset);
-            show_lag(&self.spec.group, &entry.partition, &entry.progress);
+            if let Some(owned) = self.partitions.get(&entry.partition) {
+                owned.lag.show(&owned.progress);
+            }
             self.pins.remove(&entry.partition);
             return;
         }
@@ -213,19 +215,4 @@ impl Member {
             self.abandon_retiring(&entry.partition);
         }
     }
-}
-
-/// Sets the gauge of records that are not handled yet.
-pub(super) fn show_lag(group: &str, partition: &TopicPartition, progress: &Progress) {
-    let (Some(end), Some(handled)) = (progress.high_watermark(), progress.handled()) else {
-        return;
-    };
-    let labels = [
-        ("group", group.to_owned()),
-        ("topic", partition.topic.to_string()),
-        ("partition", partition.partition.to_string()),
-    ];
-    let lag = end.saturating_sub(handled).max(0);
-    // Far below 2^52 in practice, where a float is exact.
-    metrics::gauge!("ottla_consumer_lag", &labels).set(lag as f64);
 }

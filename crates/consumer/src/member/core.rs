@@ -4,7 +4,7 @@ use super::commit::Committer;
 use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::lookup::Lookups;
-use super::partition::{Owned, Partitions};
+use super::partition::{Lag, Owned, Partitions};
 use super::{MemberReport, MemberSpec, Stop};
 use crate::handler::Context;
 use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
@@ -126,6 +126,7 @@ impl Member {
                 break;
             }
         }
+        self.on_troubles(now);
         self.driver.start_calls(now);
         self.lookups.start(&mut self.partitions, &self.pins, now);
         self.fetcher.start(&mut self.partitions, now);
@@ -197,7 +198,7 @@ impl Member {
         self.on_lost(&stray);
         for partition in added {
             self.on_lost(std::slice::from_ref(&partition));
-            let owned = self.new_incarnation(now);
+            let owned = self.new_incarnation(&partition, now);
             self.partitions.insert(partition, owned);
         }
         self.committer.resume();
@@ -205,15 +206,21 @@ impl Member {
     }
 
     /// A partition as it is when it was just assigned: nothing of an earlier assignment is left (C3).
-    pub(super) fn new_incarnation(&mut self, now: Instant) -> Owned {
+    pub(super) fn new_incarnation(&mut self, partition: &TopicPartition, now: Instant) -> Owned {
         self.incarnations += 1;
         let in_flight = self.spec.work.in_flight_max();
         let progress = Arc::new(Progress::new(in_flight, self.wake.clone()));
-        Owned::new(self.incarnations, progress, now)
+        let lag = Lag::new(&self.spec.group, partition);
+        Owned::new(self.incarnations, progress, lag, now)
     }
 
     /// Starts the lane of a partition whose position is known.
-    pub(super) fn start_lane(&mut self, partition: &TopicPartition, owned: &Owned) -> LaneHandle {
+    pub(super) fn start_lane(
+        &mut self,
+        partition: &TopicPartition,
+        owned: &Owned,
+        position: Offset,
+    ) -> LaneHandle {
         let spec = &self.spec;
         let mut context =
             Context::of_member(spec.group.clone(), spec.board.clone(), owned.lease.clone());
@@ -223,6 +230,7 @@ impl Member {
         let (handle, run) = lane(LaneSetup {
             partition: partition.clone(),
             incarnation: owned.incarnation,
+            position,
             work: spec.work.clone(),
             context,
             progress: owned.progress.clone(),
@@ -231,6 +239,7 @@ impl Member {
                 processing: spec.config.max_processing_time,
                 backoff: spec.config.handler_backoff,
                 backoff_max: spec.config.handler_backoff_max,
+                part_bytes: spec.config.part_bytes(),
             },
         });
         self.lanes.spawn(run);
@@ -239,7 +248,7 @@ impl Member {
 
     /// Shares the buffer anew and shows the partitions on the board.
     pub(super) fn partitions_changed(&mut self) {
-        let share = self.spec.config.max_buffered_bytes / (2 * self.partitions.len().max(1));
+        let share = self.spec.config.queued_max_bytes / (4 * self.partitions.len().max(1));
         self.fetcher.set_share(share);
         let mut shown = Vec::with_capacity(self.partitions.len());
         for (partition, owned) in &self.partitions {

@@ -4,9 +4,11 @@ use crate::Error;
 use crate::handler::PartitionLease;
 use crate::lane::{Chunk, LaneHandle, Progress};
 use crate::status::PartitionState;
+use bytes::Bytes;
+use metrics::{Gauge, gauge};
 use ottla_client::Backoff;
 use ottla_client::transport::FetchPosition;
-use ottla_types::TopicPartition;
+use ottla_types::{Offset, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +32,13 @@ pub(super) struct Owned {
     pub(super) lane: Option<LaneHandle>,
     /// When the partition is being given up: how long its call in progress may go on.
     pub(super) drain_by: Option<Instant>,
-    /// Reads of the present position that found nothing readable, in a row.
-    pub(super) unreadable: u32,
+    /// How often its lane told of trouble.
+    pub(super) reading: u64,
+    /// The last offset that could not be read, and how often it was tried.
+    pub(super) unreadable: Option<(Offset, u32)>,
+    /// The id of the topic that is read, if the transport knows it.
+    pub(super) topic_id: Option<[u8; 16]>,
+    pub(super) lag: Lag,
     backoff: Backoff,
 }
 
@@ -67,7 +74,7 @@ pub(super) enum Lookup {
 }
 
 impl Owned {
-    pub(super) fn new(incarnation: u64, progress: Arc<Progress>, now: Instant) -> Self {
+    pub(super) fn new(incarnation: u64, progress: Arc<Progress>, lag: Lag, now: Instant) -> Self {
         Self {
             incarnation,
             position: Position::Wanted {
@@ -78,7 +85,10 @@ impl Owned {
             lease: PartitionLease::new(),
             lane: None,
             drain_by: None,
-            unreadable: 0,
+            reading: 0,
+            unreadable: None,
+            topic_id: None,
+            lag,
             backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
         }
     }
@@ -123,8 +133,14 @@ impl Owned {
     }
 
     /// Gives a chunk to the lane; false when the lane cannot take it, and then nothing changed.
-    pub(super) fn deliver(&mut self, chunk: Chunk) -> bool {
-        let bytes = chunk.bytes;
+    pub(super) fn deliver(&mut self, mut chunk: Chunk) -> bool {
+        chunk.reading = self.reading;
+        if self.progress.is_behind() {
+            // It will stay for a while, and shall not keep the rest of its answer in memory.
+            let own = Bytes::copy_from_slice(chunk.records.bytes());
+            chunk.records = own.into();
+        }
+        let bytes = chunk.bytes();
         self.progress.add_buffered(bytes);
         let sent = self.lane.as_ref().is_some_and(|lane| lane.send(chunk));
         if !sent {
@@ -166,4 +182,31 @@ pub(super) fn may_pass(error: &ottla_client::Error) -> bool {
             | Kind::TopicRecreated
             | Kind::InvalidRecord
     )
+}
+
+/// The gauge of records that are not handled yet; 0 when the partition is given up.
+pub(super) struct Lag(Gauge);
+
+impl Lag {
+    pub(super) fn new(group: &str, partition: &TopicPartition) -> Self {
+        let labels = [
+            ("group", group.to_owned()),
+            ("topic", partition.topic.to_string()),
+            ("partition", partition.partition.to_string()),
+        ];
+        Self(gauge!("ottla_consumer_lag", &labels))
+    }
+
+    pub(super) fn show(&self, progress: &Progress) {
+        if let (Some(end), Some(handled)) = (progress.high_watermark(), progress.handled()) {
+            // Far below 2^52 in practice, where a float is exact.
+            self.0.set(end.saturating_sub(handled).max(0) as f64);
+        }
+    }
+}
+
+impl Drop for Lag {
+    fn drop(&mut self) {
+        self.0.set(0.0);
+    }
 }

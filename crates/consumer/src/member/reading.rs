@@ -1,14 +1,12 @@
 //! What the member does with found positions and fetched records.
 
-use super::commit::show_lag;
 use super::core::Member;
 use super::fetch::{Answer, Read};
 use super::lookup::{Found, Located, LookupError};
 use super::partition::{Lookup, Owned, Position, may_pass};
-use crate::lane::Chunk;
+use crate::lane::{Chunk, Trouble};
 use crate::{AutoOffsetReset, Error, ErrorKind, OnUnreadable};
-use ottla_client::transport::FetchPosition;
-use ottla_record_batch::DecodeError;
+use ottla_client::transport::{FetchPosition, Fetched};
 use ottla_types::{Offset, TopicPartition};
 use tokio::time::Instant;
 
@@ -65,7 +63,7 @@ impl Member {
         };
         tracing::debug!(group = %self.spec.group, %partition, offset, ?committed, "begins");
         owned.progress.located(offset, committed);
-        owned.lane = Some(self.start_lane(partition, &owned));
+        owned.lane = Some(self.start_lane(partition, &owned, offset));
         owned.read_at(position, now);
         if committed.is_none() {
             self.pins.insert(partition.clone(), offset);
@@ -96,7 +94,7 @@ impl Member {
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
-        if owned.deliver(Chunk::at(position.offset)) {
+        if owned.deliver(Chunk::end(position.offset)) {
             owned.read_at(position, now);
         } else {
             owned.look_up_later(Lookup::OutOfRange(asked), now);
@@ -121,7 +119,7 @@ impl Member {
         let handled = handled.and_then(|owned| owned.progress.handled());
         self.tell_reset(partition, handled.unwrap_or(-1), position.offset);
         self.on_lost(std::slice::from_ref(partition));
-        let owned = self.new_incarnation(now);
+        let owned = self.new_incarnation(partition, now);
         self.partitions.insert(partition.clone(), owned);
         let located = Located {
             position,
@@ -145,23 +143,28 @@ impl Member {
             }
             match answer.result {
                 Read::Nothing => owned.read_at(answer.position, now),
-                Read::Some {
-                    chunk,
-                    next,
-                    high_watermark,
-                    unreadable,
-                } => {
-                    owned.progress.set_high_watermark(high_watermark);
-                    show_lag(&self.spec.group, &answer.partition, &owned.progress);
-                    let moved = take(owned, answer.position, chunk, next, now);
-                    if let Some(error) = unreadable.filter(|_| !moved) {
-                        self.on_undecodable(&answer.partition, answer.position, error, now);
-                    }
+                Read::Some(fetched) => {
+                    owned.progress.set_high_watermark(fetched.high_watermark);
+                    owned.lag.show(&owned.progress);
+                    take(owned, answer.position, fetched, now);
                 }
                 Read::Failed(error) => {
                     self.on_fetch_failed(&answer.partition, answer.position, error, now);
                 }
             }
+        }
+    }
+
+    /// Sees to what lanes could not read.
+    pub(super) fn on_troubles(&mut self, now: Instant) {
+        let told = self.partitions.iter_mut().filter_map(|(partition, owned)| {
+            let trouble = owned.progress.take_trouble()?;
+            // What was sent before is dropped by the lane.
+            owned.reading += 1;
+            Some((partition.clone(), trouble))
+        });
+        for (partition, trouble) in told.collect::<Vec<_>>() {
+            self.on_trouble(&partition, trouble, now);
         }
     }
 
@@ -201,23 +204,33 @@ impl Member {
         }
     }
 
-    fn on_undecodable(
-        &mut self,
-        partition: &TopicPartition,
-        position: FetchPosition,
-        error: DecodeError,
-        now: Instant,
-    ) {
+    fn on_trouble(&mut self, partition: &TopicPartition, trouble: Trouble, now: Instant) {
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
-        owned.unreadable += 1;
+        if owned.drain_by.is_some() || matches!(owned.position, Position::Stopped) {
+            return;
+        }
+        let Trouble {
+            offset,
+            leader_epoch,
+            error,
+        } = trouble;
+        let position = FetchPosition {
+            offset,
+            leader_epoch,
+            topic_id: owned.topic_id,
+        };
+        let before = owned.unreadable.filter(|(at, _)| *at == offset);
+        let tries = before.map_or(0, |(_, tries)| tries) + 1;
+        owned.unreadable = Some((offset, tries));
         // What comes back on every fetch is not fetched again.
         let behind_batch = error.skip_to();
-        if behind_batch.is_none() && owned.unreadable < UNREADABLE_TRIES {
+        if behind_batch.is_none() && tries < UNREADABLE_TRIES {
+            tracing::warn!(group = %self.spec.group, %partition, offset, %error, "reading again");
             owned.retry_at(position, now);
         } else {
-            let at = error.offset().max(position.offset);
+            let at = error.offset().max(offset);
             let next = behind_batch.unwrap_or(at).max(at.saturating_add(1));
             let error = Error::new(ErrorKind::Unreadable).with_source(error);
             self.on_unreadable(partition, position, at, next, error, now);
@@ -245,8 +258,7 @@ impl Member {
         tracing::error!(group = %self.spec.group, %error, "skipping what cannot be read");
         metrics::counter!("ottla_consumer_unreadable_total", "group" => self.spec.group.to_string())
             .increment(1);
-        owned.unreadable = 0;
-        if owned.deliver(Chunk::at(next)) {
+        if owned.deliver(Chunk::end(next)) {
             let offset = next;
             owned.read_at(FetchPosition { offset, ..position }, now);
         } else {
@@ -264,23 +276,24 @@ impl Member {
     }
 }
 
-/// Hands fetched records to the lane; false when there was nothing in them.
-fn take(
-    owned: &mut Owned,
-    asked: FetchPosition,
-    chunk: Chunk,
-    next: FetchPosition,
-    now: Instant,
-) -> bool {
-    if next.offset <= asked.offset {
-        owned.read_at(asked, now);
-        false
-    } else if owned.deliver(chunk) {
-        owned.unreadable = 0;
-        owned.read_at(next, now);
-        true
-    } else {
+/// Hands what was fetched to the lane.
+fn take(owned: &mut Owned, asked: FetchPosition, fetched: Fetched, now: Instant) {
+    let next = fetched.next_position();
+    if next.offset <= asked.offset && fetched.records.is_empty() {
+        return owned.read_at(asked, now);
+    }
+    owned.topic_id = next.topic_id.or(asked.topic_id);
+    let chunk = Chunk {
+        records: fetched.records,
+        next_offset: next.offset,
+        reading: 0,
+    };
+    if !owned.deliver(chunk) {
         owned.retry_at(asked, now);
-        true
+    } else if next.offset <= asked.offset {
+        // Nothing but what the lane cannot read: it tells so.
+        owned.retry_at(asked, now);
+    } else {
+        owned.read_at(next, now);
     }
 }

@@ -64,8 +64,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 ///
 /// # Reading
 /// A request is for all partitions of a broker that are wanted, in a fetch session (KIP-227). When a
-/// result was taken the next one is fetched in advance, up to 16 MiB over all partitions, as long as
-/// the partition is asked for every ten seconds.
+/// result was taken the next one is fetched in advance, up to [`FetchLimits::read_ahead_bytes`] over
+/// all partitions, as long as the partition is asked for every ten seconds.
 ///
 /// Control batches are left out, and so are aborted transactions with `isolation.level`
 /// `read_committed`; [`Fetched::next_offset`] moves over them, and over what compaction has removed.

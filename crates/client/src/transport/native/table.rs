@@ -17,8 +17,6 @@ use tokio::time::Instant;
 
 /// Cursors of one partition that nobody waits for; the oldest one goes first.
 const MAX_UNWATCHED: usize = 8;
-/// What is read ahead, over all partitions. A caller that waits gets its records all the same.
-const AHEAD_BYTES_MAX: usize = 16 << 20;
 
 /// A caller that waits; dropped with its call.
 pub(super) type Caller = Arc<Notify>;
@@ -171,7 +169,8 @@ impl Table {
     pub(super) fn pick(&mut self, broker: i32, now: Instant) -> Option<Job> {
         self.forget(now);
         let ahead: usize = self.cursors.values().flatten().map(Cursor::bytes).sum();
-        let may_read_ahead = ahead < AHEAD_BYTES_MAX;
+        // A caller that waits gets its records all the same.
+        let may_read_ahead = |cursor: &Cursor| ahead < cursor.limits.read_ahead_bytes as usize;
         let mut ready: Vec<(&TopicPartition, &mut Cursor, Leader)> = Vec::new();
         for (partition, cursors) in &mut self.cursors {
             // At most one of a partition: of those that somebody waits for, or else of the others,
@@ -183,7 +182,7 @@ impl Table {
                 _ => None,
             });
             let first = of_broker
-                .filter(|(cursor, _)| may_read_ahead || cursor.watchers.any())
+                .filter(|(cursor, _)| cursor.watchers.any() || may_read_ahead(cursor))
                 .min_by_key(|(cursor, _)| (!cursor.watchers.any(), cursor.picked));
             if let Some((cursor, leader)) = first {
                 ready.push((partition, cursor, leader));

@@ -1,0 +1,88 @@
+//! The calls for several records, one after the other, in one future: what surrounds a call costs no
+//! allocation a record.
+
+use super::{Context, Handler, Outcome, guard::guard_until};
+use ottla_types::ConsumedRecord;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{Instrument, Span};
+
+/// Handled records are told after so many,
+const TELL_RECORDS: usize = 64;
+/// or when so much time has passed.
+const TELL_AFTER: Duration = Duration::from_millis(10);
+
+/// What a lane sees of the calls.
+pub(crate) trait Observer: Send + Sync {
+    /// Whether a call may begin; it does, if so.
+    fn begins(&self) -> bool;
+    /// The span of the call.
+    fn span(&self, record: &ConsumedRecord) -> Span;
+    /// The call has ended.
+    fn ends(&self, took: Duration);
+    /// The record is handled, and so are those before it.
+    fn handled(&self, record: &ConsumedRecord);
+    /// So many more records are handled.
+    fn tell(&self, records: usize);
+}
+
+/// The records of one partition for a handler that takes one at a time.
+pub(crate) struct Run<'a> {
+    pub(crate) context: Context,
+    /// At least one.
+    pub(crate) records: &'a [ConsumedRecord],
+    /// The time limit of one call.
+    pub(crate) limit: Duration,
+    pub(crate) observer: &'a dyn Observer,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct RunEnd {
+    /// The records that are handled.
+    pub(crate) handled: usize,
+    /// Why the next one is not; `None` at the end, or when no further call may begin.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+impl Run<'_> {
+    /// Calls the handler until all records are handled, one is not, or no call may begin.
+    pub(super) async fn with(mut self, handler: &impl Handler) -> RunEnd {
+        let mut begun = Instant::now();
+        let (mut told, mut told_at) = (0, begun);
+        let mut end = RunEnd {
+            handled: 0,
+            outcome: None,
+        };
+        for record in self.records {
+            if !self.observer.begins() {
+                break;
+            }
+            let deadline = begun + self.limit;
+            self.context.set_deadline(deadline);
+            let call = async { handler.handle(&self.context, record).await };
+            let call = guard_until(deadline, self.limit, call);
+            let outcome = call.instrument(self.observer.span(record)).await;
+            let now = Instant::now();
+            self.observer.ends(now - begun);
+            begun = now;
+            match outcome {
+                Ok(Outcome::Done) => self.observer.handled(record),
+                Ok(outcome) => end.outcome = Some(outcome),
+                Err(error) => end.outcome = Some(Outcome::Failed(error)),
+            }
+            if end.outcome.is_some() {
+                break;
+            }
+            end.handled += 1;
+            if end.handled - told >= TELL_RECORDS || now - told_at >= TELL_AFTER {
+                self.observer.tell(end.handled - told);
+                (told, told_at) = (end.handled, now);
+            }
+        }
+        if end.handled > told {
+            self.observer.tell(end.handled - told);
+        }
+        end
+    }
+}
