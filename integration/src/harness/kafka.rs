@@ -1,6 +1,6 @@
 //! A real Apache Kafka cluster of one or three combined KRaft nodes.
 
-use super::node::{Layout, Node};
+use super::node::{Layout, Node, Ports};
 use super::{BrokerList, HarnessError, Jars, free_ports, probe};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct KafkaOptions {
     /// Which Kafka.
     pub jars: Jars,
-    /// Broker settings on top of the harness's own; they win. `{broker.port}` and
-    /// `{controller.port}` stand for the ports that a node has.
+    /// Broker settings on top of the harness's own; they win. `{broker.port}`,
+    /// `{controller.port}`, `{outer.port}` and `{proxy.port}` stand for the ports that a node has.
     pub properties: Vec<(String, String)>,
     /// Arguments of the storage tool's `format`, such as `--add-scram`.
     pub format: Vec<String>,
@@ -44,6 +44,23 @@ impl KafkaOptions {
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.push((name.into(), value.into()));
         self
+    }
+
+    /// Adds a listener on `{outer.port}` whose clients are told to come to `{proxy.port}`: where a
+    /// [`Proxies`](super::Proxies) listens, with the cluster's
+    /// [`proxy_routes`](KafkaCluster::proxy_routes).
+    #[must_use]
+    pub fn behind_proxies(self) -> Self {
+        let plain = "PLAINTEXT://127.0.0.1:{broker.port}";
+        let controller = "CONTROLLER://127.0.0.1:{controller.port}";
+        let outer = "OUTER://127.0.0.1:{outer.port}";
+        let proxy = "OUTER://127.0.0.1:{proxy.port}";
+        self.property("listeners", format!("{plain},{controller},{outer}"))
+            .property("advertised.listeners", format!("{plain},{proxy}"))
+            .property(
+                "listener.security.protocol.map",
+                "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OUTER:PLAINTEXT",
+            )
     }
 
     /// Adds an argument of the storage tool's `format`.
@@ -81,9 +98,15 @@ impl KafkaCluster {
     pub async fn start(nodes: usize, options: KafkaOptions) -> Result<Self, HarnessError> {
         let folder = tempfile::Builder::new().prefix("ottla-kafka-").tempdir();
         let folder = folder.map_err(HarnessError::io("create a temporary folder"))?;
-        let ports = free_ports(nodes * 2)?;
+        let ports = free_ports(nodes * 4)?;
+        let ports = ports.chunks_exact(4).map(|four| Ports {
+            broker: four[0],
+            controller: four[1],
+            outer: four[2],
+            proxy: four[3],
+        });
         let layout = Layout {
-            ports: ports.chunks(2).map(|pair| (pair[0], pair[1])).collect(),
+            ports: ports.collect(),
             properties: options.properties.clone(),
             format: options.format.clone(),
         };
@@ -125,6 +148,11 @@ impl KafkaCluster {
             node.start(&self.options.jars, &self.options.java)?;
         }
         self.wait_ready().await
+    }
+
+    /// For each node the port that its proxy has, and where that leads.
+    pub fn proxy_routes(&self) -> Vec<(u16, u16)> {
+        self.nodes.iter().map(|node| node.proxy_route).collect()
     }
 
     /// `host:port` of every node, joined by commas, also of those that are down.

@@ -11,6 +11,7 @@ mod kafka;
 mod node;
 mod ports;
 mod probe;
+mod proxy;
 mod worker;
 
 pub use error::HarnessError;
@@ -19,4 +20,5 @@ pub use jars::{Fetch, Jars, KAFKA_VERSION};
 pub use kafka::{KafkaCluster, KafkaOptions};
 pub use ports::free_ports;
 pub use probe::{BrokerList, brokers};
+pub use proxy::Proxies;
 pub use worker::{Worker, own_program};

@@ -26,6 +26,8 @@ pub(super) struct Node {
     /// Kafka's node id: 1, 2, 3.
     pub(super) id: i32,
     pub(super) address: String,
+    /// The proxy's port, and where it leads.
+    pub(super) proxy_route: (u16, u16),
     folder: PathBuf,
     state: State,
 }
@@ -42,11 +44,21 @@ struct Process {
     _guard: Guard,
 }
 
+/// The ports of a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ports {
+    pub(super) broker: u16,
+    pub(super) controller: u16,
+    /// For clients that come through a proxy, which has the last one.
+    pub(super) outer: u16,
+    pub(super) proxy: u16,
+}
+
 /// What all nodes of a cluster must agree on.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// `(broker port, controller port)` of each node.
-    pub(super) ports: Vec<(u16, u16)>,
+    /// Those of each node.
+    pub(super) ports: Vec<Ports>,
     /// The user's own settings; they come last, so that they win.
     pub(super) properties: Vec<(String, String)>,
     /// Arguments of `format`.
@@ -57,9 +69,14 @@ impl Layout {
     fn properties(&self, index: usize, data: &Path) -> String {
         let voters = self.ports.iter().enumerate();
         let voters: Vec<String> = voters
-            .map(|(at, (_, port))| format!("{}@127.0.0.1:{port}", at + 1))
+            .map(|(at, ports)| format!("{}@127.0.0.1:{}", at + 1, ports.controller))
             .collect();
-        let (broker, controller) = self.ports[index];
+        let Ports {
+            broker,
+            controller,
+            outer,
+            proxy,
+        } = self.ports[index];
         let replicas = self.ports.len();
         let in_sync = if replicas > 1 { 2 } else { 1 };
         let mut text = format!(
@@ -87,7 +104,9 @@ impl Layout {
         for (name, value) in &self.properties {
             let value = value
                 .replace("{broker.port}", &broker.to_string())
-                .replace("{controller.port}", &controller.to_string());
+                .replace("{controller.port}", &controller.to_string())
+                .replace("{outer.port}", &outer.to_string())
+                .replace("{proxy.port}", &proxy.to_string());
             text.push_str(&format!("{name}={value}\n"));
         }
         text
@@ -128,10 +147,12 @@ impl Node {
         let settings = folder.join("server.properties");
         fs::write(&settings, layout.properties(index, &folder.join("data")))
             .map_err(HarnessError::io("write server.properties"))?;
-        let address = format!("127.0.0.1:{}", layout.ports[index].0);
+        let ports = layout.ports[index];
+        let address = format!("127.0.0.1:{}", ports.broker);
         let node = Self {
             id,
             address,
+            proxy_route: (ports.proxy, ports.outer),
             folder,
             state: State::Down,
         };
@@ -288,10 +309,19 @@ impl Node {
 mod tests {
     use super::*;
 
+    fn ports(first: u16) -> Ports {
+        Ports {
+            broker: first,
+            controller: first + 1,
+            outer: first + 10,
+            proxy: first + 20,
+        }
+    }
+
     #[test]
     fn three_nodes_share_the_voters_and_the_users_settings_win() {
         let layout = Layout {
-            ports: vec![(1, 2), (3, 4), (5, 6)],
+            ports: [1, 3, 5].map(ports).into(),
             properties: vec![
                 ("listeners".to_owned(), "A://h:{broker.port}".to_owned()),
                 ("num.io.threads".to_owned(), "1".to_owned()),

@@ -7,6 +7,7 @@
 mod admin;
 mod bad_input;
 mod broker_smoke;
+mod chain;
 mod client_conformance;
 mod codecs;
 mod foreign_clients;
@@ -91,6 +92,16 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(order_flow::graceful_stop(context)),
+    },
+    Scenario {
+        name: "chain",
+        about: "three chained groups; members come and go, connections are cut all the time",
+        needs: Needs::Harness,
+        nodes: &[3],
+        transports: &[TransportKind::Native],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(600),
+        run: |context| Box::pin(chain::run(context)),
     },
     Scenario {
         name: "bad-input",
@@ -266,6 +277,7 @@ pub struct Context {
     cluster: Cluster,
     nodes: usize,
     transport: TransportKind,
+    suite: Suite,
     folder: TempDir,
     run_id: String,
 }
@@ -318,6 +330,11 @@ impl Context {
     /// The transport that was asked for.
     pub fn transport(&self) -> TransportKind {
         self.transport
+    }
+
+    /// Whether this is the long form of the scenarios.
+    pub fn is_full(&self) -> bool {
+        self.suite == Suite::Full
     }
 
     /// A client's settings for the cluster and the transport of this run.

@@ -77,7 +77,7 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
         spare = spare.filter(|(nodes, _)| *nodes == case.nodes);
         let outcome = match cluster(options, case, spare.take()).await {
             Ok(cluster) => {
-                let (outcome, cluster) = run_one(case, cluster).await;
+                let (outcome, cluster) = run_one(case, options.suite, cluster).await;
                 if let Cluster::Harness(cluster) = cluster {
                     spare = Some((case.nodes, cluster));
                 }
@@ -205,7 +205,7 @@ async fn cluster(
     }
 }
 
-async fn run_one(case: Case, cluster: Cluster) -> (Outcome, Cluster) {
+async fn run_one(case: Case, suite: Suite, cluster: Cluster) -> (Outcome, Cluster) {
     let folder = match tempfile::Builder::new().prefix("ottla-e2e-").tempdir() {
         Ok(folder) => folder,
         Err(error) => return (Err(error.into()), cluster),
@@ -214,6 +214,7 @@ async fn run_one(case: Case, cluster: Cluster) -> (Outcome, Cluster) {
         cluster,
         nodes: case.nodes,
         transport: case.transport,
+        suite,
         folder,
         run_id: std::iter::repeat_with(fastrand::lowercase)
             .take(6)
