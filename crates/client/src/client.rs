@@ -1,7 +1,7 @@
 //! The handle that everything above is built from: a cluster, a transport and the coordinator
 //! calls.
 
-use crate::admin::{Admin, topics};
+use crate::admin::{Admin, DurabilityDemands, DurabilityReport, topics};
 use crate::cluster::Cluster;
 use crate::transport::{NativeTransport, RskafkaTransport, Transport};
 use crate::{
@@ -141,6 +141,16 @@ impl Client {
     /// Administration beyond creating and deleting topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.inner.cluster.clone())
+    }
+
+    /// Judges whether topics can lose what is acknowledged with these `acks` (or these
+    /// [`DurabilityDemands`]): see [`Admin::check_durability`].
+    pub async fn check_durability(
+        &self,
+        topics: Vec<String>,
+        demands: impl Into<DurabilityDemands> + Send,
+    ) -> DurabilityReport {
+        self.admin().check_durability(topics, demands.into()).await
     }
 
     /// The coordinator calls of a member of this group. Costs nothing until the first call; an

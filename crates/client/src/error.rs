@@ -35,6 +35,9 @@ pub enum ErrorKind {
     RecordTooLarge,
     /// A record cannot be carried by this transport as it is.
     InvalidRecord,
+    /// The topic can lose what was acknowledged, and `durability.check` is `refuse`: the source is
+    /// the [`DurabilityReport`](crate::admin::DurabilityReport).
+    NotDurable,
     /// The principal may not do this.
     Authorization,
     /// The broker answered with another error code: see [`Error::code`].
@@ -267,6 +270,7 @@ impl fmt::Display for Error {
             ErrorKind::Gap => "records below the high watermark were hidden by the transport",
             ErrorKind::RecordTooLarge => "the batch is larger than the broker allows",
             ErrorKind::InvalidRecord => "the record cannot be carried by this transport",
+            ErrorKind::NotDurable => "the topic can lose data",
             ErrorKind::Authorization => "not authorized",
             ErrorKind::Broker => "the broker answered with an error",
             ErrorKind::Closed => "the client is closed",

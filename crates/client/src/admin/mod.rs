@@ -25,10 +25,13 @@
 //! | [`group_offsets`](Admin::group_offsets) | OffsetFetch | 1 to 9 |
 //! | [`alter_group_offsets`](Admin::alter_group_offsets) | OffsetCommit | 2 to 9 |
 //! | [`delete_group_offsets`](Admin::delete_group_offsets) | OffsetDelete (KIP-496) | 0 |
+//!
+//! [`check_durability`](Admin::check_durability) puts some of these together.
 
 mod ask;
 mod cluster;
 mod configs;
+mod durability;
 mod groups;
 mod offsets;
 mod partitions;
@@ -37,6 +40,7 @@ pub(crate) mod topics;
 
 pub use cluster::{BrokerDescription, ClusterDescription};
 pub use configs::{AlterConfigs, ConfigEntry, ConfigOperation, ConfigResource, ConfigSource};
+pub use durability::{DurabilityDemands, DurabilityMode, DurabilityReport, Finding, Severity};
 pub use groups::{
     GroupDescription, GroupFilter, GroupListing, GroupListings, GroupState, GroupType,
     MemberDescription,

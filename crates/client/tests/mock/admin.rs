@@ -2,7 +2,12 @@
 
 use crate::scenarios::admin::{codes, commit};
 use crate::{cluster, end, scenarios};
-use ottla_client::admin::{AlterConfigs, ConfigResource, DeleteUpTo, GroupFilter};
+use ottla_client::NewTopic;
+use ottla_client::admin::{
+    AlterConfigs, ConfigResource, DeleteUpTo, DurabilityDemands, DurabilityMode, Finding,
+    GroupFilter, Severity,
+};
+use ottla_client::transport::Acks;
 use ottla_client::{Client, ClientConfig, ErrorKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, Versions};
 use ottla_types::{ErrorCode, Fate, TopicPartition};
@@ -275,5 +280,60 @@ async fn a_refusal_for_good_is_not_asked_again() {
         .1
         .unwrap_err();
     assert_eq!(error.fate(), Fate::MaybeWritten, "{error}");
+    end(cluster, client).await;
+}
+
+#[tokio::test]
+async fn durability_is_judged_from_what_the_cluster_says() {
+    let (cluster, client) = cluster().await;
+    let weak = NewTopic::new("weak", 1).replication(1);
+    let stiff = NewTopic::new("stiff", 1)
+        .replication(2)
+        .config("min.insync.replicas", "2");
+    let good = NewTopic::new("good", 1)
+        .replication(3)
+        .config("min.insync.replicas", "2");
+    client.ensure_topics(vec![weak, stiff, good]).await.unwrap();
+    let topics = ["weak", "stiff", "good", "none"].map(str::to_owned);
+    let report = client.check_durability(topics.to_vec(), Acks::All).await;
+    let found: Vec<_> = report.topics[..3]
+        .iter()
+        .map(|(_, found)| found.as_ref().unwrap().clone())
+        .collect();
+    let stiff = Finding::MinInsyncReplicasAll {
+        min_insync: 2,
+        replication: 2,
+    };
+    assert_eq!(
+        found,
+        [vec![Finding::OneCopy], vec![stiff], vec![]],
+        "{report}"
+    );
+    let unknown = report.topics[3].1.as_ref().unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::UnknownTopic);
+    let retention = DurabilityDemands {
+        acks: Acks::All,
+        retention: Some(Duration::from_secs(14 * 86_400)),
+    };
+    let report = client
+        .check_durability(vec!["good".to_owned()], retention)
+        .await;
+    assert_eq!(report.worst(), Some(Severity::Loss), "{report}");
+
+    let admin = client.admin();
+    let ensure = async |topic, mode| admin.ensure_durable(topic, mode, Acks::All.into()).await;
+    ensure("good", DurabilityMode::Refuse).await.unwrap();
+    ensure("stiff", DurabilityMode::Refuse).await.unwrap();
+    ensure("weak", DurabilityMode::Warn).await.unwrap();
+    ensure("none", DurabilityMode::Off).await.unwrap();
+    let refused = ensure("weak", DurabilityMode::Refuse).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.topic()),
+        (ErrorKind::NotDurable, Some("weak"))
+    );
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert_eq!(why, "weak: loss: one copy only (replication factor 1)");
+    let unknown = ensure("none", DurabilityMode::Refuse).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::UnknownTopic);
     end(cluster, client).await;
 }
