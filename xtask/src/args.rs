@@ -24,6 +24,8 @@ Commands:
       --provision                             installs what is missing for --kafka
   bench [ARGS]  records/s, CPU and memory of our transports and of other clients, on a real Kafka;
                 --help shows its arguments
+  fuzz [TARGET] all fuzz targets, those of a package (client), or one (client/frames)
+      --seconds N                             each for so long; default: 60
   no-c          no C code in any build
       --quick                                 the musl build, the graph and wasm32 only
   tidy          the rules of ARCHITECTURE.md
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Demo { passed_on: Vec<OsString> },
     Bench { passed_on: Vec<OsString> },
     Conformance(ConformanceOptions),
+    Fuzz(FuzzOptions),
     E2e(E2eOptions),
 }
 
@@ -58,6 +61,14 @@ pub(crate) struct E2eOptions {
     pub(crate) suite: Option<Suite>,
     pub(crate) transport: Option<Transport>,
     pub(crate) provision: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FuzzOptions {
+    /// `package` or `package/name`; `None`: every target.
+    pub(crate) target: Option<String>,
+    /// For each target.
+    pub(crate) seconds: u32,
 }
 
 /// One flag value out of a fixed list.
@@ -106,6 +117,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
         Some("bench") => Ok(Command::Bench {
             passed_on: rest(&mut parser)?,
         }),
+        Some("fuzz") => parse_fuzz(parser),
         Some("e2e") => parse_e2e(parser),
         Some("conformance") => parse_conformance(parser),
         _ => Err(format!("unknown command {name:?}")),
@@ -150,6 +162,28 @@ fn parse_conformance(mut parser: lexopt::Parser) -> Result<Command, String> {
         }
     }
     Ok(Command::Conformance(options))
+}
+
+fn parse_fuzz(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut options = FuzzOptions {
+        target: None,
+        seconds: 60,
+    };
+    while let Some(arg) = next(&mut parser)? {
+        match arg {
+            Long("seconds") => {
+                let value = text(&mut parser, "--seconds")?;
+                let seconds = value.parse().ok().filter(|seconds| *seconds > 0);
+                options.seconds = seconds.ok_or_else(|| format!("--seconds {value}: a number"))?;
+            }
+            Value(name) if options.target.is_none() => {
+                options.target = Some(name.to_string_lossy().into_owned());
+            }
+            Short('h') | Long("help") => return Ok(Command::Help),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(Command::Fuzz(options))
 }
 
 fn parse_e2e(mut parser: lexopt::Parser) -> Result<Command, String> {
@@ -254,6 +288,20 @@ mod tests {
             ..E2eOptions::default()
         };
         assert_eq!(parsed, Ok(Command::E2e(expected)));
+    }
+
+    #[test]
+    fn fuzz_takes_a_target_and_a_time() {
+        let options = |target: Option<&str>, seconds| FuzzOptions {
+            target: target.map(str::to_owned),
+            seconds,
+        };
+        assert_eq!(of(&["fuzz"]), Ok(Command::Fuzz(options(None, 60))));
+        let parsed = of(&["fuzz", "client/frames", "--seconds", "5"]);
+        assert_eq!(parsed, Ok(Command::Fuzz(options(Some("client/frames"), 5))));
+        for words in [&["fuzz", "--seconds", "0"][..], &["fuzz", "a", "b"]] {
+            assert!(of(words).is_err(), "{words:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod e2e;
+mod fuzz;
 mod no_c;
 mod process;
 mod test;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::NoC { quick } => no_c::run(quick),
         Command::Demo { passed_on } => demo::run(&passed_on),
         Command::Bench { passed_on } => bench::run(&passed_on),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::E2e(options) => e2e::run(&options),
         Command::Conformance(options) => conformance::run(options),
     };

@@ -19,6 +19,7 @@ pub enum ApiKey {
     SyncGroup = 14,
     DescribeGroups = 15,
     ListGroups = 16,
+    SaslHandshake = 17,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
@@ -30,6 +31,7 @@ pub enum ApiKey {
     EndTxn = 26,
     TxnOffsetCommit = 28,
     DescribeConfigs = 32,
+    SaslAuthenticate = 36,
     CreatePartitions = 37,
     DeleteGroups = 42,
     IncrementalAlterConfigs = 44,
@@ -39,7 +41,7 @@ pub enum ApiKey {
 
 impl ApiKey {
     /// Every key, in the order of its number.
-    pub const ALL: [ApiKey; 29] = [
+    pub const ALL: [ApiKey; 31] = [
         ApiKey::Produce,
         ApiKey::Fetch,
         ApiKey::ListOffsets,
@@ -53,6 +55,7 @@ impl ApiKey {
         ApiKey::SyncGroup,
         ApiKey::DescribeGroups,
         ApiKey::ListGroups,
+        ApiKey::SaslHandshake,
         ApiKey::ApiVersions,
         ApiKey::CreateTopics,
         ApiKey::DeleteTopics,
@@ -64,6 +67,7 @@ impl ApiKey {
         ApiKey::EndTxn,
         ApiKey::TxnOffsetCommit,
         ApiKey::DescribeConfigs,
+        ApiKey::SaslAuthenticate,
         ApiKey::CreatePartitions,
         ApiKey::DeleteGroups,
         ApiKey::IncrementalAlterConfigs,

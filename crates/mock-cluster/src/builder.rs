@@ -1,8 +1,9 @@
 //! The settings of a cluster and their ranges.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{MockCluster, MockError, Versions};
+use crate::{MockCluster, MockError, Sasl, Versions};
 
 /// What a cluster is started with.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) versions: Versions,
     pub(crate) transaction_version: Option<i16>,
     pub(crate) racks: Vec<String>,
+    pub(crate) sasl: Option<Arc<Sasl>>,
 }
 
 impl Config {
@@ -62,6 +64,7 @@ impl MockClusterBuilder {
                 versions: Versions::kafka_4_3(),
                 transaction_version: None,
                 racks: Vec::new(),
+                sasl: None,
             },
         }
     }
@@ -154,6 +157,12 @@ impl MockClusterBuilder {
     /// client there (KIP-392). Default none: only leaders serve.
     pub fn racks(mut self, racks: &[&str]) -> Self {
         self.config.racks = racks.iter().map(|rack| (*rack).to_owned()).collect();
+        self
+    }
+
+    /// Lets in only who authenticates. Default: everybody, and no SASL at all.
+    pub fn sasl(mut self, sasl: Sasl) -> Self {
+        self.config.sasl = Some(Arc::new(sasl));
         self
     }
 

@@ -43,6 +43,8 @@
 //!   (KIP-345), member ids required (KIP-394) and session expiry.
 //! - [`Action::Throttle`] is a client quota: the answer says how long, then the connection is
 //!   muted (KIP-219).
+//! - SASL with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER, where [`Sasl`] asks for it:
+//!   nothing else is taken before, sessions end and are renewed (KIP-368).
 //! - [`Versions`] are the tables of Kafka 3.9, 4.0, 4.3 and Redpanda: what is told and taken.
 //!   Other differences between these brokers are not imitated.
 //! - Several errors are those of Kafka 4: a request of an unsupported version closes the
@@ -63,7 +65,7 @@
 //! - AddPartitionsToTxn from version 4 on is refused with CLUSTER_AUTHORIZATION_FAILED: it is for
 //!   brokers, which here need none.
 //! - KIP-848 and share groups; fetching as a replica.
-//! - SASL, TLS, ACLs; quotas that count by themselves. Of settings, only those that the mock gives a
+//! - TLS, ACLs; quotas that count by themselves. Of settings, only those that the mock gives a
 //!   meaning change what it does; others can be described and altered all the same.
 //! - Retention and compaction by themselves: records go when a test or DeleteRecords says so.
 //!   Offsets, producers and transactional ids do not expire.
@@ -93,6 +95,7 @@ mod inspect;
 mod log;
 mod net;
 mod record;
+mod sasl;
 mod seat;
 mod settings;
 mod shared;
@@ -107,5 +110,6 @@ pub use error::MockError;
 pub use fault::{Action, Fault, FaultHandle, Faults};
 pub use group::GroupState;
 pub use record::{MockBatch, MockRecord};
+pub use sasl::{Mechanism, Sasl};
 pub use txn::TransactionState;
 pub use versions::Versions;

@@ -6,7 +6,7 @@ mod dependencies;
 mod documents;
 mod sources;
 
-use crate::workspace;
+use crate::{fuzz, workspace};
 
 /// Crates without IO, clock or randomness of their own.
 pub(crate) const PURE: [&str; 3] = ["ottla-group", "ottla-record-batch", "ottla-types"];
@@ -19,6 +19,7 @@ pub(crate) fn run() -> Result<(), String> {
     complaints.extend(documents::packages(&packages));
     complaints.extend(documents::architecture(&packages)?);
     complaints.extend(sources::check(&files)?);
+    complaints.extend(fuzz::rules(&files)?);
     for complaint in &complaints {
         eprintln!("tidy: {complaint}");
     }

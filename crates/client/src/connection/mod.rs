@@ -6,6 +6,8 @@
 mod api;
 mod driver;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod intake;
 mod layout;
 mod raw;
@@ -470,26 +472,29 @@ impl Handle {
         Ok(frame)
     }
 
-    /// Decodes an answer after its lengths and counts were checked; closes the connection when it
-    /// does not follow the protocol.
-    fn decode<A: Api>(&self, mut frame: Bytes, version: i16) -> Result<A::Answer, Error> {
-        let refused = |error: Error| {
+    /// Decodes an answer; closes the connection when it does not follow the protocol.
+    fn decode<A: Api>(&self, frame: Bytes, version: i16) -> Result<A::Answer, Error> {
+        decode_answer::<A>(frame, version).map_err(|error| {
             self.closed.connection.cancel();
             error.with_broker(&*self.broker)
-        };
-        let protocol = || Error::new(ErrorKind::Protocol, A::NAME);
-        let header_version = A::Answer::header_version(version);
-        let body = frame.get(4..).unwrap_or_default();
-        let checked = if header_version >= 1 {
-            A::LAYOUT.check_with_tags(body, version)
-        } else {
-            A::LAYOUT.check(body, version)
-        };
-        checked.map_err(|cause| refused(protocol().with_source(cause)))?;
-        ResponseHeader::decode(&mut frame, header_version)
-            .and_then(|_| A::Answer::decode(&mut frame, version))
-            .map_err(|cause| refused(protocol().with_source(cause)))
+        })
     }
+}
+
+/// Decodes an answer after its lengths and counts were checked.
+fn decode_answer<A: Api>(mut frame: Bytes, version: i16) -> Result<A::Answer, Error> {
+    let protocol = || Error::new(ErrorKind::Protocol, A::NAME);
+    let header_version = A::Answer::header_version(version);
+    let body = frame.get(4..).unwrap_or_default();
+    let checked = if header_version >= 1 {
+        A::LAYOUT.check_with_tags(body, version)
+    } else {
+        A::LAYOUT.check(body, version)
+    };
+    checked.map_err(|cause| protocol().with_source(cause))?;
+    ResponseHeader::decode(&mut frame, header_version)
+        .and_then(|_| A::Answer::decode(&mut frame, version))
+        .map_err(|cause| protocol().with_source(cause))
 }
 
 /// The error code of an ApiVersions answer, which stands first in every version.

@@ -30,6 +30,8 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sasl_authenticate;
+mod sasl_handshake;
 mod shape;
 mod sync_group;
 mod throttle;
@@ -45,6 +47,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::fault::{Action, Subject};
+use crate::sasl::Session;
 use crate::shared::Shared;
 use crate::versions::{Range, Versions};
 use crate::{ApiKey, codes};
@@ -77,6 +80,7 @@ pub(crate) struct Call<'a> {
     pub(crate) version: i16,
     pub(crate) client_id: &'a str,
     pub(crate) host: &'a str,
+    pub(crate) session: &'a Session,
     /// Whether a quota holds the client back after this request.
     pub(crate) is_throttled: bool,
 }
@@ -197,6 +201,7 @@ fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
         sync_group::SyncGroup,
         describe_groups::DescribeGroups,
         list_groups::ListGroups,
+        sasl_handshake::SaslHandshake,
         api_versions::ApiVersions,
         create_topics::CreateTopics,
         delete_topics::DeleteTopics,
@@ -208,6 +213,7 @@ fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
         end_txn::EndTxn,
         txn_offset_commit::TxnOffsetCommit,
         describe_configs::DescribeConfigs,
+        sasl_authenticate::SaslAuthenticate,
         create_partitions::CreatePartitions,
         delete_groups::DeleteGroups,
         incremental_alter_configs::IncrementalAlterConfigs,
@@ -226,7 +232,13 @@ fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
 }
 
 /// Handles one frame.
-pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, frame: Bytes) -> Reply {
+pub(crate) async fn dispatch(
+    shared: &Arc<Shared>,
+    broker: i32,
+    host: &str,
+    session: &Session,
+    frame: Bytes,
+) -> Reply {
     let Some(&[k0, k1, v0, v1, ..]) = frame.first_chunk::<8>() else {
         return Reply::Close;
     };
@@ -240,9 +252,14 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, fram
         shared,
         broker,
         host,
+        session,
         version,
         frame,
     };
+    if !session.admits(api) {
+        tracing::debug!(broker, ?api, "not authenticated");
+        return Reply::Close;
+    }
     // Boxed: the futures of all handlers would otherwise add up in every connection.
     match api {
         ApiKey::Produce => Box::pin(incoming.run::<produce::Produce>()).await,
@@ -260,6 +277,10 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, broker: i32, host: &str, fram
         ApiKey::SyncGroup => Box::pin(incoming.run::<sync_group::SyncGroup>()).await,
         ApiKey::DescribeGroups => Box::pin(incoming.run::<describe_groups::DescribeGroups>()).await,
         ApiKey::ListGroups => Box::pin(incoming.run::<list_groups::ListGroups>()).await,
+        ApiKey::SaslHandshake => Box::pin(incoming.run::<sasl_handshake::SaslHandshake>()).await,
+        ApiKey::SaslAuthenticate => {
+            Box::pin(incoming.run::<sasl_authenticate::SaslAuthenticate>()).await
+        }
         ApiKey::ApiVersions if incoming.is_unknown::<api_versions::ApiVersions>() => {
             incoming.answer_unknown_api_versions()
         }
@@ -304,6 +325,7 @@ struct Incoming<'a> {
     shared: &'a Arc<Shared>,
     broker: i32,
     host: &'a str,
+    session: &'a Session,
     version: i16,
     frame: Bytes,
 }
@@ -328,6 +350,7 @@ impl Incoming<'_> {
             version,
             client_id: header.client_id.as_deref().unwrap_or_default(),
             host: self.host,
+            session: self.session,
             is_throttled: matches!(fault, Some(Action::Throttle(_))),
         };
         let outcome = match &fault {

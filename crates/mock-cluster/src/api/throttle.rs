@@ -48,3 +48,14 @@ throttle!(
     SyncGroupResponse,
     TxnOffsetCommitResponse,
 );
+
+/// SASL has none.
+macro_rules! no_throttle {
+    ($($response:ty),* $(,)?) => {
+        $(impl Throttle for $response {
+            fn set_throttle_time_ms(&mut self, _: i32) {}
+        })*
+    };
+}
+
+no_throttle!(SaslAuthenticateResponse, SaslHandshakeResponse);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::api::{self, Reply};
+use crate::sasl::Session;
 use crate::shared::Shared;
 
 /// The length field of a frame.
@@ -44,6 +45,7 @@ struct Connection {
     /// `None` once the peer has closed its end.
     open: Option<Open>,
     max_frame: usize,
+    session: Session,
 }
 
 /// Serves one connection to its end.
@@ -53,6 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, broker: i32, stream: TcpStream, pee
         buffer: BytesMut::new(),
         open: Some(Open::new(Arc::clone(&shared))),
         max_frame: shared.config.max_frame_bytes,
+        session: Session::new(shared.config.sasl.clone()),
     };
     let host = peer.ip().to_string();
     if let Err(error) = connection.serve(&shared, broker, &host).await {
@@ -64,10 +67,20 @@ impl Connection {
     async fn serve(&mut self, shared: &Arc<Shared>, broker: i32, host: &str) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         while let Some(frame) = self.next_frame().await? {
-            let work = api::dispatch(shared, broker, host, frame);
-            let mute = match self.reading(work).await {
+            let Self {
+                stream,
+                buffer,
+                open,
+                session,
+                ..
+            } = self;
+            let work = api::dispatch(shared, broker, host, session, frame);
+            let mute = match reading(stream, buffer, open, work).await {
                 Reply::Answer { frame, mute } => {
                     self.stream.write_all(&frame).await?;
+                    if self.session.is_over() {
+                        return Ok(());
+                    }
                     mute
                 }
                 Reply::Silence { mute } => mute,
@@ -75,28 +88,11 @@ impl Connection {
                 Reply::Hang => return self.wait_for_close().await,
             };
             if !mute.is_zero() {
-                self.reading(tokio::time::sleep(mute)).await;
+                let sleep = tokio::time::sleep(mute);
+                reading(&mut self.stream, &mut self.buffer, &mut self.open, sleep).await;
             }
         }
         Ok(())
-    }
-
-    /// Does the work to its end, reading ahead meanwhile.
-    async fn reading<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => break done,
-                read = self.stream.read_buf(&mut self.buffer),
-                    if self.open.is_some() && self.buffer.len() < READ_AHEAD =>
-                {
-                    if matches!(read, Ok(0) | Err(_)) {
-                        self.open = None;
-                    }
-                }
-            }
-        }
     }
 
     /// The next whole frame without its length; `None` at the end of the stream.
@@ -130,5 +126,26 @@ impl Connection {
             }
         }
         Ok(())
+    }
+}
+
+/// Does the work to its end, reading ahead meanwhile.
+async fn reading<T>(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    open: &mut Option<Open>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done,
+            read = stream.read_buf(buffer), if open.is_some() && buffer.len() < READ_AHEAD => {
+                if matches!(read, Ok(0) | Err(_)) {
+                    *open = None;
+                }
+            }
+        }
     }
 }

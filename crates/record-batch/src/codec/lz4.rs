@@ -8,6 +8,9 @@ use bytes::{Buf, Bytes};
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use std::io::{self, Read, Write};
 
+/// What a frame begins with. The decoder knows the old format without frames too, which no client
+/// of Kafka writes and which takes 16 MiB for a block of any size.
+const MAGIC: [u8; 4] = 0x184d_2204_u32.to_le_bytes();
 /// How much is believed to come out; more is read as well.
 const USUAL_RATIO: usize = 4;
 
@@ -36,6 +39,9 @@ impl Lz4 {
 pub(super) fn decompress(mut data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> {
     let mut out = Vec::new();
     while !data.is_empty() {
+        if !data.starts_with(&MAGIC) {
+            return Err(Failure::Corrupt);
+        }
         let before = data.len();
         // A decoder for each frame: its buffers fit one block size only.
         let mut frame = FrameDecoder::new(data);

@@ -188,6 +188,39 @@ mod tests {
         );
     }
 
+    /// Headers as another program may have written them: never a panic, never a wait without end.
+    #[test]
+    fn fuzz_delay_plans() {
+        type Value = Option<Vec<u8>>;
+        let levels = DelayLevels::rocketmq();
+        bolero::check!()
+            .with_iterations(1000)
+            .with_type::<(i64, u8, [Value; 3])>()
+            .for_each(|(timestamp_ms, level, values)| {
+                let level = levels.get(usize::from(level % 18) + 1).unwrap();
+                let mut headers = to("orders");
+                let keys = [names::TARGET_TOPIC, names::NOT_BEFORE, HOPS];
+                for (key, value) in keys.into_iter().zip(values) {
+                    if let Some(value) = value {
+                        headers.set(key, value.clone());
+                    }
+                }
+                let record = record(level.topic(), *timestamp_ms, headers);
+                assert!(!crate::message_id(&record).is_empty());
+                match plan(&record, level, &levels, NOW, MONTH) {
+                    Plan::Wait(until) => {
+                        let longest = millis(level.delay()).max(1000) + SKEW_MS;
+                        assert!((NOW + 1..=NOW + longest).contains(&until));
+                    }
+                    Plan::Forward { target, due_ms } => {
+                        assert!(due_ms <= NOW && validate_topic_name(target).is_ok());
+                    }
+                    Plan::Hop { hops, .. } => assert!(hops > 0),
+                    Plan::Refuse(why) => assert!(!why.is_empty()),
+                }
+            });
+    }
+
     proptest! {
         #[test]
         fn no_record_is_early_or_holds_its_partition_up(

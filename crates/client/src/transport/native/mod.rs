@@ -13,6 +13,8 @@ mod epochs;
 mod failure;
 mod fetch;
 mod fetch_message;
+#[cfg(test)]
+mod fuzz;
 mod judge;
 mod leaders;
 #[cfg(test)]

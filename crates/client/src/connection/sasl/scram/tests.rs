@@ -133,3 +133,43 @@ fn nothing_of_an_exchange_shows_the_password() {
     let scram = start(Hash::Sha256, "user", "pencil");
     assert!(!format!("{scram:?}").contains("pencil"));
 }
+
+/// Whatever a server sends: no panic, no memory, and what is accepted keeps the bounds.
+#[test]
+fn fuzz_server_first() {
+    bolero::check!()
+        .with_iterations(1000)
+        .for_each(|input: &[u8]| {
+            let mut parsed = None;
+            let taken = allocation_counter::measure(|| {
+                let challenge = text(input).and_then(|message| Challenge::parse(message, NONCE));
+                parsed = challenge.ok();
+            });
+            assert!(taken.bytes_max <= 2 * MESSAGE_BYTES_MAX as u64, "{taken:?}");
+            if let Some(challenge) = parsed {
+                assert!(ITERATIONS.contains(&challenge.iterations));
+                assert!(challenge.nonce.starts_with(NONCE) && challenge.nonce != NONCE);
+                assert!(!challenge.salt.is_empty());
+            }
+        });
+}
+
+#[test]
+fn fuzz_server_final() {
+    bolero::check!()
+        .with_iterations(1000)
+        .for_each(|input: &[u8]| {
+            let proof = ServerProof {
+                hash: Hash::Sha256,
+                server_key: Zeroizing::new(vec![7; 32]),
+                auth_message: SERVER_FIRST.to_owned(),
+            };
+            let signature = proof.hash.hmac(&proof.server_key, SERVER_FIRST.as_bytes());
+            let right = format!("v={}", BASE64.encode(&*signature));
+            // Only the signature opens the door, alone or with extensions behind it.
+            let is_right =
+                input == right.as_bytes() || input.starts_with(format!("{right},").as_bytes());
+            let is_text = input.len() <= MESSAGE_BYTES_MAX && str::from_utf8(input).is_ok();
+            assert_eq!(proof.verify(input).is_ok(), is_right && is_text);
+        });
+}
