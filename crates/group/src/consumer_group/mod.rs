@@ -24,6 +24,8 @@
 //! - A coordinator that has a static member's place refuses its next epoch 0 (111), even if the place
 //!   was taken by a join of the same process whose answer was lost. Whoever cannot know releases the
 //!   place with -2 first (C23); that is refused (82) if it is somebody else's.
+//! - While a heartbeat is out that says what is owned, nothing more is taken: the coordinator may give
+//!   away what that one leaves out.
 //! - Offsets are committed with the newest epoch; see [`ConsumerMembership::commit_result`].
 
 mod config;
@@ -68,6 +70,8 @@ pub struct ConsumerMembership {
     owned: BTreeMap<TopicPartition, TopicId>,
     /// What the coordinator wants to be owned, once it said so.
     target: Option<BTreeSet<(TopicId, i32)>>,
+    /// Whether the application knows that this is a member.
+    is_announced: bool,
     names: BTreeMap<TopicId, Arc<str>>,
     asking: Asking,
     told: Option<Told>,
@@ -75,6 +79,8 @@ pub struct ConsumerMembership {
     saying: Option<Told>,
     /// Whether the application had nothing to give up when that was sent.
     said_settled: bool,
+    /// Whether it says what is owned.
+    said_owned: bool,
     heartbeat: Slot,
     heartbeat_at: Option<i64>,
     interval_ms: i64,
@@ -105,11 +111,13 @@ impl ConsumerMembership {
             has_lost_join: false,
             owned: BTreeMap::new(),
             target: None,
+            is_announced: false,
             names: BTreeMap::new(),
             asking: Asking::Idle,
             told: None,
             saying: None,
             said_settled: false,
+            said_owned: false,
             heartbeat: Slot::Idle,
             heartbeat_at: None,
             interval_ms: FIRST_INTERVAL_MS,
@@ -251,6 +259,7 @@ impl ConsumerMembership {
             ..now
         });
         self.said_settled = !revoking;
+        self.said_owned = says_owned;
         self.held = true;
         request
     }
@@ -429,6 +438,7 @@ impl ConsumerMembership {
     fn forget(&mut self) {
         self.epoch = 0;
         self.target = None;
+        self.is_announced = false;
         self.asking = Asking::Idle;
         self.told = None;
         self.saying = None;

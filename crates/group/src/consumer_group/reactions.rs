@@ -57,8 +57,9 @@ impl ConsumerMembership {
             self.proof = None;
             self.go(State::Stable);
         }
-        if let Some(assignment) = answer.assignment {
-            self.on_target(assignment);
+        match answer.assignment {
+            Some(assignment) => self.on_target(assignment),
+            None => self.reconcile(false),
         }
         let settled = self.said_settled && !matches!(self.state, State::Revoking(_));
         self.prove(sent_ms, settled);
@@ -157,10 +158,12 @@ impl ConsumerMembership {
         self.fail(MembershipError::Refused { operation, code });
     }
 
-    /// Tries again after a while, and says everything then.
+    /// Tries again after a while, and says everything then. What was assigned and is not owned yet may
+    /// have been taken back meanwhile; the next answer says it anew.
     fn retry(&mut self) {
         self.told = None;
         self.saying = None;
+        self.target = None;
         let joining = matches!(self.state, State::Joining);
         if joining && self.held && self.config.instance_id.is_some() {
             self.has_lost_join = true;

@@ -10,23 +10,26 @@ use std::sync::Arc;
 
 impl ConsumerMembership {
     pub(super) fn on_target(&mut self, assignment: TopicIdPartitions) {
-        let target: BTreeSet<(TopicId, i32)> = assignment
-            .into_iter()
-            .flat_map(|(id, partitions)| partitions.into_iter().map(move |p| (id, p)))
-            .collect();
-        let unchanged = self.target.as_ref() == Some(&target);
+        let target: BTreeSet<(TopicId, i32)> = flat(&assignment).collect();
+        let told = self.told.as_ref().and_then(|told| told.owned.as_ref());
+        let known =
+            self.said_owned && told.is_some_and(|owned| flat(owned).eq(target.iter().copied()));
+        let unchanged = known || self.target.as_ref() == Some(&target);
         self.target = Some(target);
-        // An assignment is acknowledged, unless it is the one that was just spoken of.
+        // An assignment is acknowledged, unless it is what the coordinator was just told.
         if !unchanged && let Some(told) = &mut self.told {
             told.owned = None;
         }
-        self.reconcile(!unchanged);
+        let is_new = !(unchanged && self.is_announced);
+        self.is_announced = true;
+        self.reconcile(is_new);
     }
 
     /// Takes what was given, gives back what was taken, and says so if anything changed or `is_new`.
-    /// While the application still gives up, the newest target waits.
+    /// While the application still gives up, the newest target waits. So it does while a heartbeat is
+    /// out that says what is owned: the coordinator may give away what that one leaves out.
     pub(super) fn reconcile(&mut self, is_new: bool) {
-        if matches!(self.state, State::Revoking(_)) {
+        if matches!(self.state, State::Revoking(_)) || self.heartbeat.is_out() && self.said_owned {
             return;
         }
         let Some(target) = &self.target else {
@@ -92,7 +95,6 @@ impl ConsumerMembership {
     pub(super) fn on_names(&mut self, names: BTreeMap<TopicId, Arc<str>>) {
         let before = self.unnamed();
         self.names.extend(names);
-        self.asking = Asking::Idle;
         self.on_names_failed();
         if self.unnamed() != before {
             self.reconcile(false);
@@ -101,10 +103,12 @@ impl ConsumerMembership {
 
     /// The broker that was asked may not have heard of the topic yet.
     pub(super) fn on_names_failed(&mut self) {
-        if !self.unnamed().is_empty() {
+        self.asking = if self.unnamed().is_empty() {
+            Asking::Idle
+        } else {
             let wait = self.backoff.first_ms();
-            self.asking = Asking::Again(self.now_ms.saturating_add(wait));
-        }
+            Asking::Again(self.now_ms.saturating_add(wait))
+        };
     }
 
     pub(super) fn ask_again(&mut self) {
@@ -119,4 +123,9 @@ impl ConsumerMembership {
     pub(super) fn news(&self, told: &Told) -> bool {
         *told != self.present()
     }
+}
+
+fn flat(topics: &TopicIdPartitions) -> impl Iterator<Item = (TopicId, i32)> {
+    let each = topics.iter();
+    each.flat_map(|(id, partitions)| partitions.iter().map(|p| (*id, *p)))
 }

@@ -116,6 +116,22 @@ fn trap_c17_one_commit_is_in_flight() {
 }
 
 #[test]
+fn trap_c24_what_was_read_before_a_revocation_is_not_handed_out_after_it() {
+    let mut tracker = assigned(0, 4);
+    let out = tracker.dispatched(0).unwrap();
+    tracker.unassign();
+    assert_eq!(tracker.dispatched(1), Err(TrackError::NotAssigned));
+    assert_eq!(tracker.admit(1), Err(TrackError::NotAssigned));
+    assert!(!tracker.done(out), "and what was out counts for nothing");
+    tracker.assign(5, Some(5));
+    let refused = TrackError::OutOfOrder {
+        offset: 1,
+        expected: 5,
+    };
+    assert_eq!(tracker.admit(1), Err(refused));
+}
+
+#[test]
 fn trap_c26_the_committed_offset_is_the_next_one_to_read() {
     let mut tracker = assigned(41, 4);
     let only = tracker.dispatched(41).unwrap();

@@ -13,10 +13,8 @@ fn the_join_says_everything_and_later_heartbeats_what_changed() {
     assert_eq!((join.owned, join.pattern), (Some(vec![]), None));
     rig.assign(out, 4, &[]);
     rig.assigned(&[], &[]);
-    let (out, said) = rig.request();
-    assert_eq!((said.member_epoch, said.owned), (4, Some(vec![])));
-    rig.fine(out, 4);
     let (out, quiet) = rig.beat();
+    assert_eq!(quiet.member_epoch, 4);
     assert_eq!((quiet.topics, quiet.owned), (None, None));
     assert_eq!((quiet.rebalance_timeout_ms, quiet.pattern), (None, None));
     rig.fine(out, 4);
@@ -38,8 +36,6 @@ fn an_expression_is_said_and_taken_back() {
     );
     rig.assign(out, 1, &[]);
     rig.events();
-    let (out, _) = rig.request();
-    rig.fine(out, 1);
     rig.subscribe(&["t"]);
     let (out, _) = rig.request();
     rig.fine(out, 1);
@@ -111,7 +107,11 @@ fn an_assignment_of_what_is_not_named_yet_is_acknowledged_too() {
     rig.events();
     let (out, said) = rig.request();
     assert_eq!(said.owned, Some(vec![]));
+    rig.fine(out, 1);
+    let (out, quiet) = rig.beat();
+    assert_eq!(quiet.owned, None);
     rig.assign(out, 1, &[]);
+    rig.assigned(&[], &[]);
     assert_eq!(
         rig.request().1.owned,
         Some(vec![]),
@@ -206,7 +206,8 @@ fn stale_and_foreign_answers_are_ignored() {
     assert_eq!(rig.member.epoch(), None);
     rig.assign(second, 1, &[]);
     assert_eq!(rig.member.epoch(), Some(1));
-    let (third, _) = rig.request();
+    rig.events();
+    let (third, _) = rig.beat();
     let body = ResponseBody::Heartbeat(ErrorCode::NONE);
     rig.input(Input::Response { id: third, body });
     let everything = Some(REBALANCE as i32);
@@ -216,4 +217,34 @@ fn stale_and_foreign_answers_are_ignored() {
         everything,
         "a wrong kind is a failure"
     );
+}
+
+#[test]
+fn nothing_more_is_taken_while_the_coordinator_is_told_what_is_owned() {
+    let (mut rig, out) = Rig::new().joining();
+    rig.assign(out, 1, &[0]);
+    rig.events();
+    let (out, said) = rig.request();
+    assert_eq!(said.owned, Some(vec![]), "so 0 may be given away by now");
+    let names = BTreeMap::from([(id("t"), "t".into())]);
+    rig.input(Input::TopicNames { names });
+    assert_eq!(rig.member.owned().count(), 0);
+    let (mut taken, id) = (rig, out);
+    taken.assign(id, 2, &[]);
+    assert_eq!(taken.member.owned().count(), 0);
+
+    let (mut rig, out) = Rig::new().joining();
+    rig.assign(out, 1, &[0]);
+    let (out, _) = rig.request();
+    let names = BTreeMap::from([(self::id("t"), "t".into())]);
+    rig.input(Input::TopicNames {
+        names: names.clone(),
+    });
+    rig.input(Input::Failed { id: out });
+    rig.input(Input::TopicNames { names });
+    assert_eq!(rig.member.owned().count(), 0, "nobody knows");
+    rig.events();
+    let (out, _) = rig.beat();
+    rig.assign(out, 1, &[0]);
+    rig.assigned(&[0], &[0]);
 }

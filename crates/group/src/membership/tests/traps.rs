@@ -89,6 +89,47 @@ fn trap_c3_nothing_can_be_committed_for_what_was_revoked() {
 }
 
 #[test]
+fn trap_c12_a_commit_of_a_past_generation_is_not_sent_again_as_it_was() {
+    let mut rig = Rig::eager().stable(&[0]);
+    let past = rig.member.commit_identity().unwrap();
+    rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);
+    let id = rig.revoked(&[0]);
+    rig.acknowledge(id);
+    let (id, _) = rig.join();
+    rig.answer_join(id, 2);
+    let (id, _) = rig.sync();
+    rig.answer_sync(id, &[]);
+    let late = rig
+        .member
+        .commit_result(&past, ErrorCode::ILLEGAL_GENERATION, rig.now);
+    assert_eq!(late, CommitVerdict::Abandoned, "somebody else has it");
+    assert_eq!(rig.member.phase(), Phase::Stable);
+}
+
+#[test]
+fn trap_c13_pending_commits_go_out_before_the_generation_ends() {
+    for closes in [false, true] {
+        let mut rig = Rig::eager().stable(&[0]);
+        match closes {
+            true => rig.input(Input::Close),
+            false => rig.beat(ErrorCode::REBALANCE_IN_PROGRESS),
+        }
+        let id = rig.revoked(&[0]);
+        assert_eq!(rig.member.commit_identity().unwrap().generation, 1);
+        assert_eq!(rig.commit(ErrorCode::NONE), CommitVerdict::Committed);
+        assert!(
+            !matches!(
+                rig.request().map(|r| r.body),
+                Some(RequestBody::Join(_) | RequestBody::Leave(_))
+            ),
+            "not before the application has committed"
+        );
+        rig.acknowledge(id);
+        assert_eq!(rig.member.commit_identity(), None);
+    }
+}
+
+#[test]
 fn trap_c16_heartbeats_go_on_while_the_application_gives_up() {
     let mut rig = Rig::eager().stable(&[0]);
     rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);

@@ -1,6 +1,7 @@
 //! A model of the broker's side of the classic protocol, after the rules of Kafka's group
 //! coordinator: written from the protocol, it shares no code with the member.
 
+use crate::broker::{Answer, Caller, REBALANCE, SESSION};
 use bytes::Bytes;
 use ottla_group::{RequestBody, ResponseBody};
 use ottla_types::ErrorCode;
@@ -9,15 +10,7 @@ use ottla_types::coordinator::{
 };
 use std::collections::BTreeMap;
 
-pub(crate) const SESSION: i64 = 6_000;
-pub(crate) const REBALANCE: i64 = 10_000;
 const FIRST_DELAY: i64 = 300;
-
-/// Where an answer goes.
-pub(crate) type Caller = (usize, u64);
-
-/// An answer; `None` when the connection breaks instead.
-pub(crate) type Answer = (Caller, Option<ResponseBody>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -392,7 +385,7 @@ fn refuse(member: &mut Known, code: ErrorCode, out: &mut Vec<Answer>) {
     }
 }
 
-fn join_error(error: ErrorCode, member_id: String) -> ResponseBody {
+pub(crate) fn join_error(error: ErrorCode, member_id: String) -> ResponseBody {
     ResponseBody::Join(JoinGroupResponse {
         error,
         generation: -1,
@@ -404,17 +397,6 @@ fn join_error(error: ErrorCode, member_id: String) -> ResponseBody {
     })
 }
 
-fn sync_answer(error: ErrorCode, assignment: Bytes) -> ResponseBody {
+pub(crate) fn sync_answer(error: ErrorCode, assignment: Bytes) -> ResponseBody {
     ResponseBody::Sync(SyncGroupResponse { error, assignment })
-}
-
-/// An error in place of an answer, before anything is done.
-pub(crate) fn error_for(body: &RequestBody, code: ErrorCode) -> ResponseBody {
-    match body {
-        RequestBody::Join(_) => join_error(code, String::new()),
-        RequestBody::Sync(_) => sync_answer(code, Bytes::new()),
-        RequestBody::Heartbeat(_) => ResponseBody::Heartbeat(code),
-        RequestBody::Leave(_) => ResponseBody::Leave(code),
-        RequestBody::ConsumerHeartbeat(_) => unreachable!("a classic group"),
-    }
 }
