@@ -1,11 +1,11 @@
-//! What the sender asks the cluster besides writing: the partitions of a topic. A seam, so that the
-//! tests can stand in for the cluster.
+//! What the sender asks the cluster besides writing: the partitions of a topic, and a producer's id.
+//! A seam, so that the tests can stand in for the cluster.
 
 use ottla_client::{Client, Error, TopicMetadata};
-use ottla_types::BoxFuture;
+use ottla_types::{BoxFuture, ProducerId};
 use std::sync::Arc;
 
-/// Tells the partitions of topics.
+/// Tells the partitions of topics, and gives ids to producers.
 pub(crate) trait Cluster: Send + Sync + 'static {
     /// The topic as it is known, or, with `refresh`, as the cluster describes it now.
     fn topic(
@@ -13,6 +13,9 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         name: Arc<str>,
         refresh: bool,
     ) -> BoxFuture<'static, Result<Arc<TopicMetadata>, Error>>;
+
+    /// An id that no other producer has.
+    fn producer_id(&self) -> BoxFuture<'static, Result<ProducerId, Error>>;
 }
 
 impl Cluster for Client {
@@ -29,5 +32,10 @@ impl Cluster for Client {
                 client.topic(&name).await
             }
         })
+    }
+
+    fn producer_id(&self) -> BoxFuture<'static, Result<ProducerId, Error>> {
+        let client = self.clone();
+        Box::pin(async move { client.init_producer_id().await })
     }
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+/// So many batches of a producer brokers remember for each partition (KIP-98).
+const IN_FLIGHT_MAX: u32 = 5;
+
 /// What a [`Producer`](crate::Producer) is built with. The names in serialized form are Kafka's (or
 /// librdkafka's, where Kafka has none); unknown names are refused.
 ///
@@ -25,6 +28,16 @@ pub struct ProducerConfig {
     /// `acks`: who must have a batch before it counts as written: `all` (or `-1`), `1`, `0`.
     #[serde(with = "acks")]
     pub acks: Acks,
+    /// `enable.idempotence`: whether a broker sees by its number that it has a batch already, so that
+    /// sending it again does not write it again (KIP-98). By default, when the transport can do it,
+    /// `acks` is `all` and `max_in_flight` is not above 5; asked for by name, these are required.
+    #[serde(rename = "enable.idempotence")]
+    pub idempotence: Option<bool>,
+    /// `max.in.flight.requests.per.connection`: how many batches of one partition may wait for their
+    /// acknowledgement. 5 by default with idempotence, which allows no more; else 1: without
+    /// idempotence, and above 1, a batch that is sent again may come behind its successors.
+    #[serde(rename = "max.in.flight.requests.per.connection")]
+    pub max_in_flight: Option<NonZeroU32>,
     /// `compression.type`.
     #[serde(rename = "compression.type")]
     pub compression: Compression,
@@ -75,6 +88,8 @@ impl Default for ProducerConfig {
     fn default() -> Self {
         Self {
             acks: Acks::All,
+            idempotence: None,
+            max_in_flight: None,
             compression: Compression::None,
             linger: Duration::from_millis(5),
             batch_size: 64 << 10,
@@ -128,7 +143,36 @@ impl ProducerConfig {
             self.buffer_memory,
             self.max_request_size,
             usize::MAX,
-        )
+        )?;
+        if self.idempotence == Some(true) {
+            if self.acks != Acks::All {
+                let expected = "all, with enable.idempotence";
+                return Err(ConfigError::new("acks", acks::name(self.acks), expected));
+            }
+            if let Some(most) = self.max_in_flight.filter(|most| most.get() > IN_FLIGHT_MAX) {
+                return Err(ConfigError::new(
+                    "max.in.flight.requests.per.connection",
+                    most,
+                    format!("1 to {IN_FLIGHT_MAX}, with enable.idempotence"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether batches are numbered, on a transport with these capabilities.
+    pub(crate) fn is_idempotent(&self, capabilities: &Capabilities) -> bool {
+        let fits = self.acks == Acks::All
+            && self
+                .max_in_flight
+                .is_none_or(|most| most.get() <= IN_FLIGHT_MAX);
+        self.idempotence.unwrap_or(capabilities.idempotence && fits)
+    }
+
+    /// How many batches of a partition may be in flight.
+    pub(crate) fn in_flight_max(&self, is_idempotent: bool) -> usize {
+        let by_default = if is_idempotent { IN_FLIGHT_MAX } else { 1 };
+        self.max_in_flight.map_or(by_default, NonZeroU32::get) as usize
     }
 
     /// Checks that a transport with these `capabilities` can do what is asked for.
@@ -156,6 +200,13 @@ impl ProducerConfig {
                 "acks",
                 acks::name(self.acks),
                 format!("all (transport `{transport}` lacks the capability `acks`)"),
+            ));
+        }
+        if self.idempotence == Some(true) && !capabilities.idempotence {
+            return Err(ConfigError::new(
+                "enable.idempotence",
+                true,
+                format!("false (transport `{transport}` lacks the capability `idempotence`)"),
             ));
         }
         Ok(())
@@ -301,7 +352,15 @@ mod tests {
     #[test]
     fn trap_d_values_out_of_range_are_refused_at_build() {
         type Spoil = fn(&mut ProducerConfig);
-        let spoilers: [(&str, Spoil); 9] = [
+        let spoilers: [(&str, Spoil); 11] = [
+            ("acks", |c| {
+                c.idempotence = Some(true);
+                c.acks = Acks::Leader;
+            }),
+            ("max.in.flight.requests.per.connection", |c| {
+                c.idempotence = Some(true);
+                c.max_in_flight = NonZeroU32::new(6);
+            }),
             ("linger.ms", |c| c.linger = c.delivery_timeout),
             ("delivery.timeout.ms", |c| {
                 c.delivery_timeout = Duration::ZERO
@@ -345,5 +404,41 @@ mod tests {
         let error = check(&config).unwrap_err();
         assert_eq!((error.key, &*error.value), ("acks", "1"));
         assert!(error.expected.contains("`acks`"));
+        config.acks = Acks::All;
+        config.idempotence = Some(true);
+        let error = check(&config).unwrap_err();
+        assert_eq!((error.key, &*error.value), ("enable.idempotence", "true"));
+        assert!(error.expected.contains("`idempotence`"));
+    }
+
+    #[test]
+    fn idempotence_is_on_where_nothing_stands_against_it() {
+        let (plain, able) = (Capabilities::minimal(), {
+            let mut able = Capabilities::minimal();
+            able.idempotence = true;
+            able
+        });
+        let default = ProducerConfig::default();
+        assert!(default.is_idempotent(&able) && !default.is_idempotent(&plain));
+        assert_eq!(
+            (default.in_flight_max(true), default.in_flight_max(false)),
+            (5, 1)
+        );
+        let fast = ProducerConfig {
+            acks: Acks::Leader,
+            ..default.clone()
+        };
+        assert!(!fast.is_idempotent(&able));
+        let wide = ProducerConfig {
+            max_in_flight: NonZeroU32::new(6),
+            ..default.clone()
+        };
+        assert!(!wide.is_idempotent(&able));
+        assert_eq!(wide.in_flight_max(false), 6);
+        let off = ProducerConfig {
+            idempotence: Some(false),
+            ..default
+        };
+        assert!(!off.is_idempotent(&able));
     }
 }

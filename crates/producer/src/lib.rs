@@ -26,9 +26,10 @@
 //! What must hold:
 //! - each record that was taken gets exactly one result, also when the producer is closed or
 //!   dropped;
-//! - within a partition, the order of the calls to `enqueue` is the order of the first occurrences
-//!   in the log: one batch of a partition is in flight at a time. A batch whose answer was lost is
-//!   sent again, so records may be written more than once;
+//! - within a partition, the order of the calls to `enqueue` is the order in the log;
+//! - with idempotence, the default where the transport can do it, a record that is acknowledged
+//!   stands in the log once, however often its batch was sent; without, a batch whose answer was lost
+//!   may stand there twice;
 //! - memory is bounded by `buffer.memory`.
 
 mod accumulator;

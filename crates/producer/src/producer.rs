@@ -168,12 +168,7 @@ impl Producer {
             .map_err(|_| ConfigError::new("runtime", "none", "a call within a tokio runtime"))?;
         let seed = fastrand::u64(..);
         let partitioner = partitioner.unwrap_or_else(|| config.partitioner.build(seed));
-        let accumulator = Accumulator::new(
-            config.clone(),
-            capabilities.header_fidelity,
-            partitioner,
-            seed,
-        );
+        let accumulator = Accumulator::new(config.clone(), &capabilities, partitioner, seed);
         let shared = Arc::new(Shared::new(accumulator));
         let sender = Sender::new(
             Arc::clone(&shared),

@@ -1,21 +1,22 @@
 //! Metrics and log lines, by batch and never by record.
 
+use crate::accumulator::Written;
 use ottla_types::{Fate, PublishError, TopicPartition};
-use std::time::Duration;
 
 /// A batch was acknowledged.
-pub(crate) fn written(
-    partition: &TopicPartition,
-    records: u32,
-    bytes: usize,
-    age: Duration,
-    request: Duration,
-) {
+pub(crate) fn written(batch: &Written) {
+    let Written {
+        partition,
+        records,
+        bytes,
+        age,
+        request,
+    } = batch;
     let topic = partition.topic.to_string();
     metrics::counter!("ottla_producer_records_total", "topic" => topic.clone())
-        .increment(u64::from(records));
+        .increment(u64::from(*records));
     metrics::counter!("ottla_producer_bytes_total", "topic" => topic.clone())
-        .increment(bytes as u64);
+        .increment(*bytes as u64);
     metrics::counter!("ottla_producer_batches_total", "topic" => topic).increment(1);
     metrics::histogram!("ottla_producer_delivery_seconds").record(age.as_secs_f64());
     metrics::histogram!("ottla_producer_request_seconds").record(request.as_secs_f64());

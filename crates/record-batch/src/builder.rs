@@ -1,7 +1,7 @@
 //! [`BatchBuilder`]: records are encoded as they are added, into the buffer that is sent.
 
 use crate::codec::Compressor;
-use crate::encoded::EncodedBatch;
+use crate::encoded::{EncodedBatch, SealedBatch};
 use crate::error::AppendError;
 use crate::header::{self, BATCH_OVERHEAD, Header};
 use crate::record::{self, Content};
@@ -126,30 +126,33 @@ impl BatchBuilder {
         self.max_bytes
     }
 
+    /// Takes no more records; the checksum is taken when the producer's stamp is known.
+    pub fn seal(self) -> SealedBatch {
+        let header = self.header();
+        SealedBatch::new(self.buf, header)
+    }
+
     /// Writes the header and the checksum. A batch without records is legal to read, but brokers
     /// refuse to write it.
     pub fn finish(self) -> EncodedBatch {
-        self.seal(None)
+        self.seal().encode(None)
     }
 
     /// Compresses the records in their buffer, then writes the header and the checksum. A batch
     /// that would not get smaller is left uncompressed, so `size` is never exceeded.
-    pub fn finish_with(self, compressor: &mut Compressor) -> EncodedBatch {
-        self.seal(Some(compressor))
+    pub fn finish_with(mut self, compressor: &mut Compressor) -> EncodedBatch {
+        let mut header = self.header();
+        header.attributes |= compressor.compress_records(&mut self.buf).bits();
+        SealedBatch::new(self.buf, header).encode(None)
     }
 
-    fn seal(mut self, compressor: Option<&mut Compressor>) -> EncodedBatch {
-        let mut header = Header::plain(
+    fn header(&self) -> Header {
+        Header::plain(
             0,
             (self.count - 1).max(0),
             self.base_timestamp,
             self.max_timestamp,
             self.count,
-        );
-        if let Some(compressor) = compressor {
-            header.attributes |= compressor.compress_records(&mut self.buf).bits();
-        }
-        let records_crc = header.write(&mut self.buf);
-        EncodedBatch::new(self.buf.freeze(), header, records_crc)
+        )
     }
 }

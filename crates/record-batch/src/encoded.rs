@@ -1,26 +1,95 @@
-//! [`EncodedBatch`]: one batch, ready to be sent as often as needed.
+//! [`EncodedBatch`]: one batch, ready to be sent as often as needed; [`SealedBatch`]: one that only
+//! lacks its producer's stamp and its checksum.
 
 use crate::codec::Compressor;
 use crate::compression::Compression;
-use crate::header::{self, Header};
+use crate::header::Header;
 use crate::set::RecordSet;
 use bytes::{Bytes, BytesMut};
+use ottla_types::ProducerId;
+
+/// What an idempotent producer writes into a batch (KIP-98).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The producer's id and epoch.
+    pub producer: ProducerId,
+    /// The number of the batch's first record in its partition.
+    pub base_sequence: i32,
+    /// Whether the batch belongs to a transaction.
+    pub transactional: bool,
+}
+
+/// A batch that takes no more records and gets its header when its stamp is known, so that the
+/// checksum is taken once. It can be encoded again, with the same stamp or another.
+#[derive(Debug)]
+pub struct SealedBatch {
+    buf: Buf,
+    header: Header,
+    stamp: Option<Stamp>,
+}
+
+#[derive(Debug)]
+enum Buf {
+    /// Not summed up yet.
+    Raw(BytesMut),
+    /// As it was encoded last.
+    Encoded(Bytes),
+}
+
+impl SealedBatch {
+    pub(crate) fn new(buf: BytesMut, header: Header) -> Self {
+        Self {
+            buf: Buf::Raw(buf),
+            header,
+            stamp: None,
+        }
+    }
+
+    /// How many records the batch holds.
+    pub fn record_count(&self) -> u32 {
+        self.header.count as u32
+    }
+
+    /// The batch's size in bytes, the overhead included.
+    pub fn size(&self) -> usize {
+        match &self.buf {
+            Buf::Raw(buf) => buf.len(),
+            Buf::Encoded(bytes) => bytes.len(),
+        }
+    }
+
+    /// The batch with this stamp. With the stamp of the call before it shares that one's bytes; with
+    /// another the records are copied if those bytes are still in use.
+    pub fn encode(&mut self, stamp: Option<Stamp>) -> EncodedBatch {
+        let buf = std::mem::replace(&mut self.buf, Buf::Encoded(Bytes::new()));
+        let bytes = match buf {
+            Buf::Encoded(bytes) if stamp == self.stamp => bytes,
+            buf => {
+                let mut buf = match buf {
+                    Buf::Raw(buf) => buf,
+                    Buf::Encoded(bytes) => into_mut(bytes),
+                };
+                self.header.stamp(stamp);
+                self.header.write(&mut buf);
+                self.stamp = stamp;
+                buf.freeze()
+            }
+        };
+        self.buf = Buf::Encoded(bytes.clone());
+        EncodedBatch::new(bytes, self.header)
+    }
+}
 
 /// One batch on its way out: base offset 0, checksum valid. Cloning shares the bytes.
 #[derive(Debug, Clone)]
 pub struct EncodedBatch {
     bytes: Bytes,
     header: Header,
-    records_crc: u32,
 }
 
 impl EncodedBatch {
-    pub(crate) fn new(bytes: Bytes, header: Header, records_crc: u32) -> Self {
-        Self {
-            bytes,
-            header,
-            records_crc,
-        }
+    pub(crate) fn new(bytes: Bytes, header: Header) -> Self {
+        Self { bytes, header }
     }
 
     /// The batch as it goes on the wire.
@@ -64,8 +133,8 @@ impl EncodedBatch {
         }
         let mut header = self.header;
         header.attributes |= compression.bits();
-        let records_crc = header.write(&mut buf);
-        Self::new(buf.freeze(), header, records_crc)
+        header.write(&mut buf);
+        Self::new(buf.freeze(), header)
     }
 
     /// The batch as a record set, to be read.
@@ -74,22 +143,26 @@ impl EncodedBatch {
     }
 
     /// The same batch with an idempotent producer's id, epoch and first sequence (KIP-98). The
-    /// records are neither copied (unless the bytes are shared) nor summed up again.
+    /// records are copied if the bytes are shared, and summed up again; see [`SealedBatch`] for a
+    /// batch whose stamp is known before it is summed up.
     #[must_use]
     pub fn with_producer(self, id: i64, epoch: i16, base_sequence: i32) -> Self {
+        self.stamped(Stamp {
+            producer: ProducerId { id, epoch },
+            base_sequence,
+            transactional: false,
+        })
+    }
+
+    /// The same batch with another stamp. The records are copied if the bytes are shared, and summed
+    /// up again.
+    #[must_use]
+    pub fn stamped(self, stamp: Stamp) -> Self {
+        let mut header = self.header;
+        header.stamp(Some(stamp));
         let mut buf = into_mut(self.bytes);
-        header::put_producer(&mut buf, id, epoch, base_sequence);
-        header::put_crc(&mut buf, self.records_crc);
-        Self {
-            bytes: buf.freeze(),
-            header: Header {
-                producer_id: id,
-                producer_epoch: epoch,
-                base_sequence,
-                ..self.header
-            },
-            records_crc: self.records_crc,
-        }
+        header.write(&mut buf);
+        Self::new(buf.freeze(), header)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The 61 bytes in front of a batch's records: where each field stands, and the checked reading.
 
+use crate::encoded::Stamp;
 use crate::error::{DecodeError, Problem};
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -70,9 +71,20 @@ impl Header {
         }
     }
 
-    /// Writes the header over the first 61 bytes of `batch` and the checksum over the rest; gives
-    /// the checksum of the records alone. `batch` must hold exactly one batch of less than 2 GiB.
-    pub(crate) fn write(&self, batch: &mut [u8]) -> u32 {
+    /// Takes over what an idempotent producer writes; without a stamp, that there is none.
+    pub(crate) fn stamp(&mut self, stamp: Option<Stamp>) {
+        self.producer_id = stamp.map_or(-1, |stamp| stamp.producer.id);
+        self.producer_epoch = stamp.map_or(-1, |stamp| stamp.producer.epoch);
+        self.base_sequence = stamp.map_or(-1, |stamp| stamp.base_sequence);
+        self.attributes &= !ATTRIBUTE_TRANSACTIONAL;
+        if stamp.is_some_and(|stamp| stamp.transactional) {
+            self.attributes |= ATTRIBUTE_TRANSACTIONAL;
+        }
+    }
+
+    /// Writes the header over the first 61 bytes of `batch`, with the checksum. `batch` must hold
+    /// exactly one batch of less than 2 GiB.
+    pub(crate) fn write(&self, batch: &mut [u8]) {
         let length = (batch.len() - LENGTH_END) as i32;
         put(batch, 0, &self.base_offset.to_be_bytes());
         put(batch, LENGTH_AT, &length.to_be_bytes());
@@ -86,16 +98,12 @@ impl Header {
         );
         put(batch, BASE_TIMESTAMP_AT, &self.base_timestamp.to_be_bytes());
         put(batch, MAX_TIMESTAMP_AT, &self.max_timestamp.to_be_bytes());
-        put_producer(
-            batch,
-            self.producer_id,
-            self.producer_epoch,
-            self.base_sequence,
-        );
+        put(batch, PRODUCER_ID_AT, &self.producer_id.to_be_bytes());
+        put(batch, PRODUCER_EPOCH_AT, &self.producer_epoch.to_be_bytes());
+        put(batch, BASE_SEQUENCE_AT, &self.base_sequence.to_be_bytes());
         put(batch, COUNT_AT, &self.count.to_be_bytes());
-        let records_crc = crc32c::crc32c(&batch[BATCH_OVERHEAD..]);
-        put_crc(batch, records_crc);
-        records_crc
+        let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+        put(batch, CRC_AT, &crc.to_be_bytes());
     }
 
     /// Reads the header of the batch that `data` holds and nothing else.
@@ -131,19 +139,6 @@ impl Header {
             _ => problem(Problem::RecordCount),
         }
     }
-}
-
-/// Writes the checksum of a batch whose records alone have `records_crc`.
-pub(crate) fn put_crc(batch: &mut [u8], records_crc: u32) {
-    let head = crc32c::crc32c(&batch[CRC_FROM..BATCH_OVERHEAD]);
-    let crc = crc32c::crc32c_combine(head, records_crc, batch.len() - BATCH_OVERHEAD);
-    put(batch, CRC_AT, &crc.to_be_bytes());
-}
-
-pub(crate) fn put_producer(batch: &mut [u8], id: i64, epoch: i16, base_sequence: i32) {
-    put(batch, PRODUCER_ID_AT, &id.to_be_bytes());
-    put(batch, PRODUCER_EPOCH_AT, &epoch.to_be_bytes());
-    put(batch, BASE_SEQUENCE_AT, &base_sequence.to_be_bytes());
 }
 
 fn put(batch: &mut [u8], at: usize, bytes: &[u8]) {

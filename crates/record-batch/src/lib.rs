@@ -50,7 +50,7 @@ mod view;
 pub use builder::{BatchBuilder, record_size};
 pub use codec::{Compressor, DEFAULT_MAX_DECOMPRESSED};
 pub use compression::{Compression, UnsupportedCompression};
-pub use encoded::EncodedBatch;
+pub use encoded::{EncodedBatch, SealedBatch, Stamp};
 pub use error::{AppendError, DecodeError, Problem};
 pub use header::BATCH_OVERHEAD;
 pub use parts::{Part, Parts};

@@ -2,7 +2,7 @@
 
 use crate::handle::BatchResult;
 use ottla_client::Error;
-use ottla_record_batch::{BatchBuilder, EncodedBatch};
+use ottla_record_batch::{BatchBuilder, EncodedBatch, SealedBatch, Stamp};
 use ottla_types::Fate;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,19 +26,23 @@ pub(super) struct OpenBatch {
 /// A batch that is complete.
 #[derive(Debug)]
 pub(crate) struct ReadyBatch {
-    pub(crate) encoded: EncodedBatch,
+    sealed: SealedBatch,
+    /// How many batches of the partition were closed before it.
+    position: u64,
+    /// The number of its first record in the partition, once it was sent.
+    pub(super) sequence: Option<i32>,
     pub(crate) result: Arc<BatchResult>,
     /// The place of its first record in `result`; not 0 for a part of a batch that was split.
     pub(super) first: u32,
     /// When its first record was enqueued.
-    pub(crate) opened: Instant,
+    pub(super) opened: Instant,
     /// When it is given up.
-    pub(crate) deadline: Instant,
+    pub(super) deadline: Instant,
     pub(super) charge: usize,
     pub(super) epoch: u64,
     pub(super) records: Vec<(u64, i64)>,
     /// How often it was sent.
-    pub(crate) attempts: u32,
+    pub(super) attempts: u32,
     /// Whether the rate limit has let it pass.
     pub(super) admitted: bool,
     /// Whether an earlier attempt may have written it.
@@ -52,7 +56,7 @@ pub(crate) struct ReadyBatch {
 }
 
 /// Records of one batch that get their result together: what must be known to settle them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Group {
     pub(super) result: Arc<BatchResult>,
     pub(super) first: u32,
@@ -63,9 +67,11 @@ pub(super) struct Group {
 }
 
 impl OpenBatch {
-    pub(super) fn close(self, deadline: Instant) -> ReadyBatch {
+    pub(super) fn close(self, deadline: Instant, position: u64) -> ReadyBatch {
         ReadyBatch {
-            encoded: self.builder.finish(),
+            sealed: self.builder.seal(),
+            position,
+            sequence: None,
             result: self.result,
             first: 0,
             opened: self.opened,
@@ -85,37 +91,59 @@ impl OpenBatch {
 
 impl ReadyBatch {
     /// How many records it holds.
-    pub(crate) fn count(&self) -> u32 {
-        self.encoded.record_count()
+    pub(super) fn count(&self) -> u32 {
+        self.sealed.record_count()
     }
 
-    pub(super) fn group(&self) -> Group {
+    /// Where it stands among the batches of its partition.
+    pub(super) fn place(&self) -> (u64, u32) {
+        (self.position, self.first)
+    }
+
+    /// Its size in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.sealed.size()
+    }
+
+    /// The batch as it is sent; for the same stamp, the same bytes.
+    pub(super) fn encode(&mut self, stamp: Option<Stamp>) -> EncodedBatch {
+        self.sealed.encode(stamp)
+    }
+
+    pub(super) fn into_group(self) -> Group {
         Group {
-            result: Arc::clone(&self.result),
-            first: self.first,
             count: self.count(),
+            result: self.result,
+            first: self.first,
             charge: self.charge,
             epoch: self.epoch,
-            records: self.records.clone(),
+            records: self.records,
         }
     }
 
-    /// Two batches with the first and the second half of the records. They keep the deadline, and
-    /// start without failed attempts.
+    /// Two batches with the first and the second half of the records. They keep the deadline and the
+    /// place, and start without failed attempts; their sequences are for the caller.
     ///
     /// # Errors
-    /// Why its records could not be read.
-    pub(super) fn split(&self) -> Result<(Self, Self), SplitError> {
+    /// The batch as it was, and why its records could not be read.
+    pub(super) fn split(mut self) -> Result<(Self, Self), Box<(Self, SplitError)>> {
         let left_count = self.count() / 2;
-        let (left, right) = halves(&self.encoded, left_count)?;
+        let encoded = self.encode(None);
+        let (left, right) = match halves(&encoded, left_count) {
+            Ok(halves) => halves,
+            Err(why) => return Err(Box::new((self, why))),
+        };
         // By bytes, so that both together free exactly what the batch weighed.
-        let share = left.bytes().len() as u64 * self.charge as u64;
-        let both = (left.bytes().len() + right.bytes().len()) as u64;
+        let share = left.size() as u64 * self.charge as u64;
+        let both = (left.size() + right.size()) as u64;
         let left_charge = (share / both) as usize;
-        let mut left_records = self.records.clone();
+        let right_charge = self.charge - left_charge;
+        let mut left_records = self.records;
         let right_records = left_records.split_off(left_records.len().min(left_count as usize));
-        let part = |encoded, first, charge, records| Self {
-            encoded,
+        let part = |builder: BatchBuilder, first, charge, records| Self {
+            sealed: builder.seal(),
+            position: self.position,
+            sequence: None,
             result: Arc::clone(&self.result),
             first,
             opened: self.opened,
@@ -130,14 +158,10 @@ impl ReadyBatch {
             unknown_since: None,
             last_error: None,
         };
+        let middle = self.first + left_count;
         Ok((
             part(left, self.first, left_charge, left_records),
-            part(
-                right,
-                self.first + left_count,
-                self.charge - left_charge,
-                right_records,
-            ),
+            part(right, middle, right_charge, right_records),
         ))
     }
 }
@@ -145,7 +169,7 @@ impl ReadyBatch {
 fn halves(
     batch: &EncodedBatch,
     left_count: u32,
-) -> Result<(EncodedBatch, EncodedBatch), SplitError> {
+) -> Result<(BatchBuilder, BatchBuilder), SplitError> {
     let mut left = BatchBuilder::new(usize::MAX);
     let mut right = BatchBuilder::new(usize::MAX);
     for view in batch.clone().into_record_set().batches() {
@@ -160,5 +184,5 @@ fn halves(
             half.try_append(record.timestamp_ms, key, value, &record.headers()?)?;
         }
     }
-    Ok((left.finish(), right.finish()))
+    Ok((left, right))
 }

@@ -51,11 +51,15 @@ impl Accumulator {
             self.close_open(at);
             let queue = &mut self.queues[at];
             queue.listed = false;
-            let in_flight = queue.in_flight.take();
-            let ready = std::mem::take(&mut queue.ready);
-            let in_flight = in_flight.map(|group| (group, Fate::MaybeWritten));
-            let ready = ready.into_iter().map(|batch| (batch.group(), batch.fate));
-            for (group, fate) in in_flight.into_iter().chain(ready) {
+            let in_flight = std::mem::take(&mut queue.in_flight).into_iter();
+            let ready = std::mem::take(&mut queue.ready).into_iter();
+            let in_flight = in_flight.map(|flight| (flight.batch, Fate::MaybeWritten));
+            let ready = ready.map(|batch| {
+                let fate = batch.fate;
+                (batch, fate)
+            });
+            for (batch, fate) in in_flight.chain(ready) {
+                let group = batch.into_group();
                 let result = &group.result;
                 let topic = Arc::clone(&result.topic);
                 report.add(&topic, Some(result.partition), u64::from(group.count), fate);

@@ -183,6 +183,7 @@ impl Accumulator {
         let topic = Topic::new(self.partitioner.for_topic(name), now);
         self.topics.insert(Arc::clone(name), topic);
         self.wanted.push(Arc::clone(name));
+        self.want_producer();
         self.effects.work = true;
         false
     }

@@ -8,46 +8,42 @@
 //! Every call may leave [`Effects`], which the caller takes and applies without the lock.
 //!
 //! What must hold: a record that was taken is in exactly one place (waiting, open, ready, in
-//! flight) until it is settled, once; a partition has one batch in flight at most, and a batch that
-//! comes back to be sent again goes to the front; `used` is the sum of the charges of what is held.
+//! flight) until it is settled, once; a batch that comes back to be sent again goes to where it stood
+//! before, and what may be sent beside it is [`sequence`]'s to say; `used` is the sum of the charges
+//! of what is held.
 
 mod batch;
 mod close;
+mod dispatch;
 mod effects;
 mod intake;
 mod outcome;
 mod queue;
+mod sequence;
 mod topic;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batch::ReadyBatch;
+pub(crate) use dispatch::Dispatch;
 pub(crate) use effects::Effects;
-pub(crate) use outcome::Completed;
+pub(crate) use outcome::{Completed, Written};
 
 use crate::ProducerConfig;
 use crate::handle::Outcome;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, ReportItem, ReportQueue};
 use batch::Group;
+use dispatch::Numbering;
+use ottla_client::transport::Capabilities;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
-use queue::{Due, Queue};
+use queue::{Queue, Rules};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use topic::{Topic, View};
-
-/// A batch that is to be sent now.
-#[derive(Debug)]
-pub(crate) struct Dispatch {
-    /// To be given back with the result.
-    pub(crate) queue: usize,
-    pub(crate) partition: TopicPartition,
-    pub(crate) batch: ReadyBatch,
-}
 
 /// What to do about a topic after the cluster's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +67,8 @@ enum Phase {
 
 pub(crate) struct Accumulator {
     config: ProducerConfig,
+    rules: Rules,
+    numbering: Numbering,
     header_fidelity: bool,
     partitioner: Box<dyn Partitioner>,
     rng: fastrand::Rng,
@@ -83,6 +81,7 @@ pub(crate) struct Accumulator {
     rate_gate: Option<Instant>,
     used: usize,
     next_id: u64,
+    next_serial: u32,
     /// Records enqueued before and after a flush differ in it.
     epoch: u64,
     outstanding: BTreeMap<u64, u64>,
@@ -107,13 +106,21 @@ impl std::fmt::Debug for Accumulator {
 impl Accumulator {
     pub(crate) fn new(
         config: ProducerConfig,
-        header_fidelity: bool,
+        capabilities: &Capabilities,
         partitioner: Box<dyn Partitioner>,
         seed: u64,
     ) -> Self {
+        let is_idempotent = config.is_idempotent(capabilities);
         Self {
+            rules: Rules {
+                linger: config.linger,
+                in_flight_max: config.in_flight_max(is_idempotent),
+                is_idempotent,
+                producer: None,
+            },
+            numbering: Numbering::default(),
             config,
-            header_fidelity,
+            header_fidelity: capabilities.header_fidelity,
             partitioner,
             rng: fastrand::Rng::with_seed(seed),
             topics: HashMap::new(),
@@ -124,6 +131,7 @@ impl Accumulator {
             rate_gate: None,
             used: 0,
             next_id: 0,
+            next_serial: 0,
             epoch: 0,
             outstanding: BTreeMap::new(),
             delivered: 0,
@@ -174,8 +182,11 @@ impl Accumulator {
             Ok(described) => {
                 let view = topic.view.get_or_insert_with(View::default);
                 let (queues, free) = (&mut self.queues, &mut self.free);
+                let retired = &mut self.numbering.retired;
                 view.update(&described, |partition| {
-                    let queue = Queue::new(TopicPartition::new(Arc::clone(name), partition));
+                    let partition = TopicPartition::new(Arc::clone(name), partition);
+                    let sequences = retired.remove(&partition).unwrap_or_default();
+                    let queue = Queue::new(partition, sequences);
                     match free.pop() {
                         Some(at) => {
                             queues[at] = queue;
@@ -238,87 +249,11 @@ impl Accumulator {
             return false;
         }
         self.topics.remove(name);
-        self.free.extend(queues);
+        for at in queues {
+            self.retire(at);
+            self.free.push(at);
+        }
         true
-    }
-
-    /// Takes the batches that can be sent now, at most one a partition. `admit` is asked once for
-    /// each batch, with its number of records; an instant means: not before then.
-    pub(crate) fn drain(
-        &mut self,
-        now: Instant,
-        admit: &mut dyn FnMut(u32) -> Option<Instant>,
-    ) -> Vec<Dispatch> {
-        let mut dispatches = Vec::new();
-        self.rate_gate = None;
-        for _ in 0..self.active.len() {
-            let Some(at) = self.active.pop_front() else {
-                break;
-            };
-            let queue = &mut self.queues[at];
-            if queue.is_empty() {
-                queue.listed = false;
-                continue;
-            }
-            if queue.due(self.config.linger, now) != Due::Now {
-                self.active.push_back(at);
-                continue;
-            }
-            if queue.ready.is_empty() {
-                self.close_open(at);
-            }
-            let queue = &mut self.queues[at];
-            let Some(mut batch) = queue.ready.pop_front() else {
-                self.active.push_back(at);
-                continue;
-            };
-            if !batch.admitted
-                && let Some(until) = admit(batch.count())
-            {
-                queue.ready.push_front(batch);
-                self.active.push_front(at);
-                self.rate_gate = Some(until);
-                break;
-            }
-            batch.admitted = true;
-            batch.attempts += 1;
-            batch.sent = Some(now);
-            queue.retry_at = None;
-            queue.in_flight = Some(batch.group());
-            dispatches.push(Dispatch {
-                queue: at,
-                partition: queue.partition.clone(),
-                batch,
-            });
-            self.active.push_back(at);
-        }
-        dispatches
-    }
-
-    /// When to call [`expire`](Self::expire) and [`drain`](Self::drain) next, if nothing happens
-    /// before. May be in the past.
-    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let mut next: Option<Instant> = None;
-        let mut at_latest = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        for at in &self.active {
-            let queue = &self.queues[*at];
-            if let Some(deadline) = queue.deadline(self.config.delivery_timeout) {
-                at_latest(deadline);
-            }
-            match queue.due(self.config.linger, now) {
-                Due::Now => at_latest(self.rate_gate.unwrap_or(now)),
-                Due::At(at) => at_latest(at),
-                Due::Never => {}
-            }
-        }
-        if self.waiting > 0 {
-            let (delivery, unknown) = self.waiting_limits();
-            let deadlines = self.topics.values();
-            deadlines
-                .filter_map(|topic| topic.deadline(delivery, unknown))
-                .for_each(at_latest);
-        }
-        next
     }
 
     /// Closes the open batch of a queue, and tells the partitioner.

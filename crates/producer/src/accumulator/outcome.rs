@@ -2,24 +2,45 @@
 
 use super::Accumulator;
 use super::batch::ReadyBatch;
+use super::sequence::Verdict;
 use crate::handle::Outcome;
 use ottla_client::transport::Produced;
 use ottla_client::{Backoff, Error, ErrorKind};
 use ottla_types::{ErrorCode, Fate, PublishError, PublishErrorKind, TopicPartition};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// What became of a batch, for the sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Completed {
-    /// Its records have their result.
-    Settled,
+    /// It was written, and its records have their result.
+    Written(Written),
+    /// Its records have failed, here or before.
+    Failed,
     /// It is sent again, perhaps in two halves.
     Again {
+        partition: TopicPartition,
+        /// How often it was sent.
+        attempts: u32,
+        cause: String,
         /// Whether the topic's partitions or leaders may have changed.
         refresh: bool,
     },
+}
+
+/// A batch that was acknowledged.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) partition: TopicPartition,
+    pub(crate) records: u32,
+    pub(crate) bytes: usize,
+    /// Since its first record was enqueued.
+    pub(crate) age: Duration,
+    /// Since it was sent last.
+    pub(crate) request: Duration,
 }
 
 /// The broker's answer gives records offsets that cannot be.
@@ -103,27 +124,52 @@ fn fate_of(error: &Error) -> Fate {
     }
 }
 
+/// What the broker's code says about a batch's sequence.
+fn sequence_code(error: &Error) -> Option<ErrorCode> {
+    error.code().filter(|code| {
+        matches!(
+            *code,
+            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+                | ErrorCode::UNKNOWN_PRODUCER_ID
+                | ErrorCode::INVALID_PRODUCER_EPOCH
+        )
+    })
+}
+
 impl Accumulator {
     /// Takes the result of a batch that [`drain`](Self::drain) gave out.
     pub(crate) fn complete(
         &mut self,
-        at: usize,
-        batch: ReadyBatch,
+        token: u64,
         result: Result<Produced, Error>,
+        leader_known: bool,
         now: Instant,
     ) -> Completed {
-        if self.queues[at].in_flight.take().is_none() {
+        let (at, serial) = super::dispatch::read_token(token);
+        let landed = self.queues.get_mut(at).and_then(|q| q.land(serial));
+        let Some(batch) = landed else {
             // Closed meanwhile: its records have their result.
-            return Completed::Settled;
-        }
+            return Completed::Failed;
+        };
         self.effects.work = true;
         match result.and_then(|produced| checked(produced, &batch)) {
             Ok(produced) => {
-                self.queues[at].backoff = None;
-                self.settle(batch.group(), Outcome::Written(produced));
-                Completed::Settled
+                let queue = &mut self.queues[at];
+                queue.backoff = None;
+                if let Some(base) = batch.sequence {
+                    queue.sequences.written(base);
+                }
+                let written = Written {
+                    partition: queue.partition.clone(),
+                    records: batch.count(),
+                    bytes: batch.size(),
+                    age: now.saturating_duration_since(batch.opened),
+                    request: now.saturating_duration_since(batch.sent.unwrap_or(now)),
+                };
+                self.settle(batch.into_group(), Outcome::Written(produced));
+                Completed::Written(written)
             }
-            Err(error) => self.failed_attempt(at, batch, error, now),
+            Err(error) => self.failed_attempt(at, batch, error, leader_known, now),
         }
     }
 
@@ -132,24 +178,18 @@ impl Accumulator {
         at: usize,
         mut batch: ReadyBatch,
         error: Error,
+        leader_known: bool,
         now: Instant,
     ) -> Completed {
         if fate_of(&error) == Fate::MaybeWritten {
             batch.fate = Fate::MaybeWritten;
         }
+        let code = sequence_code(&error).filter(|_| self.rules.is_idempotent);
+        if let (Some(code), Some(base)) = (code, batch.sequence) {
+            return self.misnumbered(at, batch, base, code, error, now);
+        }
         if batch.count() > 1 && blames_a_record(&error) {
-            return match batch.split() {
-                Ok((left, right)) => {
-                    let ready = &mut self.queues[at].ready;
-                    ready.push_front(right);
-                    ready.push_front(left);
-                    Completed::Again { refresh: false }
-                }
-                Err(why) => {
-                    self.give_up(&batch, PublishErrorKind::Refused, Some(why));
-                    Completed::Settled
-                }
-            };
+            return self.split(at, batch, error);
         }
         let unknown = error.kind() == ErrorKind::UnknownTopic;
         let sent = batch.sent.unwrap_or(now);
@@ -162,19 +202,118 @@ impl Accumulator {
             } else {
                 kind_of(&error)
             };
-            self.give_up(&batch, kind, Some(Box::new(error)));
-            return Completed::Settled;
+            self.give_up(at, batch, kind, Some(Box::new(error)));
+            return Completed::Failed;
         }
+        if let Some(base) = batch.sequence {
+            self.queues[at].sequences.failed(base);
+        }
+        if !leader_known {
+            self.back_off(at, now);
+        }
+        self.send_again(at, batch, error, true)
+    }
+
+    /// The broker refuses the batch's number (codes 45, 47 and 59).
+    fn misnumbered(
+        &mut self,
+        at: usize,
+        mut batch: ReadyBatch,
+        base: i32,
+        code: ErrorCode,
+        error: Error,
+        now: Instant,
+    ) -> Completed {
+        let sequences = &mut self.queues[at].sequences;
+        let verdict = if code == ErrorCode::INVALID_PRODUCER_EPOCH {
+            sequences.fenced(base);
+            let producer = sequences.producer();
+            self.abandon_producer(producer);
+            Verdict::Again
+        } else {
+            sequences.refused(base)
+        };
+        match verdict {
+            Verdict::Again => {}
+            Verdict::Renumber => {
+                batch.fate = Fate::NotWritten;
+                self.back_off(at, now);
+            }
+            Verdict::GiveUp => {
+                self.give_up(at, batch, PublishErrorKind::Refused, Some(Box::new(error)));
+                return Completed::Failed;
+            }
+        }
+        if now >= batch.deadline {
+            self.give_up(at, batch, PublishErrorKind::TimedOut, Some(Box::new(error)));
+            return Completed::Failed;
+        }
+        self.send_again(at, batch, error, false)
+    }
+
+    /// One record may be to blame: the halves are sent on their own.
+    fn split(&mut self, at: usize, batch: ReadyBatch, error: Error) -> Completed {
+        // What may be written under its number cannot be written again in other pieces.
+        if self.rules.is_idempotent && batch.fate == Fate::MaybeWritten {
+            self.give_up(at, batch, kind_of(&error), Some(Box::new(error)));
+            return Completed::Failed;
+        }
+        let (base, attempts) = (batch.sequence, batch.attempts);
+        match batch.split() {
+            Ok((mut left, mut right)) => {
+                let queue = &mut self.queues[at];
+                if let Some(base) = base {
+                    left.sequence = Some(base);
+                    right.sequence = queue.sequences.split(base, left.count());
+                }
+                let partition = queue.partition.clone();
+                queue.put_back(right);
+                queue.put_back(left);
+                Completed::Again {
+                    partition,
+                    attempts,
+                    cause: error.to_string(),
+                    refresh: false,
+                }
+            }
+            Err(failed) => {
+                let (batch, why) = *failed;
+                self.give_up(at, batch, PublishErrorKind::Refused, Some(why));
+                Completed::Failed
+            }
+        }
+    }
+
+    /// Several failures of the same moment are one reason to wait.
+    fn back_off(&mut self, at: usize, now: Instant) {
         let (first, most) = (self.config.retry_backoff, self.config.retry_backoff_max);
         let seed = self.rng.u64(..);
         let queue = &mut self.queues[at];
-        let backoff = queue
-            .backoff
-            .get_or_insert_with(|| Backoff::with_seed(first, most, seed));
-        queue.retry_at = Some(now + backoff.next_delay());
+        if queue.retry_at.is_none() {
+            let backoff = queue
+                .backoff
+                .get_or_insert_with(|| Backoff::with_seed(first, most, seed));
+            queue.retry_at = Some(now + backoff.next_delay());
+        }
+    }
+
+    fn send_again(
+        &mut self,
+        at: usize,
+        mut batch: ReadyBatch,
+        error: Error,
+        refresh: bool,
+    ) -> Completed {
+        let (attempts, cause) = (batch.attempts, error.to_string());
         batch.last_error = Some(error);
-        queue.ready.push_front(batch);
-        Completed::Again { refresh: true }
+        let queue = &mut self.queues[at];
+        queue.put_back(batch);
+        Completed::Again {
+            partition: queue.partition.clone(),
+            attempts,
+            cause,
+            refresh,
+        }
     }
 
     /// Gives up what is past its deadline and not in flight.
@@ -187,8 +326,15 @@ impl Accumulator {
                     self.close_open(at);
                 }
                 if let Some(mut batch) = self.queues[at].ready.pop_front() {
-                    let cause = batch.last_error.take().map(|e| Box::new(e) as _);
-                    self.give_up(&batch, PublishErrorKind::TimedOut, cause);
+                    let cause = match batch.last_error.take() {
+                        Some(error) => Some(Box::new(error) as Cause),
+                        // It may have waited for the producer's id.
+                        None => self.numbering.last_error.as_ref().map(|error| {
+                            let error = Shared(Arc::clone(error));
+                            Box::new(error) as Cause
+                        }),
+                    };
+                    self.give_up(at, batch, PublishErrorKind::TimedOut, cause);
                 }
             }
         }
@@ -217,17 +363,22 @@ impl Accumulator {
         }
     }
 
-    fn give_up(
+    /// Fails a batch for good.
+    pub(super) fn give_up(
         &mut self,
-        batch: &ReadyBatch,
+        at: usize,
+        batch: ReadyBatch,
         kind: PublishErrorKind,
-        cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+        cause: Option<Cause>,
     ) {
+        if let Some(base) = batch.sequence {
+            self.queues[at].sequences.given_up(base, batch.fate);
+        }
         let error = PublishError::new(kind, batch.fate, Arc::clone(&batch.result.topic));
         let error = match cause {
             Some(cause) => error.with_source(cause),
             None => error,
         };
-        self.fail(batch.group(), error);
+        self.fail(batch.into_group(), error);
     }
 }

@@ -1,52 +1,76 @@
-//! The batches of one partition, in order, at most one of them in flight.
+//! The batches of one partition, in order, a few of them in flight.
 
-use super::batch::{Group, OpenBatch, ReadyBatch};
+use super::batch::{OpenBatch, ReadyBatch};
+use super::sequence::{Sequences, Turn};
 use ottla_client::Backoff;
-use ottla_types::TopicPartition;
+use ottla_types::{ProducerId, TopicPartition};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// One partition's batches. The order is: in flight, ready from front to back, open.
+/// One partition's batches. The order is: in flight and ready by their positions, open.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) partition: TopicPartition,
     pub(super) open: Option<OpenBatch>,
+    /// Ordered by position. Those that have a sequence stand first.
     pub(super) ready: VecDeque<ReadyBatch>,
-    pub(super) in_flight: Option<Group>,
+    pub(super) in_flight: Vec<Flight>,
+    pub(super) sequences: Sequences,
     /// Nothing is sent before this.
     pub(super) retry_at: Option<Instant>,
     /// Set while the last attempt failed.
     pub(super) backoff: Option<Backoff>,
     /// Whether the accumulator's list of active queues has it.
     pub(super) listed: bool,
+    /// How many batches were closed.
+    closed: u64,
+}
+
+/// A batch that the transport has.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) serial: u32,
+    pub(super) batch: ReadyBatch,
+}
+
+/// What decides when batches are sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) linger: Duration,
+    pub(super) in_flight_max: usize,
+    pub(super) is_idempotent: bool,
+    /// The id and epoch that batches are numbered under; `None` while there is none.
+    pub(super) producer: Option<ProducerId>,
 }
 
 /// When a queue wants to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A batch can be sent.
+    /// A batch can be sent, or the sequences have to be restarted first.
     Now,
     /// Not before this.
     At(Instant),
-    /// Only when the batch in flight comes back.
+    /// Only when an answer has come.
     Never,
 }
 
 impl Queue {
-    pub(super) fn new(partition: TopicPartition) -> Self {
+    pub(super) fn new(partition: TopicPartition, sequences: Sequences) -> Self {
         Self {
             partition,
             open: None,
             ready: VecDeque::new(),
-            in_flight: None,
+            in_flight: Vec::new(),
+            sequences,
             retry_at: None,
             backoff: None,
             listed: false,
+            closed: 0,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.open.is_none() && self.ready.is_empty() && self.in_flight.is_none()
+        self.open.is_none() && self.ready.is_empty() && self.in_flight.is_empty()
     }
 
     /// Closes the open batch. Returns whether there was one.
@@ -55,24 +79,42 @@ impl Queue {
             return false;
         };
         let deadline = open.opened + delivery_timeout;
-        self.ready.push_back(open.close(deadline));
+        self.ready.push_back(open.close(deadline, self.closed));
+        self.closed += 1;
         true
     }
 
+    /// Puts a batch that was in flight where it stood before.
+    pub(super) fn put_back(&mut self, batch: ReadyBatch) {
+        let place = batch.place();
+        let at = self.ready.partition_point(|other| other.place() < place);
+        self.ready.insert(at, batch);
+    }
+
+    /// Takes the batch with this number out of those in flight.
+    pub(super) fn land(&mut self, serial: u32) -> Option<ReadyBatch> {
+        let at = self.in_flight.iter().position(|f| f.serial == serial)?;
+        Some(self.in_flight.remove(at).batch)
+    }
+
+    pub(super) fn turn(&self, rules: &Rules) -> Turn {
+        if rules.is_idempotent && rules.producer.is_none() {
+            return Turn::Wait;
+        }
+        self.sequences.turn(rules.producer, rules.in_flight_max)
+    }
+
     /// When the next batch can be sent.
-    pub(super) fn due(&self, linger: Duration, now: Instant) -> Due {
-        if self.in_flight.is_some() {
+    pub(super) fn due(&self, rules: &Rules, now: Instant) -> Due {
+        let lingers = match (self.ready.is_empty(), &self.open) {
+            (false, _) => None,
+            (true, Some(open)) => Some(open.opened + rules.linger),
+            (true, None) => return Due::Never,
+        };
+        if self.turn(rules) == Turn::Wait {
             return Due::Never;
         }
-        let at = if self.ready.is_empty() {
-            match &self.open {
-                Some(open) => Some(open.opened + linger),
-                None => return Due::Never,
-            }
-        } else {
-            None
-        };
-        match at.max(self.retry_at) {
+        match lingers.max(self.retry_at) {
             Some(at) if at > now => Due::At(at),
             _ => Due::Now,
         }

@@ -1,25 +1,27 @@
 //! The one task that writes: it asks for topics, sends batches, and gives results back.
 //!
-//! It owns the batches in flight, which the transport answers for one by one, so that a slow
-//! partition holds up no other, and the times at which topics are asked for again. When it ends, for
-//! whatever reason, the accumulator is closed first, so that no record is left without a result.
+//! It hands batches to the transport, which answers for them one by one, so that a slow partition
+//! holds up no other, and owns the times at which topics and the producer's id are asked for again.
+//! When it ends, for whatever reason, the accumulator is closed first, so that no record is left
+//! without a result.
 
+mod identity;
 mod topics;
 
 #[cfg(test)]
 mod tests;
 
-use crate::accumulator::{Accumulator, Completed, Dispatch, ReadyBatch};
+use crate::accumulator::{Accumulator, Completed, Dispatch};
 use crate::cluster::Cluster;
 use crate::shared::{Shared, now};
 use crate::{ProducerConfig, telemetry};
 use governor::clock::Clock as _;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use identity::Identity;
+use ottla_client::Backoff;
 use ottla_client::transport::{
     Answer, AnswerSink, Answers, Outgoing, ProduceOptions, Transport, answers,
 };
-use ottla_types::TopicPartition;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use topics::Topics;
@@ -34,17 +36,7 @@ pub(crate) struct Sender {
     limiter: Option<DefaultDirectRateLimiter>,
     sink: AnswerSink,
     answers: Answers,
-    /// What the transport owes an answer for, by token.
-    in_flight: HashMap<u64, Flight>,
-    next_token: u64,
-}
-
-/// A batch that the transport has.
-struct Flight {
-    queue: usize,
-    partition: TopicPartition,
-    batch: ReadyBatch,
-    started: Instant,
+    identity: Identity,
 }
 
 impl Sender {
@@ -60,7 +52,9 @@ impl Sender {
             .rate_limit
             .map(|rate| RateLimiter::direct(Quota::per_second(rate)));
         let (sink, answers) = answers();
+        let backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
         Self {
+            identity: Identity::new(Arc::clone(&cluster), backoff),
             topics: Topics::new(cluster, &config, metadata_max_age),
             shared,
             transport,
@@ -69,8 +63,6 @@ impl Sender {
             limiter,
             sink,
             answers,
-            in_flight: HashMap::new(),
-            next_token: 0,
         }
     }
 
@@ -82,10 +74,9 @@ impl Sender {
             let wake = [wake, self.topics.next_wake()].into_iter().flatten().min();
             tokio::select! {
                 () = shared.work.notified() => {}
-                () = self.answers.recv(&mut arrived) => {
-                    for answer in arrived.drain(..) {
-                        self.answered(answer);
-                    }
+                () = self.answers.recv(&mut arrived) => self.answered(&mut arrived),
+                Some(answer) = self.identity.next_answer() => {
+                    self.identity.apply(&self.shared, answer);
                 }
                 Some(answer) = self.topics.next_answer() => self.topics.apply(&self.shared, answer),
                 () = sleep_until(wake) => {}
@@ -98,18 +89,20 @@ impl Sender {
         let now = now();
         let limiter = self.limiter.as_ref();
         let mut admit = |records: u32| limiter.and_then(|l| admit(l, records, now));
-        let (closed, dispatches, wanted, wake, used) = self.shared.with(|acc: &mut Accumulator| {
-            acc.expire(now);
-            let dispatches = acc.drain(now, &mut admit);
-            let wake = acc.next_wake(now);
-            (
-                acc.is_closed(),
-                dispatches,
-                acc.take_wanted(),
-                wake,
-                acc.used(),
-            )
-        });
+        let (closed, dispatches, wanted, wants_id, wake, used) =
+            self.shared.with(|acc: &mut Accumulator| {
+                acc.expire(now);
+                let dispatches = acc.drain(now, &mut admit);
+                let wake = acc.next_wake(now);
+                (
+                    acc.is_closed(),
+                    dispatches,
+                    acc.take_wanted(),
+                    acc.wants_producer(),
+                    wake,
+                    acc.used(),
+                )
+            });
         if closed {
             return None;
         }
@@ -118,39 +111,26 @@ impl Sender {
             self.topics.want(name);
         }
         self.topics.ask(now, &self.shared);
+        let again = wants_id.then(|| self.identity.ask(now)).flatten();
         self.send(dispatches, now);
-        Some(wake)
+        Some([wake, again].into_iter().flatten().min())
     }
 
     fn send(&mut self, dispatches: Vec<Dispatch>, now: Instant) {
         // Those that are given up earlier than an attempt may take are calls of their own.
         let mut calls: Vec<(Duration, Vec<Outgoing>)> = Vec::new();
         for dispatch in dispatches {
-            let Dispatch {
-                queue,
-                partition,
-                batch,
-            } = dispatch;
-            let left = batch.deadline.saturating_duration_since(now);
+            let left = dispatch.deadline.saturating_duration_since(now);
             let timeout = left.min(self.request_timeout);
-            let token = self.next_token;
-            self.next_token += 1;
             let outgoing = Outgoing {
-                token,
-                partition: partition.clone(),
-                batch: batch.encoded.clone(),
+                token: dispatch.token,
+                partition: dispatch.partition,
+                batch: dispatch.batch,
             };
             match calls.last_mut().filter(|(limit, _)| *limit == timeout) {
                 Some((_, call)) => call.push(outgoing),
                 None => calls.push((timeout, vec![outgoing])),
             }
-            let flight = Flight {
-                queue,
-                partition,
-                batch,
-                started: now,
-            };
-            self.in_flight.insert(token, flight);
         }
         for (timeout, call) in calls {
             let options = ProduceOptions {
@@ -163,32 +143,28 @@ impl Sender {
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, arrived: &mut Vec<Answer>) {
         let now = now();
-        let Some(flight) = self.in_flight.remove(&answer.token) else {
-            return;
-        };
-        let (records, attempts) = (flight.batch.count(), flight.batch.attempts);
-        let (bytes, opened) = (flight.batch.encoded.bytes().len(), flight.batch.opened);
-        let failure = answer.result.as_ref().err().map(ToString::to_string);
-        let completed = self
-            .shared
-            .with(|acc| acc.complete(flight.queue, flight.batch, answer.result, now));
-        match (failure, completed) {
-            (None, _) => telemetry::written(
-                &flight.partition,
-                records,
-                bytes,
-                now.saturating_duration_since(opened),
-                now.saturating_duration_since(flight.started),
-            ),
-            (Some(cause), Completed::Again { refresh }) => {
-                telemetry::retried(&flight.partition, attempts, &cause);
-                if refresh {
-                    self.topics.want(flight.partition.topic);
+        let completed: Vec<_> = self.shared.with(|acc| {
+            let complete = |a: Answer| acc.complete(a.token, a.result, a.leader_known, now);
+            arrived.drain(..).map(complete).collect()
+        });
+        for completed in completed {
+            match completed {
+                Completed::Written(written) => telemetry::written(&written),
+                Completed::Again {
+                    partition,
+                    attempts,
+                    cause,
+                    refresh,
+                } => {
+                    telemetry::retried(&partition, attempts, &cause);
+                    if refresh {
+                        self.topics.want(partition.topic);
+                    }
                 }
+                Completed::Failed => {}
             }
-            (Some(_), Completed::Settled) => {}
         }
     }
 }

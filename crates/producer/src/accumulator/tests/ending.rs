@@ -10,7 +10,7 @@ fn a_flush_covers_what_came_before_it_and_ends_its_lingering() {
     let after = bed.put(to_zero(1));
     assert_eq!(bed.acc.outstanding_up_to(mark), 1);
     let sent = bed.drain();
-    assert_eq!(sent[0].batch.count(), 1);
+    assert_eq!(sent[0].batch.record_count(), 1);
     bed.write(sent);
     assert_eq!(bed.acc.outstanding_up_to(mark), 0);
     assert!(bed.result(before).is_some());
@@ -53,7 +53,7 @@ fn a_close_reports_what_was_not_delivered_with_its_fate() {
     );
     assert_eq!(bed.acc.close_now(), report);
     // A late answer changes nothing.
-    assert_eq!(bed.fail(sent, lost()), Completed::Settled);
+    assert_eq!(bed.fail(sent, lost()), Completed::Failed);
     assert!(bed.result(written).is_some_and(|r| r.is_ok()));
     for (handle, fate) in [
         (in_flight, Fate::MaybeWritten),

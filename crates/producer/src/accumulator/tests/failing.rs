@@ -77,7 +77,7 @@ fn only_the_too_large_record_of_a_batch_fails() {
         let mut sent = bed.drain();
         let Some(dispatch) = sent.pop() else { break };
         requests += 1;
-        if dispatch.batch.encoded.bytes().len() > 2_000 {
+        if dispatch.batch.bytes().len() > 2_000 {
             bed.fail(
                 dispatch,
                 Error::from_code(ErrorCode::MESSAGE_TOO_LARGE, "Produce"),
@@ -216,7 +216,7 @@ fn a_topic_that_vanishes_fails_within_its_limit() {
     while error.is_none() && bed.now < started + ms(900) {
         if let Some(sent) = bed.drain().pop() {
             let code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-            if bed.fail(sent, Error::from_code(code, "Produce")) == Completed::Settled {
+            if bed.fail(sent, Error::from_code(code, "Produce")) == Completed::Failed {
                 error = Some(());
             }
         }
@@ -237,9 +237,8 @@ fn trap_d_offsets_that_cannot_be_are_a_typed_error_and_no_panic() {
             base_offset: Some(base),
             log_append_time_ms: None,
         };
-        let (queue, batch) = (sent.queue, sent.batch);
-        let completed = bed.acc.complete(queue, batch, Ok(produced), bed.now);
-        assert_eq!(completed, Completed::Settled);
+        let completed = bed.acc.complete(sent.token, Ok(produced), false, bed.now);
+        assert_eq!(completed, Completed::Failed);
         for handle in handles {
             let error = bed.error(handle);
             assert_eq!(error.kind(), PublishErrorKind::Refused, "{base}");

@@ -4,6 +4,7 @@ mod batching;
 mod ending;
 mod failing;
 mod property;
+mod sequences;
 
 use super::*;
 use crate::handle::DeliveryHandle;
@@ -11,6 +12,7 @@ use crate::partition::from_fn;
 use futures_util::FutureExt as _;
 use ottla_client::PartitionMetadata;
 use ottla_client::transport::Produced;
+use ottla_record_batch::EncodedBatch;
 use ottla_types::{ErrorCode, Fate, PublishErrorKind, Record, RecordMetadata};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -63,8 +65,10 @@ impl Bed {
     fn unknown(config: ProducerConfig) -> Self {
         config.validate().expect("a valid configuration");
         let partitioner = config.partitioner.build(1);
+        let mut capabilities = Capabilities::minimal();
+        capabilities.idempotence = config.idempotence == Some(true);
         Self {
-            acc: Accumulator::new(config, false, partitioner, 1),
+            acc: Accumulator::new(config, &capabilities, partitioner, 1),
             now: Instant::now(),
             next_offset: 0,
             gate: None,
@@ -91,15 +95,15 @@ impl Bed {
                 base_offset: Some(self.next_offset),
                 log_append_time_ms: None,
             };
-            self.next_offset += i64::from(dispatch.batch.count());
-            let (queue, batch) = (dispatch.queue, dispatch.batch);
-            self.acc.complete(queue, batch, Ok(produced), self.now);
+            self.next_offset += i64::from(dispatch.batch.record_count());
+            let token = dispatch.token;
+            self.acc.complete(token, Ok(produced), false, self.now);
         }
     }
 
     fn fail(&mut self, dispatch: Dispatch, error: Error) -> Completed {
-        let (queue, batch) = (dispatch.queue, dispatch.batch);
-        self.acc.complete(queue, batch, Err(error), self.now)
+        let token = dispatch.token;
+        self.acc.complete(token, Err(error), false, self.now)
     }
 
     fn result(
@@ -120,9 +124,17 @@ fn to_zero(value: usize) -> Record {
     Record::new("t").partition(0).value(vec![b'x'; value])
 }
 
-fn values(batch: &ReadyBatch) -> Vec<String> {
+/// Whether the batch is sent again, and whether its topic is looked up anew.
+fn is_sent_again(completed: &Completed) -> Option<bool> {
+    match completed {
+        Completed::Again { refresh, .. } => Some(*refresh),
+        _ => None,
+    }
+}
+
+fn values(batch: &EncodedBatch) -> Vec<String> {
     let mut values = Vec::new();
-    for view in batch.encoded.clone().into_record_set().batches() {
+    for view in batch.clone().into_record_set().batches() {
         for record in view.expect("a batch").records() {
             let value = record.expect("a record").value.unwrap_or_default();
             values.push(String::from_utf8_lossy(&value).into_owned());

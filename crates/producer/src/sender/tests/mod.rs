@@ -14,7 +14,8 @@ use ottla_client::transport::{
 use ottla_client::{Error, ErrorKind, PartitionMetadata, TopicMetadata};
 use ottla_record_batch::EncodedBatch;
 use ottla_types::{
-    BoxFuture, Envelope, ErrorCode, Fate, Offset, Publish, PublishErrorKind, Record, TopicPartition,
+    BoxFuture, Envelope, ErrorCode, Fate, Offset, ProducerId, Publish, PublishErrorKind, Record,
+    TopicPartition,
 };
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -214,6 +215,10 @@ impl Cluster for FakeCluster {
                 is_internal: false,
             }))
         })
+    }
+
+    fn producer_id(&self) -> BoxFuture<'static, Result<ProducerId, Error>> {
+        Box::pin(async { Ok(ProducerId { id: 7, epoch: 0 }) })
     }
 }
 
