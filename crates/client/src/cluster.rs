@@ -5,7 +5,7 @@
 //! nothing waits beyond the deadline that it was given.
 
 use crate::broker::{Broker, Purpose};
-use crate::connection::{Api, Connector, Security, Tasks};
+use crate::connection::{Api, Connector, FrameBytes, Security, Tasks};
 use crate::metadata::{ReadTopic, read_topics};
 use crate::{Backoff, ClientConfig, Error, ErrorKind, TopicMetadata};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -99,6 +99,7 @@ impl Cluster {
             response_bytes_max: config.max_response_bytes,
             security: Security::prepare(&config.security).await?,
             tasks: Tasks::default(),
+            frames: FrameBytes::default(),
             #[cfg(test)]
             version_caps: HashMap::new(),
         };

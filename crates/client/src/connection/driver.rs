@@ -6,7 +6,7 @@
 //! the protocol, the connection ends and every request that waits is told.
 
 use super::frame::FrameError;
-use super::intake::Intake;
+use super::intake::{FrameBytes, Intake};
 use crate::{Error, ErrorKind};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -101,6 +101,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         queue: mpsc::Receiver<Outgoing>,
         closed: Closed,
         response_bytes_max: usize,
+        in_use: FrameBytes,
     ) -> Self {
         Self {
             reader,
@@ -112,7 +113,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             waiting: VecDeque::new(),
             unanswered: Vec::new(),
             next_id: 0,
-            incoming: Intake::default(),
+            incoming: Intake::new(in_use),
             outgoing: BytesMut::new(),
             must_flush: false,
         }

@@ -7,6 +7,7 @@
 use super::frame::{FrameError, frame_length, next_frame};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -19,12 +20,24 @@ const SPARE_MAX: usize = 4;
 /// Their bytes together.
 const SPARE_BYTES_MAX: usize = 8 << 20;
 
+/// How many bytes the large frames take that somebody still reads, of all connections. A slice of a
+/// frame, however small, keeps the whole of it.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct FrameBytes(Arc<AtomicUsize>);
+
+impl FrameBytes {
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The reading half of a connection's state.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     small: BytesMut,
     large: Option<Large>,
     spares: Arc<Spares>,
+    in_use: FrameBytes,
 }
 
 /// A large frame, as far as it has come.
@@ -35,6 +48,14 @@ struct Large {
 }
 
 impl Intake {
+    /// Counts what its frames take in `in_use`.
+    pub(super) fn new(in_use: FrameBytes) -> Self {
+        Self {
+            in_use,
+            ..Self::default()
+        }
+    }
+
     /// Reads some bytes; 0 at the end of the stream. Safe to cancel.
     pub(super) async fn read<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> io::Result<usize> {
         match &mut self.large {
@@ -62,9 +83,12 @@ impl Intake {
                 self.large = Some(large);
                 return Ok(None);
             }
+            let held = large.bytes.capacity();
+            self.in_use.0.fetch_add(held, Ordering::Relaxed);
             let frame = Frame {
                 bytes: large.bytes,
                 spares: self.spares.clone(),
+                in_use: self.in_use.clone(),
             };
             return Ok(Some(Bytes::from_owner(frame)));
         }
@@ -90,6 +114,7 @@ impl Intake {
 struct Frame {
     bytes: Vec<u8>,
     spares: Arc<Spares>,
+    in_use: FrameBytes,
 }
 
 impl AsRef<[u8]> for Frame {
@@ -100,6 +125,8 @@ impl AsRef<[u8]> for Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
+        let held = self.bytes.capacity();
+        self.in_use.0.fetch_sub(held, Ordering::Relaxed);
         self.spares.give(std::mem::take(&mut self.bytes));
     }
 }
@@ -189,6 +216,13 @@ mod tests {
         let third = frames(&mut intake, &framed(150_000, 3)).await;
         assert_eq!(third[0].as_ptr(), address);
         assert!(kept.iter().all(|byte| *byte == 1));
+        // Ten bytes that somebody keeps count as the frame that they are in.
+        let in_use = intake.in_use.get();
+        assert!((350_000..500_000).contains(&in_use), "{in_use}");
+        drop(third);
+        assert!((200_000..250_000).contains(&intake.in_use.get()));
+        drop(kept);
+        assert_eq!(intake.in_use.get(), 0);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod tasks;
 mod tls;
 
 pub(crate) use api::Api;
+pub(crate) use intake::FrameBytes;
 pub(crate) use raw::Submitted;
 pub(crate) use secure::Security;
 pub(crate) use tasks::Tasks;
@@ -57,6 +58,8 @@ pub(crate) struct Connector {
     pub response_bytes_max: usize,
     pub security: Security,
     pub tasks: Tasks,
+    /// What answers take that somebody still reads.
+    pub frames: FrameBytes,
     /// Plays a broker that speaks no version above these, by API key.
     #[cfg(test)]
     pub version_caps: HashMap<i16, i16>,
@@ -193,7 +196,8 @@ impl Connector {
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let driver = Driver::new(halves, broker, queue, closed, self.response_bytes_max);
+        let limit = self.response_bytes_max;
+        let driver = Driver::new(halves, broker, queue, closed, limit, self.frames.clone());
         self.tasks.spawn(driver.run())
     }
 }

@@ -135,6 +135,7 @@ with_own_mock! {
     connections::a_dropped_client_leaves_no_connection,
     prefetching::the_next_records_are_fetched_in_advance,
     prefetching::a_partition_that_becomes_ready_does_not_wait_for_the_others,
+    prefetching::a_partition_does_not_wait_for_three_long_polls,
     prefetching::sessions_are_used_and_lost_ones_begin_anew,
     transactions::trap_a5_positions_move_over_compacted_batches,
     racks::the_replica_in_the_readers_rack_is_read_from,

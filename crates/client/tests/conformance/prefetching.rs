@@ -120,6 +120,44 @@ pub(crate) async fn a_partition_that_becomes_ready_does_not_wait_for_the_others(
     assert_eq!(values(&fetched.unwrap()), ["b"]);
 }
 
+pub(crate) async fn a_partition_does_not_wait_for_three_long_polls(kind: TransportKind) {
+    let bed = MockBed::new(kind).await;
+    let topic = bed.topic(5, &[]).await;
+    let started = Instant::now();
+    let polls = (0..4).map(|n: i32| {
+        let (bed, topic) = (&bed, &topic);
+        async move {
+            let asked = || bed.mock.requests(ApiKey::Fetch) >= u64::from(n.unsigned_abs());
+            until("the ones before are in a long poll", asked).await;
+            let answers = bed
+                .transport()
+                .fetch(limits(PATIENCE), vec![topic.at(n, 0)]);
+            answers.await
+        }
+    });
+    let ready = async {
+        until("three are in a long poll", || {
+            bed.mock.requests(ApiKey::Fetch) >= 3
+        })
+        .await;
+        topic.write(4, &["a"]).await.unwrap();
+        let answers = bed
+            .transport()
+            .fetch(limits(PATIENCE), vec![topic.at(4, 0)]);
+        assert_eq!(answers.await[0].0, topic.p(4));
+        assert!(started.elapsed() < PATIENCE / 3);
+        for n in 0..4 {
+            topic.write(n, &["b"]).await.unwrap();
+        }
+    };
+    let polls = futures_util::future::join_all(polls);
+    let both = async { tokio::join!(polls, ready) };
+    let (polls, ()) = timeout(PATIENCE, both).await.unwrap();
+    for (answers, n) in polls.into_iter().zip(0..) {
+        assert_eq!(answers[0].0, topic.p(n));
+    }
+}
+
 pub(crate) async fn sessions_are_used_and_lost_ones_begin_anew(kind: TransportKind) {
     let bed = MockBed::new(kind).await;
     let topic = bed.topic(3, &[]).await;

@@ -5,9 +5,9 @@
 //! picked is settled, however the request ends; a broker that answers at once with nothing is not
 //! asked in a hot loop; its throttle time is waited for.
 
-use super::cursor::{Outcome, Picked};
+use super::cursor::{Answered, Outcome, Picked};
 use super::epochs;
-use super::fetch::Fetches;
+use super::fetch::{Fetches, LAST_WAIT};
 use super::fetch_message as message;
 use super::judge::{Judge, fail_all};
 use super::session::Session;
@@ -37,7 +37,7 @@ pub(super) struct Channel {
 }
 
 /// What came of a request.
-enum Answered {
+enum Exchanged {
     /// An answer of the broker, and how large it was.
     Fetched(message::Answer, usize),
     /// Positions were compared with the leader's log instead.
@@ -74,17 +74,24 @@ impl Channel {
                 }
                 return;
             };
-            let outcomes = self.request(&job).await;
-            if self.settle(&job, outcomes) {
+            let (outcomes, frame_bytes) = self.request(&job).await;
+            let is_quiet = |outcome: &Outcome| matches!(outcome, Outcome::Nothing);
+            let is_quiet = outcomes.iter().all(is_quiet);
+            if self.settle(&job, outcomes, frame_bytes) {
                 fetches.wait(self.broker, GRACE).await;
+            } else if is_quiet && fetches.rest_if_crowded(self.broker) {
+                fetches.wait(self.broker, LAST_WAIT).await;
             }
         }
     }
 
     /// Tells the cursors what came of them; `true` if somebody waits for a result.
-    fn settle(&self, job: &Job, outcomes: Vec<Outcome>) -> bool {
+    fn settle(&self, job: &Job, outcomes: Vec<Outcome>, frame_bytes: usize) -> bool {
         let now = Instant::now();
-        let was_alone = job.cursors.len() == 1;
+        let of = Answered {
+            was_alone: job.cursors.len() == 1,
+            frame_bytes,
+        };
         let (mut is_awaited, mut has_lost, mut has_moved) = (false, false, false);
         let mut state = self.fetches.state();
         for (picked, outcome) in job.cursors.iter().zip(outcomes) {
@@ -94,7 +101,7 @@ impl Channel {
                 outcome,
                 Outcome::Lost { .. } | Outcome::Moved | Outcome::Doubted(_)
             );
-            is_awaited |= state.table.settle(picked, was_alone, outcome, now) && is_done;
+            is_awaited |= state.table.settle(picked, outcome, &of, now) && is_done;
         }
         if has_lost {
             self.fetches.resolve(&mut state);
@@ -109,15 +116,15 @@ impl Channel {
         is_awaited
     }
 
-    /// Makes the request; an outcome for each cursor, in their order.
-    async fn request(&mut self, job: &Job) -> Vec<Outcome> {
+    /// Makes the request; an outcome for each cursor, in their order, and the answer's size.
+    async fn request(&mut self, job: &Job) -> (Vec<Outcome>, usize) {
         let started = Instant::now();
         let (answer, frame_bytes) = match self.exchange(job, started).await {
-            Ok(Answered::Fetched(answer, size)) => (answer, size),
-            Ok(Answered::Checked(outcomes)) => return outcomes,
+            Ok(Exchanged::Fetched(answer, size)) => (answer, size),
+            Ok(Exchanged::Checked(outcomes)) => return (outcomes, 0),
             Err(error) => {
                 self.session.reset();
-                return fail_all(job, error);
+                return (fail_all(job, error), 0);
             }
         };
         let throttle = u64::try_from(answer.throttle_ms).unwrap_or_default();
@@ -129,15 +136,15 @@ impl Channel {
             | ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR => {
                 self.session.reset();
                 self.slow_down();
-                return job.cursors.iter().map(|_| Outcome::Again).collect();
+                return (again(job), 0);
             }
             code => {
                 self.session.reset();
-                return fail_all(job, Error::from_code(code, message::NAME));
+                return (fail_all(job, Error::from_code(code, message::NAME)), 0);
             }
         }
         let Some(connection) = &self.connection else {
-            return job.cursors.iter().map(|_| Outcome::Again).collect();
+            return (again(job), 0);
         };
         let judge = Judge {
             leaders: &self.fetches.leaders,
@@ -161,7 +168,7 @@ impl Channel {
         } else if started.elapsed() < job.max_wait / 2 {
             self.slow_down();
         }
-        outcomes
+        (outcomes, frame_bytes)
     }
 
     fn slow_down(&mut self) {
@@ -169,7 +176,7 @@ impl Channel {
         self.not_before = self.not_before.max(not_before);
     }
 
-    async fn exchange(&mut self, job: &Job, now: Instant) -> Result<Answered, Error> {
+    async fn exchange(&mut self, job: &Job, now: Instant) -> Result<Exchanged, Error> {
         let connection = self.connect(now).await?;
         let cluster = &self.fetches.leaders.cluster;
         let mut version = connection.agreed(message::KEY, message::NAME, message::VERSIONS)?;
@@ -181,7 +188,7 @@ impl Channel {
             let deadline = now + cluster.config.request_timeout;
             let wants_check = |picked: &_| Picked::wants_check(picked, version);
             let checked = epochs::check(&connection, job, wants_check, deadline);
-            return checked.await.map(Answered::Checked);
+            return checked.await.map(Exchanged::Checked);
         }
         let names_ids = version > message::NAMES_UNTIL;
         if self.session.has_ids != names_ids {
@@ -230,7 +237,7 @@ impl Channel {
         let size = body.len();
         let answer = message::read(body, version)
             .map_err(|cause| connection.refuse(message::NAME, cause))?;
-        Ok(Answered::Fetched(answer, size))
+        Ok(Exchanged::Fetched(answer, size))
     }
 
     async fn connect(&mut self, now: Instant) -> Result<Connection, Error> {
@@ -255,4 +262,8 @@ impl Channel {
             .await?;
         Ok(self.connection.insert(connection).clone())
     }
+}
+
+fn again(job: &Job) -> Vec<Outcome> {
+    job.cursors.iter().map(|_| Outcome::Again).collect()
 }

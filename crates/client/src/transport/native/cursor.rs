@@ -19,6 +19,14 @@ use tokio::time::Instant;
 
 /// How long a cursor goes on without anybody who asks for it.
 const KEEP: Duration = Duration::from_secs(10);
+/// Records that are a smaller part of their frame than this are copied out of it, so that those who
+/// keep them do not keep the whole frame.
+const SHARE_OF_FRAME: usize = 16;
+
+/// Whether records are copied out of a frame of this size, if it is not small itself.
+pub(super) fn is_copied(records: usize, frame: usize) -> bool {
+    records < frame / SHARE_OF_FRAME && frame > 64 << 10
+}
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -72,7 +80,27 @@ pub(super) struct Cursor {
     checked_at: Option<i32>,
     /// The log does not have the position; whether it is the log that was read is to be found out.
     is_doubted: bool,
+    /// The frame that its result keeps.
+    frame_bytes: usize,
     backoff: Backoff,
+}
+
+/// What all places of a request have in common when it has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    /// The request was for one cursor alone.
+    pub(super) was_alone: bool,
+    /// The answer's size.
+    pub(super) frame_bytes: usize,
+}
+
+/// When a request has ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    pub(super) turn: u64,
+    pub(super) now: Instant,
+    /// How long a replica is read from that the answer names.
+    pub(super) replica_until: Instant,
 }
 
 /// A cursor's place in a request.
@@ -158,6 +186,7 @@ impl Cursor {
             topic_id: position.topic_id,
             checked_at: None,
             is_doubted: false,
+            frame_bytes: 0,
             backoff,
         }
     }
@@ -170,11 +199,15 @@ impl Cursor {
             && (asked.topic_id.is_none() || asked.topic_id == known.topic_id)
     }
 
-    /// What it holds for nobody yet.
-    pub(super) fn bytes(&self) -> usize {
+    /// What it holds for nobody yet: the frame that is kept for it, and its own part.
+    pub(super) fn holds(&self) -> (usize, usize) {
         match &self.state {
-            State::Done(Ok(fetched)) => fetched.records.size(),
-            _ => 0,
+            State::Done(Ok(fetched)) => {
+                let records = fetched.records.size();
+                let keeps_frame = records > 0 && !is_copied(records, self.frame_bytes);
+                (if keeps_frame { self.frame_bytes } else { 0 }, records)
+            }
+            _ => (0, 0),
         }
     }
 
@@ -269,16 +302,15 @@ impl Cursor {
         };
     }
 
-    /// Takes what came of its place in a request; `turn` is that of the request.
+    /// Takes what came of its place in a request.
     pub(super) fn settle(
         &mut self,
         picked: &Picked,
-        was_alone: bool,
         outcome: Outcome,
-        turn: u64,
-        (now, replica_until): (Instant, Instant),
+        of: &Answered,
+        times: Times,
     ) {
-        let leader = picked.leader;
+        let (leader, now) = (picked.leader, times.now);
         if matches!(outcome, Outcome::Done(_) | Outcome::Nothing) {
             self.backoff.reset();
             self.why = None;
@@ -288,7 +320,8 @@ impl Cursor {
         self.state = State::Ready(leader);
         match outcome {
             Outcome::Done(result) => {
-                self.turn = turn;
+                self.turn = times.turn;
+                self.frame_bytes = of.frame_bytes;
                 self.end(result);
             }
             Outcome::Nothing if !picked.is_elsewhere => {
@@ -297,7 +330,7 @@ impl Cursor {
                 self.epoch = self.epoch.or((leader.epoch >= 0).then_some(leader.epoch));
             }
             Outcome::Nothing | Outcome::Again => {}
-            Outcome::Unreadable(error) if was_alone => self.end(Err(error)),
+            Outcome::Unreadable(error) if of.was_alone => self.end(Err(error)),
             Outcome::Unreadable(_) => self.is_suspect = true,
             Outcome::Moved => self.lose(now, false),
             Outcome::Lost { why, refresh } => {
@@ -306,7 +339,7 @@ impl Cursor {
                 self.lose(now + delay, refresh);
             }
             Outcome::Elsewhere(broker) => {
-                let until = replica_until;
+                let until = times.replica_until;
                 self.replica = (broker != leader.broker).then_some(Replica { broker, until });
             }
             Outcome::Checked => self.checked_at = Some(leader.epoch),

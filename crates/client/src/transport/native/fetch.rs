@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 /// after the other, and a further one is for partitions that become ready while all others are in a
 /// long poll.
 const CHANNELS_MAX: usize = 3;
+/// How long the last free channel lets the broker wait for records: whoever asks for a partition while
+/// all channels are in a long poll waits for this one. Twenty requests a second cost nothing that can
+/// be measured, and soon the channels' partitions are together again.
+pub(super) const LAST_WAIT: Duration = Duration::from_millis(50);
 
 /// The channels to one broker.
 #[derive(Debug)]
@@ -30,6 +34,12 @@ struct Channels {
     idle: usize,
     /// A permit for each that shall look for work again.
     wake: Arc<Semaphore>,
+}
+
+impl Channels {
+    fn are_all_busy(&self) -> bool {
+        self.running >= CHANNELS_MAX && self.idle == 0
+    }
 }
 
 impl Default for Channels {
@@ -155,12 +165,26 @@ impl Fetches {
     /// The next request of a channel to the broker; without one the channel counts as idle and has
     /// to wait.
     pub(super) fn next(&self, broker: i32, now: Instant) -> Option<Job> {
+        let in_use = self.leaders.cluster.connector.frames.get();
         let mut state = self.state();
-        let job = state.table.pick(broker, now);
-        if job.is_none() {
-            state.channels.entry(broker).or_default().idle += 1;
+        let mut job = state.table.pick(broker, now, in_use);
+        let channels = state.channels.entry(broker).or_default();
+        match &mut job {
+            None => channels.idle += 1,
+            Some(job) if channels.are_all_busy() => job.max_wait = job.max_wait.min(LAST_WAIT),
+            Some(_) => {}
         }
         job
+    }
+
+    /// Counts a channel as idle after a request that brought nothing, when no other one is: whichever
+    /// ends its wait next then takes the partitions of both, and one is free again.
+    pub(super) fn rest_if_crowded(&self, broker: i32) -> bool {
+        let mut state = self.state();
+        let channels = state.channels.entry(broker).or_default();
+        let is_crowded = channels.are_all_busy();
+        channels.idle += usize::from(is_crowded);
+        is_crowded
     }
 
     /// Counts a channel to the broker as idle, though there may be something to do.

@@ -1,6 +1,6 @@
 //! What a broker's answer means for each cursor that was in the request.
 
-use super::cursor::{Outcome, Picked};
+use super::cursor::{Outcome, Picked, is_copied};
 use super::epochs::compare;
 use super::failure::{Cure, Failure, share};
 use super::fetch_message::{self as message, NAME, PartitionAnswer, Topic};
@@ -15,10 +15,6 @@ use bytes::Bytes;
 use ottla_record_batch::RecordSet;
 use ottla_types::ErrorCode;
 use std::sync::Arc;
-
-/// Records that are a smaller part of their frame than this are copied out of it, so that those who
-/// keep them do not keep the whole frame.
-const SHARE_OF_FRAME: usize = 16;
 
 /// Who judges the answer to one request.
 pub(super) struct Judge<'a> {
@@ -155,7 +151,7 @@ pub(super) fn fail_all(job: &Job, error: Error) -> Vec<Outcome> {
 
 /// The records, copied if they are a small part of a frame that is not small.
 fn unpinned(records: Bytes, frame_bytes: usize) -> Bytes {
-    if records.len() < frame_bytes / SHARE_OF_FRAME && frame_bytes > 64 << 10 {
+    if is_copied(records.len(), frame_bytes) {
         Bytes::copy_from_slice(&records)
     } else {
         records

@@ -3,7 +3,7 @@
 //! What must hold: a request holds a partition at most once, and what is read ahead for nobody is
 //! bounded in bytes and forgotten after a while.
 
-use super::cursor::{Cursor, Outcome, Picked, State};
+use super::cursor::{Answered, Cursor, Outcome, Picked, State, Times};
 use super::fetch_message::NAME;
 use super::leaders::Leader;
 use crate::transport::{FetchLimits, FetchPosition, Fetched};
@@ -165,12 +165,17 @@ impl Table {
         reasons
     }
 
-    /// The next request to the broker; `None` if there is nothing to ask it for.
-    pub(super) fn pick(&mut self, broker: i32, now: Instant) -> Option<Job> {
+    /// The next request to the broker; `None` if there is nothing to ask it for. A caller that waits
+    /// gets its records even if there is no room for what is read ahead.
+    ///
+    /// `in_use` is what the answers take that anybody still reads. With as much again in the callers'
+    /// hands as may wait here, nothing is read in advance: they have enough to do.
+    pub(super) fn pick(&mut self, broker: i32, now: Instant, in_use: usize) -> Option<Job> {
         self.forget(now);
-        let ahead: usize = self.cursors.values().flatten().map(Cursor::bytes).sum();
-        // A caller that waits gets its records all the same.
-        let may_read_ahead = |cursor: &Cursor| ahead < cursor.limits.read_ahead_bytes as usize;
+        let ahead = self.held().max(in_use / 2);
+        let left =
+            |cursor: &Cursor| (cursor.limits.read_ahead_bytes as usize).saturating_sub(ahead);
+        let may_read_ahead = |cursor: &Cursor| left(cursor) > 0;
         let mut ready: Vec<(&TopicPartition, &mut Cursor, Leader)> = Vec::new();
         for (partition, cursors) in &mut self.cursors {
             // At most one of a partition: of those that somebody waits for, or else of the others,
@@ -194,10 +199,22 @@ impl Table {
             ready.truncate(1);
         }
         let limits = || ready.iter().map(|(_, cursor, _)| cursor.limits);
+        let max_bytes = ready.iter().map(|(_, cursor, _)| {
+            let bytes = cursor.limits.max_bytes;
+            if cursor.watchers.any() {
+                bytes
+            } else {
+                bytes.min(u32::try_from(left(cursor)).unwrap_or(u32::MAX))
+            }
+        });
+        let max_bytes = max_bytes.max()?;
         let job = Job {
             max_wait: limits().map(|limits| limits.max_wait).min()?,
-            min_bytes: limits().map(|limits| limits.min_bytes).min()?,
-            max_bytes: limits().map(|limits| limits.max_bytes).max()?,
+            min_bytes: limits()
+                .map(|limits| limits.min_bytes)
+                .min()?
+                .min(max_bytes),
+            max_bytes,
             cursors: Vec::new(),
         };
         self.turns += 1;
@@ -216,19 +233,37 @@ impl Table {
     pub(super) fn settle(
         &mut self,
         picked: &Picked,
-        was_alone: bool,
         outcome: Outcome,
+        of: &Answered,
         now: Instant,
     ) -> bool {
-        let turn = self.turns;
         let cursors = self.cursors.get_mut(&picked.partition);
         let cursor = cursors.and_then(|list| list.iter_mut().find(|c| c.id == picked.id));
         // It was forgotten meanwhile.
         let Some(cursor) = cursor else { return false };
         let is_watched = cursor.watchers.any();
-        let times = (now, now + self.replica_age);
-        cursor.settle(picked, was_alone, outcome, turn, times);
+        let times = Times {
+            turn: self.turns,
+            now,
+            replica_until: now + self.replica_age,
+        };
+        cursor.settle(picked, outcome, of, times);
         is_watched
+    }
+
+    /// What waits here for callers: the whole frames, of which one partition's records may be a small
+    /// part.
+    fn held(&self) -> usize {
+        let mut of_requests: HashMap<u64, (usize, usize)> = HashMap::new();
+        for cursor in self.cursors.values().flatten() {
+            let (frame, records) = cursor.holds();
+            let held = of_requests.entry(cursor.picked).or_default();
+            *held = (held.0.max(frame), held.1 + records);
+        }
+        of_requests
+            .values()
+            .map(|(frame, records)| (*frame).max(*records))
+            .sum()
     }
 
     /// The lost cursors whose leader is to be looked for now, which are then resolving, and when the
