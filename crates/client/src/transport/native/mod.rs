@@ -30,6 +30,8 @@ mod scan_tests;
 mod sender;
 mod session;
 mod table;
+#[cfg(test)]
+mod table_tests;
 mod wire;
 
 use super::{
