@@ -7,6 +7,7 @@ pub mod history;
 pub mod order_flow;
 pub mod read_back;
 pub mod scenarios;
+pub mod transform;
 
 /// The programs in README.md, which the tests compile.
 #[cfg(doctest)]

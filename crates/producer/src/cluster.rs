@@ -39,3 +39,20 @@ impl Cluster for Client {
         Box::pin(async move { client.init_producer_id().await })
     }
 }
+
+/// For a producer whose ids the transaction coordinator gives out: nobody else is asked for one.
+pub(crate) struct WithoutIds<C>(pub(crate) C);
+
+impl<C: Cluster> Cluster for WithoutIds<C> {
+    fn topic(
+        &self,
+        name: Arc<str>,
+        refresh: bool,
+    ) -> BoxFuture<'static, Result<Arc<TopicMetadata>, Error>> {
+        self.0.topic(name, refresh)
+    }
+
+    fn producer_id(&self) -> BoxFuture<'static, Result<ProducerId, Error>> {
+        Box::pin(std::future::pending())
+    }
+}

@@ -19,6 +19,7 @@
 //! - [`Producer::send`] waits for one record, [`Producer::send_all`] for many;
 //!   [`Producer::enqueue`] returns a [`DeliveryHandle`] at once, and [`Producer::reports`] gives
 //!   all outcomes as one stream.
+//! - [`TransactionalProducer`] writes in transactions, offsets of a group included.
 //! - [`partition`] says which partition a record goes to.
 //! - The `accumulator` module (pure, time passed in) gathers records in batches; the `sender`
 //!   module is the one task that writes them.
@@ -42,6 +43,7 @@ mod report;
 mod sender;
 mod shared;
 mod telemetry;
+mod transaction;
 mod typed;
 
 pub use config::ProducerConfig;
@@ -49,3 +51,4 @@ pub use handle::DeliveryHandle;
 pub use partition::PartitionerKind;
 pub use producer::{FlushTimedOut, Producer, ProducerBuilder};
 pub use report::{CloseReport, DeliveryReport, Reports, Undelivered};
+pub use transaction::{TransactionalConfig, TransactionalProducer};

@@ -1,7 +1,7 @@
 //! [`Producer`]: the handle that applications hold.
 
 use crate::accumulator::Accumulator;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, WithoutIds};
 use crate::handle::DeliveryHandle;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, Reports};
@@ -11,8 +11,8 @@ use crate::{PartitionerKind, ProducerConfig};
 use ottla_client::transport::Transport;
 use ottla_client::{Client, Error};
 use ottla_types::{
-    BoxFuture, ConfigError, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record,
-    RecordMetadata,
+    BoxFuture, ConfigError, Delivery, Fate, ProducerId, Publish, PublishError, PublishErrorKind,
+    Record, RecordMetadata,
 };
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -87,18 +87,7 @@ impl ProducerBuilder {
     /// [`ErrorKind::Config`](ottla_client::ErrorKind::Config) names the key that is not allowed, or
     /// the transport's missing capability.
     pub fn build(self) -> Result<Producer, Error> {
-        let client = self.client.config();
-        let (request_timeout, max_age) = (client.request_timeout, client.metadata_max_age);
-        let producer = Producer::start(
-            Parts {
-                transport: Arc::clone(self.client.transport()),
-                cluster: Arc::new(self.client),
-                request_timeout,
-                metadata_max_age: max_age,
-            },
-            self.config,
-            self.partitioner,
-        )?;
+        let producer = Producer::start(Parts::of(&self.client), self.config, self.partitioner)?;
         if self.key_order {
             producer.require_key_order()?;
         }
@@ -112,6 +101,28 @@ pub(crate) struct Parts {
     pub(crate) cluster: Arc<dyn Cluster>,
     pub(crate) request_timeout: Duration,
     pub(crate) metadata_max_age: Duration,
+}
+
+impl Parts {
+    /// Those of `client`.
+    fn of(client: &Client) -> Self {
+        let transport = Arc::clone(client.transport());
+        Self::with(client, transport, Arc::new(client.clone()))
+    }
+
+    /// Those of `client`, with a transport that leads through transactions.
+    pub(crate) fn transactional(client: &Client, transport: Arc<dyn Transport>) -> Self {
+        Self::with(client, transport, Arc::new(WithoutIds(client.clone())))
+    }
+
+    fn with(client: &Client, transport: Arc<dyn Transport>, cluster: Arc<dyn Cluster>) -> Self {
+        Self {
+            transport,
+            cluster,
+            request_timeout: client.config().request_timeout,
+            metadata_max_age: client.config().metadata_max_age,
+        }
+    }
 }
 
 /// A [`Producer::flush`] ended before everything had its result.
@@ -188,6 +199,24 @@ impl Producer {
                 task: Mutex::new(task),
             }),
         })
+    }
+
+    /// A producer for transactions: it has no id until [`go_on_as`](Self::go_on_as), and gets its
+    /// epochs from there alone.
+    pub(crate) fn start_transactional(parts: Parts, config: ProducerConfig) -> Result<Self, Error> {
+        let config = ProducerConfig {
+            idempotence: Some(true),
+            ..config
+        };
+        let producer = Self::start(parts, config, None)?;
+        let shared = &producer.inner.shared;
+        shared.with(Accumulator::make_transactional);
+        Ok(producer)
+    }
+
+    /// What is sent from now on has this id and epoch; a new one begins with new sequences.
+    pub(crate) fn go_on_as(&self, id: ProducerId) {
+        self.inner.shared.with(|acc| acc.set_producer(id));
     }
 
     /// The configuration.
@@ -316,6 +345,41 @@ impl Producer {
                 outstanding => Err(FlushTimedOut { outstanding }),
             },
         }
+    }
+
+    /// As [`flush`](Self::flush), and ends with the first record that fails.
+    pub(crate) async fn flush_unless_failed(
+        &self,
+        deadline: Duration,
+    ) -> Result<(), FlushTimedOut> {
+        let shared = &self.inner.shared;
+        let mark = shared.with(Accumulator::flush);
+        let over = |acc: &mut Accumulator| {
+            let is_over = acc.has_failure() || acc.outstanding_up_to(mark) == 0;
+            is_over.then_some(())
+        };
+        let waited = tokio::time::timeout(deadline, shared.wait_until(over)).await;
+        waited.map_err(|_| {
+            let outstanding = shared.with(|acc| acc.outstanding_up_to(mark));
+            FlushTimedOut { outstanding }
+        })
+    }
+
+    /// Drops what was not sent and waits up to `deadline` (counted from now) for the results of what
+    /// was.
+    pub(crate) async fn drop_unsent(&self, deadline: Duration) {
+        let mark = self.inner.shared.with(Accumulator::flush);
+        let settled = self.inner.shared.wait_until(|acc| {
+            acc.drop_unsent();
+            (acc.outstanding_up_to(mark) == 0).then_some(())
+        });
+        // What is still under way then is told by its handles.
+        let _ = tokio::time::timeout(deadline, settled).await;
+    }
+
+    /// The first failure of a record since the last time that this was asked.
+    pub(crate) fn take_failure(&self) -> Option<PublishError> {
+        self.inner.shared.with(Accumulator::take_failure)
     }
 
     /// Takes no more records, waits up to `deadline` (counted from now) for the results of those

@@ -15,6 +15,7 @@ mod log_upkeep;
 mod order_flow;
 pub mod runner;
 mod security;
+mod transactions;
 
 use crate::harness::KafkaCluster;
 use ottla_client::{Client, ClientConfig, TransportKind};
@@ -173,6 +174,17 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(300),
         run: |context| Box::pin(security::run(context)),
+    },
+    Scenario {
+        name: "transactions",
+        about: "commit, abort, fencing; consume-transform-produce with kill -9, exactly once",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        // The other one knows no transactions.
+        transports: &[TransportKind::Native],
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(transactions::run(context)),
     },
     Scenario {
         name: "kcat-produce-consume",

@@ -121,7 +121,7 @@ impl Accumulator {
             let stamp = queue.sequences.producer().map(|producer| Stamp {
                 producer,
                 base_sequence: base,
-                transactional: false,
+                transactional: self.rules.transactional,
             });
             let serial = self.next_serial;
             self.next_serial = serial.wrapping_add(1);
@@ -173,6 +173,10 @@ impl Accumulator {
     /// Goes on with the next epoch, or asks for another id at the end of the range.
     fn bump_epoch(&mut self) {
         self.rules.producer = self.rules.producer.and_then(|producer| {
+            if self.rules.transactional {
+                // The coordinator's to raise, once the transaction is aborted.
+                return None;
+            }
             let epoch = producer.epoch.checked_add(1)?;
             Some(ProducerId { epoch, ..producer })
         });

@@ -350,6 +350,7 @@ impl Accumulator {
             }
         });
         crate::telemetry::failed(&error, 1);
+        self.first_failure.get_or_insert_with(|| error.clone());
         self.waiting -= 1;
         self.count_down(held.ticket.epoch, 1);
         match &mut self.reports {

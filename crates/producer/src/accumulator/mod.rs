@@ -21,6 +21,7 @@ mod outcome;
 mod queue;
 mod sequence;
 mod topic;
+mod undo;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,8 @@ pub(crate) struct Accumulator {
     delivered: u64,
     phase: Phase,
     close_report: Option<CloseReport>,
+    /// Of a record that was taken.
+    first_failure: Option<PublishError>,
     reports: Option<ReportQueue>,
     wanted: Vec<Arc<str>>,
     effects: Effects,
@@ -116,6 +119,7 @@ impl Accumulator {
                 linger: config.linger,
                 in_flight_max: config.in_flight_max(is_idempotent),
                 is_idempotent,
+                transactional: false,
                 producer: None,
             },
             numbering: Numbering::default(),
@@ -137,6 +141,7 @@ impl Accumulator {
             delivered: 0,
             phase: Phase::Open,
             close_report: None,
+            first_failure: None,
             reports: None,
             wanted: Vec::new(),
             effects: Effects::default(),
@@ -297,6 +302,7 @@ impl Accumulator {
     fn fail(&mut self, group: Group, error: PublishError) {
         let error = error.with_partition(group.result.partition);
         crate::telemetry::failed(&error, group.count);
+        self.first_failure.get_or_insert_with(|| error.clone());
         self.settle(group, Outcome::Failed(error));
     }
 

@@ -224,6 +224,11 @@ impl Accumulator {
         error: Error,
         now: Instant,
     ) -> Completed {
+        if self.rules.transactional {
+            // Nothing mends it but an abort.
+            self.give_up(at, batch, kind_of(&error), Some(Box::new(error)));
+            return Completed::Failed;
+        }
         let sequences = &mut self.queues[at].sequences;
         let verdict = if code == ErrorCode::INVALID_PRODUCER_EPOCH {
             sequences.fenced(base);

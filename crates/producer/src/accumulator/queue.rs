@@ -39,6 +39,8 @@ pub(super) struct Rules {
     pub(super) linger: Duration,
     pub(super) in_flight_max: usize,
     pub(super) is_idempotent: bool,
+    /// Whether batches belong to transactions, whose end alone brings another id or epoch.
+    pub(super) transactional: bool,
     /// The id and epoch that batches are numbered under; `None` while there is none.
     pub(super) producer: Option<ProducerId>,
 }

@@ -191,7 +191,7 @@ fn admit(limiter: &DefaultDirectRateLimiter, records: u32, now: Instant) -> Opti
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
+pub(crate) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake.into()).await,
         None => std::future::pending().await,

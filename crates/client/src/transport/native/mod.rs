@@ -91,7 +91,7 @@ impl fmt::Debug for NativeTransport {
 
 const CAPABILITIES: Capabilities = Capabilities {
     idempotence: true,
-    transactions: false,
+    transactions: true,
     read_committed: true,
     acks: true,
     codecs: Compression::SUPPORTED,
