@@ -98,11 +98,20 @@ pub struct RecordView {
 /// A header count of 0 and nothing behind it: how most records end.
 const NO_HEADERS: &[u8] = &[0];
 
-impl RecordView {
-    /// Reads the record that `at` in `plain` holds and nothing else.
+/// Where the fields of a record stand.
+pub(crate) struct Fields {
+    pub(crate) offset: i64,
+    timestamp_delta: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Range<usize>,
+}
+
+impl Fields {
+    /// Finds the fields of the record that `at` in `plain` holds and nothing else.
     #[inline]
-    pub(crate) fn decode(
-        plain: &Bytes,
+    pub(crate) fn find(
+        plain: &[u8],
         at: Range<usize>,
         batch: &Header,
     ) -> Result<Self, DecodeError> {
@@ -119,31 +128,64 @@ impl RecordView {
         // The sum with the last delta was checked with the header.
         let offset = batch.base_offset + i64::from(offset_delta);
         let field_error = || DecodeError::malformed(offset, Problem::FieldLength);
-        let key = take_field(plain, end, &mut reader).ok_or_else(field_error)?;
-        let value = take_field(plain, end, &mut reader).ok_or_else(field_error)?;
-        let (timestamp_ms, timestamp_type) = match batch.timestamp_type() {
+        Ok(Self {
+            offset,
+            timestamp_delta,
+            key: find_field(end, &mut reader).ok_or_else(field_error)?,
+            value: find_field(end, &mut reader).ok_or_else(field_error)?,
+            headers: end - reader.len()..end,
+        })
+    }
+
+    /// The timestamp and who set it.
+    #[inline]
+    fn timestamp(&self, batch: &Header) -> (i64, TimestampType) {
+        match batch.timestamp_type() {
             // A sum that overflows wraps, as it does in the Java client: a strange time must not
             // stop the partition.
             TimestampType::CreateTime => (
-                batch.base_timestamp.wrapping_add(timestamp_delta),
+                batch.base_timestamp.wrapping_add(self.timestamp_delta),
                 TimestampType::CreateTime,
             ),
             TimestampType::LogAppendTime => (batch.max_timestamp, TimestampType::LogAppendTime),
+        }
+    }
+
+    /// Writes everything but topic and partition to `record`.
+    #[inline]
+    pub(crate) fn write_to(
+        self,
+        plain: &Bytes,
+        batch: &Header,
+        record: &mut ConsumedRecord,
+    ) -> Result<(), DecodeError> {
+        record.headers = read_headers(plain, self.headers.clone(), self.offset)?;
+        record.offset = self.offset;
+        (record.timestamp_ms, record.timestamp_type) = self.timestamp(batch);
+        record.leader_epoch = batch.leader_epoch();
+        record.key = self.key.map(|key| plain.slice(key));
+        record.value = self.value.map(|value| plain.slice(value));
+        Ok(())
+    }
+}
+
+impl RecordView {
+    #[inline]
+    pub(crate) fn new(fields: Fields, plain: &Bytes, batch: &Header) -> Self {
+        let (timestamp_ms, timestamp_type) = fields.timestamp(batch);
+        let headers = match plain.get(fields.headers.clone()) {
+            Some(NO_HEADERS) => Bytes::from_static(NO_HEADERS),
+            _ => plain.slice(fields.headers),
         };
-        let headers = if reader.0 == NO_HEADERS {
-            Bytes::from_static(NO_HEADERS)
-        } else {
-            plain.slice(end - reader.len()..end)
-        };
-        Ok(Self {
-            offset,
+        Self {
+            offset: fields.offset,
             timestamp_ms,
             timestamp_type,
             leader_epoch: batch.leader_epoch(),
-            key,
-            value,
+            key: fields.key.map(|key| plain.slice(key)),
+            value: fields.value.map(|value| plain.slice(value)),
             headers,
-        })
+        }
     }
 
     /// Reads the headers, in their order. Keys that are no UTF-8 are kept as they are.
@@ -152,31 +194,7 @@ impl RecordView {
     /// [`DecodeError::Malformed`] with the record's offset. The other fields and the records after
     /// this one are not affected.
     pub fn headers(&self) -> Result<Headers, DecodeError> {
-        if *self.headers == *NO_HEADERS {
-            return Ok(Headers::new());
-        }
-        let end = self.headers.len();
-        let error = |problem| DecodeError::malformed(self.offset, problem);
-        let mut reader = Reader(&self.headers);
-        // A header takes two bytes at least.
-        let count = reader
-            .varint()
-            .and_then(|count| usize::try_from(count).ok())
-            .filter(|count| *count <= reader.len() / 2)
-            .ok_or_else(|| error(Problem::HeaderCount))?;
-        let mut headers = Headers::new();
-        for _ in 0..count {
-            let key = take_field(&self.headers, end, &mut reader)
-                .flatten()
-                .ok_or_else(|| error(Problem::Header))?;
-            let value = take_field(&self.headers, end, &mut reader)
-                .ok_or_else(|| error(Problem::Header))?;
-            headers.push_raw(RecordHeader { key, value });
-        }
-        if reader.len() > 0 {
-            return Err(error(Problem::TrailingBytes));
-        }
-        Ok(headers)
+        read_headers(&self.headers, 0..self.headers.len(), self.offset)
     }
 
     /// The bytes of key, value and encoded headers: what the record weighs in a buffer.
@@ -212,17 +230,50 @@ impl RecordView {
     }
 }
 
-/// A length and as many bytes of `shared`, of which `reader` has those up to `end` left; -1 is null.
-/// The outer `None` is a length that is below -1, overflows, or is above what is left.
+/// Reads the headers that `at` in `shared` holds and nothing else, of the record at `offset`.
 #[inline]
-fn take_field(shared: &Bytes, end: usize, reader: &mut Reader<'_>) -> Option<Option<Bytes>> {
+fn read_headers(shared: &Bytes, at: Range<usize>, offset: i64) -> Result<Headers, DecodeError> {
+    let end = at.end;
+    let encoded = shared.get(at).unwrap_or_default();
+    if encoded == NO_HEADERS {
+        return Ok(Headers::new());
+    }
+    let error = |problem| DecodeError::malformed(offset, problem);
+    let mut reader = Reader(encoded);
+    // A header takes two bytes at least.
+    let count = reader
+        .varint()
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|count| *count <= reader.len() / 2)
+        .ok_or_else(|| error(Problem::HeaderCount))?;
+    let mut headers = Headers::new();
+    for _ in 0..count {
+        let key = find_field(end, &mut reader)
+            .flatten()
+            .ok_or_else(|| error(Problem::Header))?;
+        let value = find_field(end, &mut reader).ok_or_else(|| error(Problem::Header))?;
+        headers.push_raw(RecordHeader {
+            key: shared.slice(key),
+            value: value.map(|value| shared.slice(value)),
+        });
+    }
+    if reader.len() > 0 {
+        return Err(error(Problem::TrailingBytes));
+    }
+    Ok(headers)
+}
+
+/// A length, and where as many bytes stand; `reader` has those up to `end` left, and -1 is null. The
+/// outer `None` is a length that is below -1, overflows, or is above what is left.
+#[inline]
+fn find_field(end: usize, reader: &mut Reader<'_>) -> Option<Option<Range<usize>>> {
     match reader.varint()? {
         -1 => Some(None),
         length => {
             let length = usize::try_from(length).ok()?;
             reader.take(length)?;
             let behind = end - reader.len();
-            Some(Some(shared.slice(behind - length..behind)))
+            Some(Some(behind - length..behind))
         }
     }
 }

@@ -8,10 +8,10 @@ use crate::header::{
     MIN_RECORD,
 };
 use crate::parts::Parts;
-use crate::record::RecordView;
+use crate::record::{Fields, RecordView};
 use crate::varint::Reader;
 use bytes::Bytes;
-use ottla_types::TimestampType;
+use ottla_types::{ConsumedRecord, TimestampType};
 
 impl Header {
     pub(crate) fn timestamp_type(&self) -> TimestampType {
@@ -242,18 +242,71 @@ impl Records {
         }
     }
 
+    /// Decodes the next record into `record`, whose topic and partition stay as they are; `None` at
+    /// the end. It is what [`Iterator::next`] gives, for those who read many records and have room
+    /// for them.
+    ///
+    /// # Errors
+    /// Those of the iteration, and of [`RecordView::headers`].
     #[inline]
-    fn decode(&mut self, above: i64) -> Result<RecordView, DecodeError> {
-        let mut reader = Reader(self.plain.get(self.at..).unwrap_or_default());
+    pub fn next_into(&mut self, record: &mut ConsumedRecord) -> Option<Result<(), DecodeError>> {
+        let fields = match self.advance()? {
+            Ok(fields) => fields,
+            Err(e) => return Some(Err(e)),
+        };
+        Some(fields.write_to(&self.plain, &self.header, record))
+    }
+
+    /// Finds the next record.
+    #[inline]
+    fn advance(&mut self) -> Option<Result<Fields, DecodeError>> {
+        let (left, above) = match self.state {
+            State::Next { left, above } if left > 0 => (left, above),
+            State::Next { .. } if self.at == self.plain.len() => return None,
+            _ => return self.fail(),
+        };
+        match self.find(above) {
+            Ok(fields) => {
+                self.state = State::Next {
+                    left: left - 1,
+                    above: fields.offset,
+                };
+                Some(Ok(fields))
+            }
+            Err(e) => {
+                self.state = State::Done;
+                Some(Err(e))
+            }
+        }
+    }
+
+    /// The error that nothing is read for.
+    #[cold]
+    fn fail(&mut self) -> Option<Result<Fields, DecodeError>> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Done => None,
+            State::Failed(e) => Some(Err(e)),
+            State::Next { .. } => {
+                let problem = Problem::TrailingBytes;
+                let base_offset = self.header.base_offset;
+                Some(Err(DecodeError::malformed(base_offset, problem)))
+            }
+        }
+    }
+
+    #[inline]
+    fn find(&mut self, above: i64) -> Result<Fields, DecodeError> {
+        let plain = &self.plain[..];
+        let mut reader = Reader(plain.get(self.at..).unwrap_or_default());
         let problem = || DecodeError::malformed(self.header.base_offset, Problem::RecordLength);
         let body = reader.record().ok_or_else(problem)?;
-        let end = self.plain.len() - reader.len();
-        let record = RecordView::decode(&self.plain, end - body.len()..end, &self.header)?;
-        if record.offset <= above {
-            return Err(DecodeError::malformed(record.offset, Problem::RecordOffset));
+        let end = plain.len() - reader.len();
+        let fields = Fields::find(plain, end - body.len()..end, &self.header)?;
+        if fields.offset <= above {
+            return Err(DecodeError::malformed(fields.offset, Problem::RecordOffset));
         }
         self.at = end;
-        Ok(record)
+        Ok(fields)
     }
 }
 
@@ -262,28 +315,10 @@ impl Iterator for Records {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (result, state) = match self.state {
-            State::Done => return None,
-            State::Failed(e) => (Err(e), State::Done),
-            State::Next { left: 0, .. } if self.at == self.plain.len() => return None,
-            State::Next { left: 0, .. } => (
-                Err(DecodeError::malformed(
-                    self.header.base_offset,
-                    Problem::TrailingBytes,
-                )),
-                State::Done,
-            ),
-            State::Next { left, above } => match self.decode(above) {
-                Ok(record) => {
-                    let above = record.offset;
-                    let left = left - 1;
-                    (Ok(record), State::Next { left, above })
-                }
-                Err(e) => (Err(e), State::Done),
-            },
-        };
-        self.state = state;
-        Some(result)
+        match self.advance()? {
+            Ok(fields) => Some(Ok(RecordView::new(fields, &self.plain, &self.header))),
+            Err(e) => Some(Err(e)),
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -5,12 +5,13 @@
 //! came behind it is dropped, and the member decides where to go on.
 
 use super::progress::{Progress, Trouble};
+use super::slots::Slots;
 use super::{Chunk, LaneSetup, RECORD_OVERHEAD};
 use crate::latch::Latch;
 use ottla_record_batch::{
     BatchView, Batches, DEFAULT_MAX_DECOMPRESSED, DecodeError, Parts, Records,
 };
-use ottla_types::{ConsumedRecord, Offset, TopicPartition};
+use ottla_types::{Offset, TopicPartition};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -88,7 +89,7 @@ impl Feed {
     }
 
     /// Decodes into `out` until it has `max` records, as much is decoded as may be, or the chunk ends.
-    pub(super) fn fill(&mut self, out: &mut Vec<ConsumedRecord>, max: usize) {
+    pub(super) fn fill(&mut self, out: &mut Slots, max: usize) {
         let before = out.len();
         let max = max.min(before + (self.part_bytes / RECORD_OVERHEAD).max(1));
         while out.len() < max && self.broken.is_none() && (out.is_empty() || !self.is_full()) {
@@ -113,11 +114,7 @@ impl Feed {
         self.decoded >= self.part_bytes || self.broken.is_some()
     }
 
-    fn step(
-        &mut self,
-        out: &mut Vec<ConsumedRecord>,
-        max: usize,
-    ) -> Result<ControlFlow<()>, DecodeError> {
+    fn step(&mut self, out: &mut Slots, max: usize) -> Result<ControlFlow<()>, DecodeError> {
         let Some(chunk) = &mut self.chunk else {
             return Ok(ControlFlow::Break(()));
         };
@@ -153,18 +150,20 @@ impl Feed {
             }
             return Ok(ControlFlow::Continue(()));
         };
-        let TopicPartition { topic, partition } = &self.partition;
         while out.len() < max {
-            let Some(record) = records.next().transpose()? else {
-                self.spent += std::mem::take(&mut batch.decompressed);
-                batch.records = None;
-                break;
-            };
-            let (offset, leader_epoch) = (record.offset, record.leader_epoch);
-            if offset >= self.position {
-                out.push(record.into_consumed(topic.clone(), *partition)?);
-                self.position = offset.saturating_add(1);
-                self.leader_epoch = leader_epoch;
+            let record = out.next(&self.partition);
+            match records.next_into(record) {
+                Some(decoded) => decoded?,
+                None => {
+                    self.spent += std::mem::take(&mut batch.decompressed);
+                    batch.records = None;
+                    break;
+                }
+            }
+            if record.offset >= self.position {
+                self.position = record.offset.saturating_add(1);
+                self.leader_epoch = record.leader_epoch;
+                out.take();
             }
         }
         Ok(ControlFlow::Continue(()))

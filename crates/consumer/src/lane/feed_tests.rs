@@ -1,6 +1,7 @@
 //! What a lane gets of what was fetched.
 
 use super::feed::Feed;
+use super::slots::Slots;
 use super::{Chunk, LaneHandle, LaneLimits, LaneSetup, Progress};
 use crate::handler::{BoxHandler, Context, Outcome, handler_fn};
 use crate::latch::Latch;
@@ -70,12 +71,12 @@ impl Bed {
     /// The records that one call of the handler may get; all before them are handled.
     fn next(&mut self, max: usize) -> Vec<ConsumedRecord> {
         self.feed.handled();
-        let mut records = Vec::new();
+        let mut records = Slots::default();
         self.feed.fill(&mut records, max);
         while records.is_empty() && self.feed.take_next() {
             self.feed.fill(&mut records, max);
         }
-        records
+        records.to_vec()
     }
 
     /// The offsets of all records that are there.

@@ -10,6 +10,7 @@ mod feed;
 #[cfg(test)]
 mod feed_tests;
 mod progress;
+mod slots;
 
 pub(crate) use progress::{Progress, Trouble};
 
@@ -21,6 +22,7 @@ use call::Caller;
 use feed::Feed;
 use ottla_record_batch::RecordSet;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
+use slots::Slots;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +136,7 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
         let mut lane = Lane {
             feed: Feed::new(&setup, inbox, drain.clone()),
             caller: Caller::new(setup, drain),
-            records: Vec::new(),
+            records: Slots::default(),
         };
         let finished = tokio::select! {
             biased;
@@ -155,7 +157,7 @@ struct Lane {
     feed: Feed,
     caller: Caller,
     /// What is handed over; its memory is used again as long as there is work.
-    records: Vec<ConsumedRecord>,
+    records: Slots,
 }
 
 impl Lane {
@@ -187,7 +189,7 @@ impl Lane {
             }
             self.feed.handled();
             if !self.feed.take_next() {
-                self.records = Vec::new();
+                self.records = Slots::default();
                 self.feed.receive(None).await?;
             }
         }

@@ -191,12 +191,6 @@ impl Progress {
         self.buffered.load(Ordering::Acquire) <= self.low_water.load(Ordering::Relaxed)
     }
 
-    /// Whether the lane is behind with what it has: more than half of what it may have before the
-    /// member stops fetching for it.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.buffered.load(Ordering::Relaxed) > self.low_water.load(Ordering::Relaxed) / 2
-    }
-
     pub(crate) fn buffered(&self) -> usize {
         self.buffered.load(Ordering::Relaxed)
     }

@@ -39,6 +39,8 @@ pub(super) struct Owned {
     /// The id of the topic that is read, if the transport knows it.
     pub(super) topic_id: Option<[u8; 16]>,
     pub(super) lag: Lag,
+    /// What was handled when something was given to the lane last.
+    handled: Option<Offset>,
     backoff: Backoff,
 }
 
@@ -89,6 +91,7 @@ impl Owned {
             unreadable: None,
             topic_id: None,
             lag,
+            handled: None,
             backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
         }
     }
@@ -135,8 +138,11 @@ impl Owned {
     /// Gives a chunk to the lane; false when the lane cannot take it, and then nothing changed.
     pub(super) fn deliver(&mut self, mut chunk: Chunk) -> bool {
         chunk.reading = self.reading;
-        if self.progress.is_behind() {
-            // It will stay for a while, and shall not keep the rest of its answer in memory.
+        let handled = self.progress.handled();
+        if std::mem::replace(&mut self.handled, handled) == handled && self.progress.buffered() > 0
+        {
+            // The lane stands still: it will stay for a while, and shall not keep the rest of its
+            // answer in memory.
             let own = Bytes::copy_from_slice(chunk.records.bytes());
             chunk.records = own.into();
         }
