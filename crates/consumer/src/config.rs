@@ -158,7 +158,7 @@ impl ConsumerConfig {
 
     /// How much of the queue a lane may decode at a time.
     pub(crate) fn part_bytes(&self) -> usize {
-        (self.queued_max_bytes / 32).clamp(16 << 10, 2 << 20)
+        (self.queued_max_bytes / 64).clamp(16 << 10, 1 << 20)
     }
 
     /// Checks every value and how they fit together.

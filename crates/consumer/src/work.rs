@@ -3,11 +3,19 @@
 use crate::handler::{BoxBatchHandler, BoxHandler};
 use std::time::Duration;
 
+/// Records of a partition that are looked at for one call in progress.
+const WINDOW: usize = 16;
+const WINDOW_MIN: usize = 256;
+
 /// How records reach the handler.
 #[derive(Debug, Clone)]
 pub(crate) enum Work {
-    /// One at a time.
-    Each(BoxHandler),
+    /// One record a call.
+    Each {
+        handler: BoxHandler,
+        /// Calls for one partition at a time. Above 1, records of the same key are handled in order.
+        concurrency: usize,
+    },
     /// Up to so many records, or what came within the time.
     Batch {
         handler: BoxBatchHandler,
@@ -20,7 +28,9 @@ impl Work {
     /// How many records may be with the handler at once.
     pub(crate) fn in_flight_max(&self) -> usize {
         match self {
-            Self::Each(_) => 1,
+            Self::Each { concurrency: 1, .. } => 1,
+            // So many that enough keys are among them.
+            Self::Each { concurrency, .. } => (concurrency * WINDOW).max(WINDOW_MIN),
             Self::Batch { max_records, .. } => *max_records,
         }
     }

@@ -18,7 +18,7 @@ const LARGE_BYTES: usize = 64 << 10;
 /// Buffers that wait for their next use.
 const SPARE_MAX: usize = 4;
 /// Their bytes together.
-const SPARE_BYTES_MAX: usize = 8 << 20;
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// How many bytes the large frames take that somebody still reads, of all connections. A slice of a
 /// frame, however small, keeps the whole of it.
@@ -228,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn spare_buffers_are_bounded_and_go_when_answers_are_small() {
         let mut intake = Intake::default();
-        let stream: Vec<u8> = (0..8).flat_map(|_| framed(3 << 20, 1)).collect();
+        let stream: Vec<u8> = (0..8).flat_map(|_| framed(1 << 20, 1)).collect();
         drop(frames(&mut intake, &stream).await);
         let held = |intake: &Intake| -> usize {
             intake

@@ -75,6 +75,7 @@ impl App {
             app: self,
             topic: topic.into(),
             instances: 1,
+            concurrency: 1,
         }
     }
 
@@ -163,12 +164,19 @@ pub struct TopicRoute<'a> {
     app: &'a mut App,
     topic: String,
     instances: usize,
+    concurrency: usize,
 }
 
 impl<'a> TopicRoute<'a> {
     /// How many members of the group this process runs.
     pub fn instances(mut self, instances: usize) -> Self {
         self.instances = instances;
+        self
+    }
+
+    /// How many calls may be in progress for one partition; see [`Registration::concurrency`].
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = calls;
         self
     }
 
@@ -184,7 +192,9 @@ impl<'a> TopicRoute<'a> {
     /// Registers `handler` as the business logic of `group`.
     pub fn listen(self, group: impl Into<String>, handler: impl Handler) -> &'a mut App {
         let registration = Registration::new(group, [self.topic], handler);
-        self.app.register(registration.instances(self.instances))
+        let registration = registration.instances(self.instances);
+        self.app
+            .register(registration.concurrency(self.concurrency))
     }
 }
 
@@ -207,6 +217,9 @@ impl<'a> BatchRoute<'a> {
         } = self;
         let registration =
             Registration::batch(group, [route.topic], max_records, max_wait, handler);
-        route.app.register(registration.instances(route.instances))
+        let registration = registration.instances(route.instances);
+        route
+            .app
+            .register(registration.concurrency(route.concurrency))
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// The most members that one registration may start.
 const INSTANCES_MAX: usize = 1024;
+/// The most calls that a partition may have in progress.
+const CONCURRENCY_MAX: usize = 4096;
 /// The most records that a batch handler may ask for.
 const BATCH_RECORDS_MAX: usize = 1_000_000;
 
@@ -24,6 +26,8 @@ pub struct Registration {
     pub(crate) topics: BTreeSet<String>,
     pub(crate) work: Work,
     pub(crate) instances: usize,
+    /// What was asked for with a batch handler; only 1 is allowed.
+    batch_concurrency: usize,
     config: Option<ConsumerConfig>,
     max_processing_time: Option<Duration>,
     auto_offset_reset: Option<AutoOffsetReset>,
@@ -36,7 +40,11 @@ impl Registration {
         topics: impl IntoIterator<Item = T>,
         handler: impl Handler,
     ) -> Self {
-        Self::with_work(group, topics, Work::Each(BoxHandler::new(handler)))
+        let work = Work::Each {
+            handler: BoxHandler::new(handler),
+            concurrency: 1,
+        };
+        Self::with_work(group, topics, work)
     }
 
     /// `handler` gets the records of a partition together: up to `max_records` of them, or those that
@@ -66,6 +74,7 @@ impl Registration {
             topics: topics.into_iter().map(Into::into).collect(),
             work,
             instances: 1,
+            batch_concurrency: 1,
             config: None,
             max_processing_time: None,
             auto_offset_reset: None,
@@ -76,6 +85,21 @@ impl Registration {
     /// the number of partitions stand by.
     pub fn instances(mut self, instances: usize) -> Self {
         self.instances = instances;
+        self
+    }
+
+    /// How many calls of the handler may be in progress for one partition (1 by default, at most
+    /// 4096). Above 1, records with the same key are still handled one after the other in the order
+    /// of the log; those of different keys, and those without one, are not. An offset is committed
+    /// when everything below it is handled.
+    ///
+    /// A record that waits to be handed over again keeps its place among the calls, and those of its
+    /// key behind it. Not for batch handlers.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        match &mut self.work {
+            Work::Each { concurrency, .. } => *concurrency = calls,
+            Work::Batch { .. } => self.batch_concurrency = calls,
+        }
         self
     }
 
@@ -139,6 +163,18 @@ impl Registration {
             Work::Batch { max_records, .. } if !(1..=BATCH_RECORDS_MAX).contains(max_records) => {
                 let expected = format!("1 to {BATCH_RECORDS_MAX}");
                 Err(ConfigError::new("batch records", max_records, expected))
+            }
+            Work::Each { concurrency, .. } if !(1..=CONCURRENCY_MAX).contains(concurrency) => {
+                let expected = format!("1 to {CONCURRENCY_MAX}");
+                Err(ConfigError::new("concurrency", concurrency, expected))
+            }
+            Work::Batch { .. } if self.batch_concurrency != 1 => {
+                let expected = "1 with a batch handler";
+                Err(ConfigError::new(
+                    "concurrency",
+                    self.batch_concurrency,
+                    expected,
+                ))
             }
             _ => Ok(()),
         }

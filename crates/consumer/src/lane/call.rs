@@ -2,8 +2,8 @@
 
 use super::{LaneLimits, LaneSetup, Progress};
 use crate::handler::{
-    BatchHandler, BatchOutcome, BoxBatchHandler, BoxHandler, Context, HandlerError, Observer,
-    Outcome, Run, guard_until,
+    BatchHandler, BatchOutcome, BoxBatchHandler, BoxHandler, Context, Handler, HandlerError,
+    Observer, Outcome, Run, guard_until,
 };
 use crate::latch::Latch;
 use crate::status::MemberBoard;
@@ -13,7 +13,7 @@ use ottla_client::Backoff;
 use ottla_types::{ConsumedRecord, TopicPartition};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
@@ -30,8 +30,9 @@ pub(super) struct Caller {
     board: Arc<MemberBoard>,
     limits: LaneLimits,
     drain: Latch,
-    calling: AtomicBool,
-    leader_epoch: Option<i32>,
+    /// Calls in progress.
+    calling: AtomicUsize,
+    epochs: Epochs,
     meters: Meters,
 }
 
@@ -63,20 +64,20 @@ impl Caller {
             board: setup.board,
             limits: setup.limits,
             drain,
-            calling: AtomicBool::new(false),
-            leader_epoch: None,
+            calling: AtomicUsize::new(0),
+            epochs: Epochs::default(),
             meters,
         }
     }
 
     /// Whether a call is in progress. True after the lane's future was dropped inside a call.
     pub(super) fn is_calling(&self) -> bool {
-        self.calling.load(Ordering::Relaxed)
+        self.calling.load(Ordering::Relaxed) > 0
     }
 
     /// Hands `records` over until all are handled; breaks when the lane is drained before that.
     pub(super) async fn hand_over(&mut self, records: &[ConsumedRecord]) -> ControlFlow<()> {
-        self.note_epochs(records);
+        self.epochs.note(&self.progress, records);
         let mut backoff = Backoff::new(self.limits.backoff, self.limits.backoff_max);
         let mut begin = 0;
         while begin < records.len() {
@@ -85,7 +86,7 @@ impl Caller {
             }
             let left = &records[begin..];
             let (handled, then) = match &self.work {
-                Work::Each(handler) => self.call_each(handler, left).await,
+                Work::Each { handler, .. } => self.call_each(handler, left).await,
                 Work::Batch { handler, .. } => self.call_batch(handler, left).await,
             };
             if handled > 0 {
@@ -105,21 +106,16 @@ impl Caller {
         ControlFlow::Continue(())
     }
 
-    /// Leader epochs only grow along the log, so the ends tell whether there are any news.
-    fn note_epochs(&mut self, records: &[ConsumedRecord]) {
-        let epoch = |record: Option<&ConsumedRecord>| record.and_then(|r| r.leader_epoch);
-        if epoch(records.first()) == self.leader_epoch && epoch(records.last()) == self.leader_epoch
-        {
-            return;
-        }
-        for record in records {
-            if record.leader_epoch != self.leader_epoch {
-                self.leader_epoch = record.leader_epoch;
-                if let Some(epoch) = record.leader_epoch {
-                    self.progress.epoch_begins(record.offset, epoch);
-                }
-            }
-        }
+    /// Resolves when no further call may begin.
+    pub(super) async fn drained(&self) {
+        self.drain.wait().await;
+    }
+
+    /// All calls of a lane are made by its one task.
+    fn count_call(&self, change: isize) {
+        let calling = self.calling.load(Ordering::Relaxed);
+        let calling = calling.saturating_add_signed(change);
+        self.calling.store(calling, Ordering::Relaxed);
     }
 
     fn may_not_begin(&self) -> bool {
@@ -142,6 +138,38 @@ impl Caller {
         (end.handled, then)
     }
 
+    /// Hands one record over until it is handled; false when the lane is drained before that.
+    pub(super) async fn until_handled(
+        &self,
+        handler: &BoxHandler,
+        record: &ConsumedRecord,
+    ) -> bool {
+        let mut backoff = Backoff::new(self.limits.backoff, self.limits.backoff_max);
+        while self.begins() {
+            let begun = Instant::now();
+            let limit = self.limits.processing;
+            let deadline = begun + limit;
+            let context = self.context.clone().with_deadline(deadline);
+            let call = async { handler.handle(&context, record).await };
+            let call = guard_until(deadline, limit, call);
+            let outcome = call.instrument(self.span(record, 1)).await;
+            self.ends(begun.elapsed());
+            let waited = match outcome.unwrap_or_else(Outcome::Failed) {
+                Outcome::Done => return true,
+                Outcome::Failed(error) => {
+                    let wait = backoff.next_delay();
+                    self.note_failure(record, &error, wait);
+                    self.wait(wait).await
+                }
+                Outcome::NotBefore(due_ms) => self.wait_until(due_ms).await,
+            };
+            if waited.is_break() {
+                return false;
+            }
+        }
+        false
+    }
+
     async fn call_batch(
         &self,
         handler: &BoxBatchHandler,
@@ -152,7 +180,7 @@ impl Caller {
         let limit = self.limits.processing;
         let deadline = begun + limit;
         let context = self.context.clone().with_deadline(deadline);
-        self.calling.store(true, Ordering::Relaxed);
+        self.count_call(1);
         let call = async { handler.handle_batch(&context, records).await };
         let outcome = guard_until(deadline, limit, call).instrument(span).await;
         self.ends(begun.elapsed());
@@ -211,6 +239,29 @@ impl Caller {
     }
 }
 
+/// The leader epoch of the records that were handed over last.
+#[derive(Debug, Default)]
+pub(super) struct Epochs(Option<i32>);
+
+impl Epochs {
+    /// Tells the progress where an epoch begins. Epochs only grow along the log, so the ends of
+    /// `records` tell whether there are any news.
+    pub(super) fn note(&mut self, progress: &Progress, records: &[ConsumedRecord]) {
+        let epoch = |record: Option<&ConsumedRecord>| record.and_then(|r| r.leader_epoch);
+        if epoch(records.first()) == self.0 && epoch(records.last()) == self.0 {
+            return;
+        }
+        for record in records {
+            if record.leader_epoch != self.0 {
+                self.0 = record.leader_epoch;
+                if let Some(epoch) = record.leader_epoch {
+                    progress.epoch_begins(record.offset, epoch);
+                }
+            }
+        }
+    }
+}
+
 /// What follows a call.
 enum Then {
     Next,
@@ -232,7 +283,9 @@ fn plan(outcome: BatchOutcome, count: usize) -> (usize, Then) {
 impl Observer for Caller {
     fn begins(&self) -> bool {
         let begins = !self.may_not_begin();
-        self.calling.store(begins, Ordering::Relaxed);
+        if begins {
+            self.count_call(1);
+        }
         begins
     }
 
@@ -241,7 +294,7 @@ impl Observer for Caller {
     }
 
     fn ends(&self, took: Duration) {
-        self.calling.store(false, Ordering::Relaxed);
+        self.count_call(-1);
         self.meters.seconds.record(took);
     }
 

@@ -33,7 +33,7 @@ pub(super) struct Feed {
     chunk: Option<Open>,
     /// Why nothing more can be read.
     broken: Option<DecodeError>,
-    /// What decoding has added to the buffered bytes since the last call of `handled`.
+    /// What decoding has added to the buffered bytes since the last call of `hand_out`.
     decoded: usize,
     /// Buffered bytes that are free when what was handed out is handled.
     spent: usize,
@@ -177,8 +177,14 @@ impl Feed {
 
     /// What was handed out is handled: gives its bytes back.
     pub(super) fn handled(&mut self) {
+        let spent = self.hand_out();
+        self.progress.release(spent);
+    }
+
+    /// What was filled in is handled, or the tracker has it; the bytes that are free when it is
+    /// handled. More may be filled in.
+    pub(super) fn hand_out(&mut self) -> usize {
         self.decoded = 0;
-        self.progress.release(std::mem::take(&mut self.spent));
         self.progress.mark_handled(self.position);
         if let Some(error) = self.broken.take() {
             self.reading += 1;
@@ -188,11 +194,15 @@ impl Feed {
                 error,
             });
         }
+        std::mem::take(&mut self.spent)
     }
 
-    /// Takes the next chunk in, or returns when the time has come. To be called when `fill` has read
-    /// the last one to its end. Breaks when the lane is to end. Safe to cancel.
+    /// Takes the next chunk in unless one is open, or returns when the time has come. Breaks when the
+    /// lane is to end. Safe to cancel.
     pub(super) async fn receive(&mut self, until: Option<Instant>) -> ControlFlow<()> {
+        if self.chunk.is_some() {
+            return ControlFlow::Continue(());
+        }
         let late = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
@@ -213,8 +223,11 @@ impl Feed {
         }
     }
 
-    /// Takes a chunk in that is there already; false when there is none.
+    /// Takes a chunk in that is there already, unless one is open; false when there is none.
     pub(super) fn take_next(&mut self) -> bool {
+        if self.chunk.is_some() {
+            return true;
+        }
         match self.inbox.try_recv() {
             Ok(chunk) => {
                 self.open(chunk);

@@ -34,7 +34,10 @@ impl Bed {
             partition: TopicPartition::new("t", 0),
             incarnation: 1,
             position,
-            work: Work::Each(BoxHandler::new(done)),
+            work: Work::Each {
+                handler: BoxHandler::new(done),
+                concurrency: 1,
+            },
             context: Context::new("g", "m"),
             progress: progress.clone(),
             board: Arc::new(MemberBoard::new("m".into())),

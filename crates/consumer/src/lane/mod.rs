@@ -9,6 +9,9 @@ mod call;
 mod feed;
 #[cfg(test)]
 mod feed_tests;
+mod parallel;
+#[cfg(test)]
+mod parallel_tests;
 mod progress;
 mod slots;
 
@@ -22,6 +25,7 @@ use call::Caller;
 use feed::Feed;
 use ottla_record_batch::RecordSet;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
+use parallel::WindowLimits;
 use slots::Slots;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -31,6 +35,10 @@ use tokio::time::Instant;
 
 /// Records that are decoded at a time for a handler that takes them one by one.
 const EACH_RECORDS: usize = 256;
+/// How long a lane without work keeps the memory for records.
+const SLOTS_KEPT: Duration = Duration::from_secs(1);
+/// Decoded bytes of a lane with several calls, in parts.
+const WINDOW_PARTS: usize = 4;
 /// What a decoded record weighs besides its bytes.
 const RECORD_OVERHEAD: usize = size_of::<ConsumedRecord>();
 /// What a chunk weighs besides its bytes.
@@ -133,10 +141,13 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
     let run = async move {
         let (partition, incarnation) = (setup.partition.clone(), setup.incarnation);
         let work = setup.work.clone();
+        let (progress, part_bytes) = (setup.progress.clone(), setup.limits.part_bytes);
         let mut lane = Lane {
             feed: Feed::new(&setup, inbox, drain.clone()),
             caller: Caller::new(setup, drain),
             records: Slots::default(),
+            progress,
+            part_bytes,
         };
         let finished = tokio::select! {
             biased;
@@ -158,17 +169,30 @@ struct Lane {
     caller: Caller,
     /// What is handed over; its memory is used again as long as there is work.
     records: Slots,
+    progress: Arc<Progress>,
+    part_bytes: usize,
 }
 
 impl Lane {
     async fn run(&mut self, work: Work) {
-        let (max_records, max_wait) = match work {
-            Work::Each(_) => (EACH_RECORDS, Duration::ZERO),
+        let (max_records, max_wait) = match &work {
+            Work::Each { concurrency: 1, .. } => (EACH_RECORDS, Duration::ZERO),
+            Work::Each {
+                handler,
+                concurrency,
+            } => {
+                let limits = WindowLimits {
+                    calls: *concurrency,
+                    bytes: WINDOW_PARTS * self.part_bytes,
+                };
+                let Self { feed, caller, .. } = self;
+                return parallel::run(feed, caller, &self.progress, handler, limits).await;
+            }
             Work::Batch {
                 max_records,
                 max_wait,
                 ..
-            } => (max_records, max_wait),
+            } => (*max_records, *max_wait),
         };
         while self.collect(max_records, max_wait).await.is_continue()
             && self.caller.hand_over(&self.records).await.is_continue()
@@ -189,8 +213,12 @@ impl Lane {
             }
             self.feed.handled();
             if !self.feed.take_next() {
-                self.records = Slots::default();
-                self.feed.receive(None).await?;
+                let until = Instant::now() + SLOTS_KEPT;
+                self.feed.receive(Some(until)).await?;
+                if Instant::now() >= until {
+                    self.records = Slots::default();
+                    self.feed.receive(None).await?;
+                }
             }
         }
         let until = (max_wait > Duration::ZERO).then(|| Instant::now() + max_wait);

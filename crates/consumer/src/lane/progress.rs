@@ -5,9 +5,9 @@
 //! else; the tracker hears of it when somebody asks.
 
 use crate::status::PartitionState;
-use ottla_group::OffsetTracker;
+use ottla_group::{OffsetTracker, Ticket};
 use ottla_record_batch::DecodeError;
-use ottla_types::Offset;
+use ottla_types::{ConsumedRecord, Offset};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ const EPOCHS_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Progress {
     inner: Mutex<Inner>,
-    /// Everything below is handled, as far as the lane is concerned; -1 until it says so.
+    /// Everything below is handled, unless the tracker knows better; -1 until the lane says so.
     handled: AtomicI64,
     /// Bytes that were fetched and are not handled.
     buffered: AtomicUsize,
@@ -92,9 +92,28 @@ impl Progress {
         self.lock().tracker.unassign();
     }
 
-    /// Everything below `next` is handled, or is no record. The lane's alone.
+    /// Everything below `next` is handled, was [dispatched](Self::dispatch), or is no record. The
+    /// lane's alone.
     pub(crate) fn mark_handled(&self, next: Offset) {
         self.handled.store(next, Ordering::Release);
+    }
+
+    /// Notes that records go to handlers that may end in any order. Empty when the partition is not
+    /// assigned any more.
+    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Vec<Ticket> {
+        let mut inner = self.lock();
+        let tickets = records.iter().map(|r| inner.tracker.dispatched(r.offset));
+        tickets.collect::<Result<_, _>>().unwrap_or_default()
+    }
+
+    /// How many more records may be dispatched.
+    pub(crate) fn room(&self) -> usize {
+        self.lock().tracker.room()
+    }
+
+    /// The record is handled.
+    pub(crate) fn done(&self, ticket: Ticket) {
+        self.lock().tracker.done(ticket);
     }
 
     /// The records from `first` on were written in this leader epoch.

@@ -5,9 +5,9 @@
 //! is full are left out, which bounds the memory. An answer counts only for the assignment and
 //! the position that it was asked for (C7, C24).
 //!
-//! `queued.max.bytes` is shared out: a quarter to what the transport reads ahead, a quarter to the
-//! answer that is on its way, half to the lanes, of which each may have as much again as its share
-//! on its way to it.
+//! `queued.max.bytes` is shared out: a quarter to what the transport reads ahead, an eighth to an
+//! answer that is on its way, half to the lanes: a quarter that they may have when more is fetched
+//! for them, and as much again for what comes.
 
 use super::partition::{Partitions, Position};
 use crate::{ConsumerConfig, Error, ErrorKind};

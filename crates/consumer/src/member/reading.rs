@@ -177,6 +177,10 @@ impl Member {
     ) {
         use ottla_client::ErrorKind as Kind;
         let resets = self.spec.config.auto_offset_reset != AutoOffsetReset::Error;
+        // A transport that gives records as they are does not look into them: what it does not
+        // support is the broker, and skipping records would not help.
+        let transport = self.spec.client.transport();
+        let is_about_records = !transport.capabilities().header_fidelity;
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
@@ -190,7 +194,9 @@ impl Member {
                 Some(offset) => self.start_over(partition, offset.into(), now),
                 None => owned.look_up(Lookup::Truncated, now),
             },
-            Kind::Gap | Kind::Unsupported | Kind::InvalidRecord => {
+            kind @ (Kind::Gap | Kind::Unsupported | Kind::InvalidRecord)
+                if kind != Kind::Unsupported || is_about_records =>
+            {
                 let at = error.offset().unwrap_or(position.offset);
                 let at = at.max(position.offset);
                 let error = Error::new(ErrorKind::Unreadable).with_source(error);

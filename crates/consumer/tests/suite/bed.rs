@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 use ottla_client::transport::{ProduceOptions, produce_all};
-use ottla_client::{Client, ClientConfig};
+use ottla_client::{Client, ClientConfig, TransportKind};
 use ottla_consumer::{
     App, AutoOffsetReset, ConsumedRecord, ConsumerConfig, Handler, Outcome, RunningApp, handler_fn,
 };
@@ -33,6 +33,15 @@ impl Bed {
         let cluster = builder.auto_create_topics(false).start().await.unwrap();
         let client = connect(&cluster).await;
         Self { cluster, client }
+    }
+
+    /// One broker, and a client with this transport.
+    pub async fn over(transport: TransportKind) -> Self {
+        let bed = Self::start().await;
+        let mut config = client_config(&bed.cluster);
+        config.transport = transport;
+        let client = Client::connect(config).await.unwrap();
+        Self { client, ..bed }
     }
 
     /// Another client, which shares nothing with the first.
@@ -124,9 +133,13 @@ pub async fn write<V: AsRef<str>>(
 }
 
 async fn connect(cluster: &MockCluster) -> Client {
+    Client::connect(client_config(cluster)).await.unwrap()
+}
+
+fn client_config(cluster: &MockCluster) -> ClientConfig {
     let mut config = ClientConfig::new(&cluster.bootstrap());
     config.request_timeout = Duration::from_secs(5);
-    Client::connect(config).await.unwrap()
+    config
 }
 
 /// A configuration with short times.

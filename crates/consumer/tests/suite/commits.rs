@@ -6,8 +6,9 @@ use crate::bed::{
 use ottla_consumer::{App, AutoOffsetReset, ConsumerConfig, Outcome, handler_fn};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn trap_c26_the_committed_offset_is_the_next_to_read() {
@@ -74,12 +75,12 @@ async fn a_shutdown_commits_everything_handled_and_lets_the_call_finish() {
     let bed = Bed::start().await;
     bed.cluster.create_topic("t", 1).unwrap();
     bed.write("t", 0, numbers(0..1000)).await;
-    let seen = Seen::default();
-    let log = seen.clone();
+    let (seen, gate) = (Seen::default(), Arc::new(Semaphore::new(20)));
+    let (log, pass) = (seen.clone(), gate.clone());
     let handler = handler_fn(move |context, record| {
-        let log = log.clone();
+        let (log, pass) = (log.clone(), pass.clone());
         async move {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            pass.acquire().await.unwrap().forget();
             log.push(context.member(), &record);
             Outcome::Done
         }
@@ -93,9 +94,19 @@ async fn a_shutdown_commits_everything_handled_and_lets_the_call_finish() {
     app.topic("t").listen("g", handler);
     let running = app.start().await.unwrap();
     seen.wait_len(20).await;
-    stop(running).await;
+    let stopped = AtomicBool::new(false);
+    let stopping = async {
+        stop(running).await;
+        stopped.store(true, Ordering::SeqCst);
+    };
+    // The call in progress ends after the shutdown has begun.
+    let working = wait_for("the end", || {
+        gate.add_permits(1);
+        stopped.load(Ordering::SeqCst)
+    });
+    tokio::join!(stopping, working);
     let handled = i64::try_from(seen.len()).unwrap();
-    assert!(handled < 1000);
+    assert!((20..1000).contains(&handled));
     assert_eq!(bed.committed("g", "t", 0), Some(handled));
     assert!(bed.cluster.group_members("g").is_empty());
 }

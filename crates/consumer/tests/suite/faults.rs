@@ -1,6 +1,7 @@
 //! Coordinators that move, brokers that die, offsets that are gone.
 
 use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, wait_for};
+use ottla_client::TransportKind;
 use ottla_consumer::{App, AutoOffsetReset, ConsumerConfig};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
 
@@ -315,7 +316,16 @@ async fn new_partitions_are_found() {
 
 #[tokio::test]
 async fn what_cannot_be_read_stops_its_partition_or_is_skipped_as_told() {
-    let bed = Bed::start().await;
+    unreadable_records(TransportKind::Rskafka).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_stops_its_partition_or_is_skipped_as_told_native() {
+    unreadable_records(TransportKind::Native).await;
+}
+
+async fn unreadable_records(transport: TransportKind) {
+    let bed = Bed::over(transport).await;
     bed.cluster.create_topic("t", 2).unwrap();
     bed.write("t", 0, numbers(0..2)).await;
     bed.write("t", 1, ["fine"]).await;
@@ -342,7 +352,7 @@ async fn what_cannot_be_read_stops_its_partition_or_is_skipped_as_told() {
         on_unreadable: ottla_consumer::OnUnreadable::Skip,
         ..config()
     };
-    let mut app = App::new(&bed.connect().await, skipping);
+    let mut app = App::new(&bed.client, skipping);
     app.topic("t").listen("g", seen.handler());
     let running = app.start().await.unwrap();
     seen.wait_len(4).await;

@@ -1,11 +1,12 @@
 //! Members of a group in one process and in two apps.
 
-use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, text, wait_for};
-use ottla_consumer::{App, Assignor, ConsumerConfig, Outcome, RunningApp, handler_fn};
+use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, wait_for};
+use ottla_consumer::{App, Assignor, ConsumerConfig, Handler, Outcome, RunningApp, handler_fn};
+use ottla_mock_cluster::ApiKey;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use tokio::sync::Semaphore;
 
 #[tokio::test]
 async fn two_instances_share_the_partitions() {
@@ -83,27 +84,44 @@ async fn trap_c13_a_second_app_takes_its_share_cooperative() {
     second_app_joins(Assignor::CooperativeSticky).await;
 }
 
+/// A handler that waits for a permit with each record.
+fn gated(seen: &Seen, gate: &Arc<Semaphore>) -> impl Handler + use<> {
+    let (log, gate) = (seen.clone(), gate.clone());
+    handler_fn(move |context, record| {
+        let (log, gate) = (log.clone(), gate.clone());
+        async move {
+            gate.acquire().await.unwrap().forget();
+            context.check_lease().unwrap();
+            log.push(context.member(), &record);
+            Outcome::Done
+        }
+    })
+}
+
+/// Waits for as many heartbeats of `members` as come in two sessions of [`short_session`].
+async fn two_sessions_of_heartbeats(bed: &Bed, members: usize) {
+    let config = short_session();
+    let beats = 2 * config.session_timeout.as_millis() / config.heartbeat_interval.as_millis();
+    let before = bed.cluster.requests(ApiKey::Heartbeat);
+    let beats = u64::try_from(beats).unwrap() * members as u64;
+    wait_for("heartbeats", || {
+        bed.cluster.requests(ApiKey::Heartbeat) - before >= beats
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn trap_c16_heartbeats_go_on_while_a_handler_is_slow() {
     let bed = Bed::start().await;
     bed.cluster.create_topic("t", 1).unwrap();
     bed.write("t", 0, ["slow", "next"]).await;
-    let seen = Seen::default();
-    let log = seen.clone();
-    let handler = handler_fn(move |context, record| {
-        let log = log.clone();
-        async move {
-            if text(&record) == "slow" {
-                // Longer than two sessions.
-                tokio::time::sleep(Duration::from_secs(3)).await;
-            }
-            log.push(context.member(), &record);
-            Outcome::Done
-        }
-    });
+    let (seen, gate) = (Seen::default(), Arc::new(Semaphore::new(0)));
     let mut app = App::new(&bed.client, short_session());
-    app.topic("t").listen("g", handler);
+    app.topic("t").listen("g", gated(&seen, &gate));
     let running = app.start().await.unwrap();
+    two_sessions_of_heartbeats(&bed, 1).await;
+    assert_eq!(seen.len(), 0);
+    gate.add_permits(2);
     seen.wait_len(2).await;
     assert_eq!(seen.values(), ["slow", "next"]);
     assert_eq!(running.status().registrations[0].members[0].rebalances, 1);
@@ -117,15 +135,13 @@ async fn trap_c16_heartbeats_go_on_while_a_revocation_waits_for_a_call() {
     bed.write("t", 0, ["slow"]).await;
     bed.write("t", 1, ["slow"]).await;
     let (seen, begun) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
-    let (log, calls) = (seen.clone(), begun.clone());
+    let gate = Arc::new(Semaphore::new(0));
+    let (inner, calls) = (gated(&seen, &gate), begun.clone());
+    let inner = Arc::new(inner);
     let handler = handler_fn(move |context, record| {
-        let log = log.clone();
+        let inner = inner.clone();
         calls.fetch_add(1, Ordering::SeqCst);
-        async move {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            log.push(context.member(), &record);
-            Outcome::Done
-        }
+        async move { inner.handle(&context, &record).await }
     });
     let eager = ConsumerConfig {
         assignors: vec![Assignor::Range],
@@ -137,7 +153,15 @@ async fn trap_c16_heartbeats_go_on_while_a_revocation_waits_for_a_call() {
     wait_for("both calls", || begun.load(Ordering::SeqCst) == 2).await;
     let mut app = App::new(&bed.client, eager);
     app.topic("t").listen("g", seen.handler());
+    let joins = bed.cluster.requests(ApiKey::JoinGroup);
     let second = app.start().await.unwrap();
+    wait_for("the second's join", || {
+        bed.cluster.requests(ApiKey::JoinGroup) > joins
+    })
+    .await;
+    two_sessions_of_heartbeats(&bed, 1).await;
+    assert_eq!(seen.len(), 0, "the calls are still in progress");
+    gate.add_permits(2);
     wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;
     assert_eq!(seen.len(), 2, "the calls were allowed to finish");
     assert_eq!(bed.committed("g", "t", 0), Some(1));
@@ -154,26 +178,22 @@ async fn trap_c24_what_is_buffered_at_a_revocation_is_not_handled_after_it() {
     bed.write("t", 0, numbers(0..100)).await;
     bed.write("t", 1, numbers(0..100)).await;
     let seen = Seen::default();
-    let slow = |seen: &Seen| {
-        let log = seen.clone();
-        handler_fn(move |context, record| {
-            let log = log.clone();
-            async move {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                context.check_lease().unwrap();
-                log.push(context.member(), &record);
-                Outcome::Done
-            }
-        })
-    };
+    let gate = Arc::new(Semaphore::new(10));
     let mut app = bed.app();
-    app.topic("t").listen("g", slow(&seen));
+    app.topic("t").listen("g", gated(&seen, &gate));
     let first = app.start().await.unwrap();
     seen.wait_len(10).await;
     let mut app = bed.app();
-    app.topic("t").listen("g", slow(&seen));
+    app.topic("t").listen("g", gated(&seen, &gate));
     let second = app.start().await.unwrap();
-    wait_for("one each", || owned(&first) == [1] && owned(&second) == [1]).await;
+    wait_for("one each", || {
+        // What is in progress goes on, a record at a time, while the partition moves.
+        gate.add_permits(1);
+        owned(&first) == [1] && owned(&second) == [1]
+    })
+    .await;
+    assert!(seen.len() < 200, "something was buffered");
+    gate.add_permits(200);
     seen.wait_len(200).await;
     stop(first).await;
     stop(second).await;

@@ -1,0 +1,168 @@
+//! Several calls for one partition: records of different keys at the same time, those of one key one
+//! after the other in the order of the log.
+//!
+//! The lane looks at a window of records. One whose key is idle is ready; the others wait behind those
+//! of their key. What must hold: at most one call a key, calls begin in the order of the log as far as
+//! that allows, and an offset counts as handled only when everything below it is (C9): the tracker
+//! sees to that. The window is bounded in records by the tracker and in bytes by the lane's part.
+
+use super::call::{Caller, Epochs};
+use super::feed::Feed;
+use super::progress::Progress;
+use super::slots::Slots;
+use crate::handler::{BoxHandler, Observer};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use ottla_group::Ticket;
+use ottla_types::{ConsumedRecord, Offset};
+use std::collections::{HashMap, VecDeque};
+
+/// Records that are decoded at a time.
+const STEP: usize = 64;
+
+/// A record on its way through the window.
+struct Entry {
+    record: ConsumedRecord,
+    ticket: Ticket,
+}
+
+#[derive(Default)]
+struct Window {
+    /// The records that may be handed over, in the order of the log.
+    ready: VecDeque<Entry>,
+    /// The keys of which a record is ready or with the handler, and the records behind it.
+    keys: HashMap<Bytes, VecDeque<Entry>>,
+    /// The bytes that are free when everything below an offset is handled.
+    groups: VecDeque<(Offset, usize)>,
+    bytes: usize,
+}
+
+impl Window {
+    fn add(&mut self, entry: Entry) {
+        // Records without a key have no order among each other.
+        let Some(key) = &entry.record.key else {
+            return self.ready.push_back(entry);
+        };
+        if let Some(behind) = self.keys.get_mut(key) {
+            behind.push_back(entry);
+        } else {
+            self.keys.insert(key.clone(), VecDeque::new());
+            self.ready.push_back(entry);
+        }
+    }
+
+    /// The record is handled: the next one of its key is ready.
+    fn remove(&mut self, record: &ConsumedRecord) {
+        if let Some(key) = &record.key
+            && let Some(behind) = self.keys.get_mut(key)
+        {
+            match behind.pop_front() {
+                Some(next) => self.ready.push_back(next),
+                None => drop(self.keys.remove(key)),
+            }
+        }
+    }
+
+    /// Notes the bytes of the records below `end`; without records they are free now, or with those
+    /// that are out.
+    fn charge(&mut self, end: Option<Offset>, bytes: usize, progress: &Progress) {
+        match (end, self.groups.back_mut()) {
+            (Some(end), _) => self.groups.push_back((end, bytes)),
+            (None, Some((_, last))) => *last += bytes,
+            (None, None) => return progress.release(bytes),
+        }
+        self.bytes += bytes;
+    }
+
+    /// Gives the bytes back that are free.
+    fn release(&mut self, progress: &Progress) {
+        let handled = progress.handled();
+        while let Some((end, bytes)) = self.groups.front().copied()
+            && handled.is_none_or(|handled| handled >= end)
+        {
+            self.groups.pop_front();
+            self.bytes -= bytes;
+            progress.release(bytes);
+        }
+    }
+}
+
+/// The limits of a window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WindowLimits {
+    /// Calls in progress.
+    pub(super) calls: usize,
+    /// Bytes of the records that are looked at; their number is bounded by the tracker.
+    pub(super) bytes: usize,
+}
+
+/// Hands the records of `feed` over until the lane is drained and its calls have ended, or its inbox
+/// is closed.
+pub(super) async fn run(
+    feed: &mut Feed,
+    caller: &mut Caller,
+    progress: &Progress,
+    handler: &BoxHandler,
+    limits: WindowLimits,
+) {
+    let mut window = Window::default();
+    let mut slots = Slots::default();
+    let mut epochs = Epochs::default();
+    let caller = &*caller;
+    let mut calls = FuturesUnordered::new();
+    let mut ends = false;
+    loop {
+        let mut is_dry = false;
+        while !ends && !is_dry && window.bytes < limits.bytes {
+            // Records that are handled take room too, as long as one below them is not.
+            let room = progress.room();
+            if room == 0 {
+                break;
+            }
+            feed.fill(&mut slots, room.min(STEP));
+            epochs.note(progress, &slots);
+            let tickets = progress.dispatch(&slots);
+            if tickets.len() != slots.len() {
+                return;
+            }
+            for (record, ticket) in slots.iter().zip(tickets) {
+                let record = record.clone();
+                window.add(Entry { record, ticket });
+            }
+            let end = slots.last().map(|last| last.offset.saturating_add(1));
+            slots.clear();
+            window.charge(end, feed.hand_out(), progress);
+            is_dry = end.is_none() && !feed.take_next();
+        }
+        while !ends
+            && calls.len() < limits.calls
+            && let Some(Entry { record, ticket }) = window.ready.pop_front()
+        {
+            calls.push(async move {
+                let handled = caller.until_handled(handler, &record).await;
+                (record, handled.then_some(ticket))
+            });
+        }
+        if ends && calls.is_empty() {
+            return;
+        }
+        let wants_more = !ends && is_dry;
+        tokio::select! {
+            biased;
+            Some((record, handled)) = calls.next(), if !calls.is_empty() => match handled {
+                Some(ticket) => {
+                    progress.done(ticket);
+                    caller.tell(1);
+                    window.remove(&record);
+                    window.release(progress);
+                }
+                // Only a lane that is drained gives a record up.
+                None => ends = true,
+            },
+            () = caller.drained(), if !ends => ends = true,
+            received = feed.receive(None), if wants_more => ends = received.is_break(),
+        }
+        tokio::task::consume_budget().await;
+    }
+}
