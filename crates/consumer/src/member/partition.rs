@@ -216,3 +216,48 @@ impl Drop for Lag {
         self.0.set(0.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics::{Counter, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Keeps the one gauge that is asked for.
+    #[derive(Default)]
+    struct OneGauge(Arc<AtomicU64>);
+
+    impl Recorder for OneGauge {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            assert_eq!(key.name(), "ottla_consumer_lag");
+            Gauge::from_arc(self.0.clone())
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn the_lag_of_a_partition_that_is_given_up_is_0() {
+        let recorder = OneGauge::default();
+        let value = || f64::from_bits(recorder.0.load(Ordering::Relaxed));
+        let progress = Progress::new(1, Arc::default());
+        progress.located(10, None);
+        progress.set_high_watermark(25);
+        let lag =
+            metrics::with_local_recorder(&recorder, || Lag::new("g", &TopicPartition::new("t", 0)));
+        lag.show(&progress);
+        assert_eq!(value(), 15.0);
+        progress.mark_handled(20);
+        lag.show(&progress);
+        assert_eq!(value(), 5.0);
+        drop(lag);
+        assert_eq!(value(), 0.0);
+    }
+}

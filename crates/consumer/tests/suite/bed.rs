@@ -59,8 +59,8 @@ impl Bed {
         write(&self.client, topic, partition, values).await;
     }
 
-    /// Appends a batch of one record that says it is compressed with zstd and is not, by a Produce
-    /// request (v3) written by hand: no client would send it.
+    /// Appends a batch of one record that says it is compressed with zstd and is not: no client would
+    /// send it.
     pub async fn write_unreadable(&self, topic: &str, partition: i32) {
         let mut builder = BatchBuilder::new(1 << 10);
         builder
@@ -70,7 +70,11 @@ impl Bed {
         batch[22] = 4;
         let crc = crc32c::crc32c(&batch[21..]);
         batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        self.write_raw(topic, partition, &batch).await;
+    }
 
+    /// Appends a batch as it is, by a Produce request (v3) written by hand.
+    pub async fn write_raw(&self, topic: &str, partition: i32, batch: &[u8]) {
         let mut request = BytesMut::new();
         request.put_slice(&[0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff]); // Produce, v3, id 1, no client id
         request.put_slice(&[0xff, 0xff, 0xff, 0xff]); // no transaction, acks -1
@@ -81,7 +85,7 @@ impl Bed {
         request.put_i32(1);
         request.put_i32(partition);
         request.put_i32(i32::try_from(batch.len()).unwrap());
-        request.put_slice(&batch);
+        request.put_slice(batch);
         let (leader, _) = self.cluster.leader(topic, partition).unwrap();
         let address = self.cluster.broker_addr(leader.unwrap()).unwrap();
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -8,5 +8,6 @@ mod commits;
 mod delivery;
 mod faults;
 mod group_consumer;
+mod parallel;
 mod sharing;
 mod start;
