@@ -23,7 +23,7 @@
 //!   assigned id whose name is not known is asked for until it is (C22).
 //! - A coordinator that has a static member's place refuses its next epoch 0 (111), even if the place
 //!   was taken by a join of the same process whose answer was lost. Whoever cannot know releases the
-//!   place with -2 first (C23); that is refused (82) if it is somebody else's.
+//!   place with -2 first (C23); that does nothing (82) to a place that is somebody else's.
 //! - While a heartbeat is out that says what is owned, nothing more is taken: the coordinator may give
 //!   away what that one leaves out.
 //! - Offsets are committed with the newest epoch; see [`ConsumerMembership::commit_result`].

@@ -91,10 +91,9 @@ impl ConsumerMembership {
             ErrorCode::FENCED_MEMBER_EPOCH
             | ErrorCode::UNKNOWN_MEMBER_ID
             | ErrorCode::STALE_MEMBER_EPOCH => self.on_fenced(code),
-            // The place may be held by a join of this process whose answer was lost: releasing it
-            // tells, with FENCED_INSTANCE_ID if it is somebody else's.
+            // The place may be held by a join of this process whose answer was lost, and is released
+            // then. If it is somebody else's, the next join is refused for good.
             ErrorCode::UNRELEASED_INSTANCE_ID if self.has_lost_join => {
-                self.has_lost_join = false;
                 self.farewell = Slot::Due;
                 self.retry();
             }
@@ -126,9 +125,14 @@ impl ConsumerMembership {
 
     /// A farewell was answered; a static member that joins has released its place with it.
     fn on_farewell(&mut self, code: ErrorCode) {
-        let gone = code.is_ok() || code == ErrorCode::UNKNOWN_MEMBER_ID;
+        // FENCED_INSTANCE_ID: the place is another member's, who may have released it; the join tells.
+        let gone = matches!(
+            code,
+            ErrorCode::NONE | ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::FENCED_INSTANCE_ID
+        );
         if gone {
             self.held = false;
+            self.has_lost_join = false;
         }
         match self.state {
             State::Leaving => self.finish_leaving(),
