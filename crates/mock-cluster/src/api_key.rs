@@ -37,11 +37,12 @@ pub enum ApiKey {
     IncrementalAlterConfigs = 44,
     OffsetDelete = 47,
     DescribeCluster = 60,
+    ConsumerGroupHeartbeat = 68,
 }
 
 impl ApiKey {
     /// Every key, in the order of its number.
-    pub const ALL: [ApiKey; 31] = [
+    pub const ALL: [ApiKey; 32] = [
         ApiKey::Produce,
         ApiKey::Fetch,
         ApiKey::ListOffsets,
@@ -73,6 +74,7 @@ impl ApiKey {
         ApiKey::IncrementalAlterConfigs,
         ApiKey::OffsetDelete,
         ApiKey::DescribeCluster,
+        ApiKey::ConsumerGroupHeartbeat,
     ];
 
     /// The number on the wire.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::consumer_group::Timers;
 use crate::{MockCluster, MockError, Sasl, Versions};
 
 /// What a cluster is started with.
@@ -17,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) max_connections: usize,
     pub(crate) replicated: bool,
     pub(crate) initial_rebalance_delay: Duration,
+    pub(crate) consumer_session_timeout: Duration,
+    pub(crate) consumer_heartbeat_interval: Duration,
     pub(crate) port: u16,
     pub(crate) versions: Versions,
     pub(crate) transaction_version: Option<i16>,
@@ -29,6 +32,15 @@ impl Config {
     pub(crate) fn transaction_version(&self) -> i16 {
         self.transaction_version
             .unwrap_or(self.versions.transaction_version)
+    }
+
+    pub(crate) fn consumer_timers(&self) -> Timers {
+        let session = self.consumer_session_timeout.as_millis();
+        let interval = self.consumer_heartbeat_interval.as_millis();
+        Timers {
+            session_ms: u64::try_from(session).unwrap_or(u64::MAX),
+            interval_ms: i32::try_from(interval).unwrap_or(i32::MAX),
+        }
     }
 
     /// The rack of a broker.
@@ -60,6 +72,8 @@ impl MockClusterBuilder {
                 max_connections: 10_000,
                 replicated: true,
                 initial_rebalance_delay: Duration::ZERO,
+                consumer_session_timeout: Duration::from_secs(45),
+                consumer_heartbeat_interval: Duration::from_secs(5),
                 port: 0,
                 versions: Versions::kafka_4_3(),
                 transaction_version: None,
@@ -131,6 +145,15 @@ impl MockClusterBuilder {
         self
     }
 
+    /// How long a member that speaks KIP-848 may be silent (`group.consumer.session.timeout.ms`), 1 ms
+    /// to 10 minutes, and how often it is to be heard (`group.consumer.heartbeat.interval.ms`), 1 ms
+    /// up to the session. Default 45 s and 5 s, as in Kafka.
+    pub fn consumer_session(mut self, timeout: Duration, heartbeat_interval: Duration) -> Self {
+        self.config.consumer_session_timeout = timeout;
+        self.config.consumer_heartbeat_interval = heartbeat_interval;
+        self
+    }
+
     /// The port of the first broker; the others take the ones that follow. Default 0: any free
     /// port for each.
     pub fn port(mut self, port: u16) -> Self {
@@ -181,6 +204,7 @@ impl MockClusterBuilder {
         let delay = config.initial_rebalance_delay.as_millis();
         let to_i64 = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let last_port = i64::from(config.port) + i64::from(config.brokers) - 1;
+        let timers = config.consumer_timers();
         let checks = [
             ("brokers", i64::from(config.brokers), 1..=100, "1 to 100"),
             (
@@ -212,6 +236,18 @@ impl MockClusterBuilder {
                 i64::try_from(delay).unwrap_or(i64::MAX),
                 0..=300_000,
                 "0 to 300000 ms",
+            ),
+            (
+                "consumer_session_timeout",
+                i64::try_from(timers.session_ms).unwrap_or(i64::MAX),
+                1..=600_000,
+                "1 to 600000 ms",
+            ),
+            (
+                "consumer_heartbeat_interval",
+                i64::from(timers.interval_ms),
+                1..=i64::try_from(timers.session_ms).unwrap_or(i64::MAX),
+                "1 ms to the session timeout",
             ),
             (
                 "transaction_version",

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::sync::oneshot;
 
 use crate::codes;
+use crate::consumer_group::Timers;
 use crate::group::{Answer, Group, GroupState, Ticket};
 use crate::seat::Seat;
 use crate::topics::Topics;
@@ -27,16 +28,18 @@ pub(crate) struct Coordinators {
     waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: Ticket,
     initial_delay_ms: u64,
+    timers: Timers,
     replicated: bool,
 }
 
 impl Coordinators {
-    pub(crate) fn new(initial_delay_ms: u64, replicated: bool) -> Self {
+    pub(crate) fn new(initial_delay_ms: u64, timers: Timers, replicated: bool) -> Self {
         Self {
             groups: BTreeMap::new(),
             waiting: HashMap::new(),
             next_ticket: 0,
             initial_delay_ms,
+            timers,
             replicated,
         }
     }
@@ -58,7 +61,7 @@ impl Coordinators {
                 return Err(codes::COORDINATOR_NOT_AVAILABLE);
             }
             let seat = Seat::of(name, topics, self.replicated);
-            let group = Group::new(self.initial_delay_ms);
+            let group = Group::new(self.initial_delay_ms, self.timers);
             self.groups.insert(name.to_owned(), Entry { seat, group });
         }
         self.groups

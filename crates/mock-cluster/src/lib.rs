@@ -39,6 +39,8 @@
 //! - Fetch by name and by topic id, in incremental sessions (KIP-227), with leader epochs
 //!   (KIP-320), diverging epochs, hints to the new leader (KIP-951) and, with
 //!   [`MockClusterBuilder::racks`], from the closest replica (KIP-392).
+//! - The consumer group protocol (KIP-848): the assignors `uniform` and `range`, static members, regular
+//!   expressions; `ListGroups` and `DescribeGroups` show its groups as stable.
 //! - Leaders and their epochs, coordinators, the classic group protocol with static members
 //!   (KIP-345), member ids required (KIP-394) and session expiry.
 //! - [`Action::Throttle`] is a client quota: the answer says how long, then the connection is
@@ -64,7 +66,8 @@
 //!   checked all the same. Two-phase commit (KIP-939) is not there.
 //! - AddPartitionsToTxn from version 4 on is refused with CLUSTER_AUTHORIZATION_FAILED: it is for
 //!   brokers, which here need none.
-//! - KIP-848 and share groups; fetching as a replica.
+//! - Classic members and such of KIP-848 in one group, ConsumerGroupDescribe; share groups; fetching as
+//!   a replica.
 //! - TLS, ACLs; quotas that count by themselves. Of settings, only those that the mock gives a
 //!   meaning change what it does; others can be described and altered all the same.
 //! - Retention and compaction by themselves: records go when a test or DeleteRecords says so.
@@ -85,6 +88,7 @@ mod batch;
 mod builder;
 mod cluster;
 mod codes;
+mod consumer_group;
 mod control;
 mod coordinator;
 mod error;

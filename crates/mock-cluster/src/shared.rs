@@ -145,7 +145,7 @@ impl Shared {
         let delay = u64::try_from(config.initial_rebalance_delay.as_millis()).unwrap_or(u64::MAX);
         let data = Data {
             topics: Topics::new(config.brokers, config.default_partitions, config.replicated),
-            coordinators: Coordinators::new(delay, config.replicated),
+            coordinators: Coordinators::new(delay, config.consumer_timers(), config.replicated),
             ports: BTreeMap::new(),
             log_bytes: 0,
             transactions: Transactions::new(config.replicated),

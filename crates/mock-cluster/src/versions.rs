@@ -33,6 +33,8 @@ pub struct Versions {
     pub(crate) transaction_version: i16,
     /// Whether PRODUCER_FENCED is known; where not, INVALID_PRODUCER_EPOCH stands for it.
     pub(crate) says_producer_fenced: bool,
+    /// Whether KIP-848 is switched on; where not, its heartbeat is told, and refused.
+    pub(crate) has_consumer_groups: bool,
 }
 
 /// API, lowest, highest.
@@ -70,6 +72,7 @@ const KAFKA_3_9: &[Row] = &[
     (ApiKey::IncrementalAlterConfigs, 0, 1),
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 1),
+    (ApiKey::ConsumerGroupHeartbeat, 0, 0),
 ];
 
 /// Where 4.0 differs from 3.9.
@@ -89,6 +92,7 @@ const KAFKA_4_0: &[Row] = &[
     (ApiKey::TxnOffsetCommit, 0, 5),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::ConsumerGroupHeartbeat, 0, 1),
 ];
 
 /// Where 4.3 differs from 4.0.
@@ -140,16 +144,20 @@ impl Versions {
             table: Vec::new(),
             transaction_version,
             says_producer_fenced: true,
+            has_consumer_groups: true,
         };
         let rows = tables.iter().copied().flatten();
         rows.fold(none, |all, (api, min, max)| all.with(*api, *min, *max))
     }
 
-    /// Apache Kafka 3.9: transaction version 1. One difference is not imitated: there, an
+    /// Apache Kafka 3.9: transaction version 1, and KIP-848 switched off, as it is there by default. One difference is not imitated: there, an
     /// InitProducerId with the own id and epoch that finds a transaction open ends with
     /// PRODUCER_FENCED after its abort; 4.3, and this mock, let the producer go on.
     pub fn kafka_3_9() -> Self {
-        Self::of(&[KAFKA_3_9], 1)
+        Self {
+            has_consumer_groups: false,
+            ..Self::of(&[KAFKA_3_9], 1)
+        }
     }
 
     /// Apache Kafka 4.0: transaction version 2.

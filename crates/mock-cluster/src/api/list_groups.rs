@@ -6,6 +6,7 @@ use kafka_protocol::messages::{ListGroupsRequest, ListGroupsResponse};
 use super::shape::{Field, TEXTS};
 use super::{Api, Call, Outcome, Range, text};
 use crate::ApiKey;
+use crate::group::Group;
 
 pub(super) struct ListGroups;
 
@@ -23,18 +24,17 @@ impl Api for ListGroups {
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let data = call.shared.data();
-        let wanted_type = request.types_filter.is_empty()
-            || request
-                .types_filter
-                .iter()
-                .any(|kind| kind.eq_ignore_ascii_case("classic"));
+        let wanted_type = |kind: &str| {
+            let mut wanted = request.types_filter.iter();
+            wanted.len() == 0 || wanted.any(|wanted| wanted.eq_ignore_ascii_case(kind))
+        };
         let groups = data
             .coordinators
             .of_broker(call.broker)
             .filter(|(_, group)| {
                 let states = &request.states_filter;
                 let state = group.state().name();
-                wanted_type
+                wanted_type(kind(group))
                     && (states.is_empty() || states.iter().any(|s| s.eq_ignore_ascii_case(state)))
             });
         let listed = groups.map(|(name, group)| {
@@ -47,11 +47,20 @@ impl Api for ListGroups {
                 listed
             };
             if call.version >= 5 {
-                listed.with_group_type(text("classic"))
+                listed.with_group_type(text(kind(group)))
             } else {
                 listed
             }
         });
         Outcome::Answer(ListGroupsResponse::default().with_groups(listed.collect()))
+    }
+}
+
+/// KIP-848's names of the protocols.
+fn kind(group: &Group) -> &'static str {
+    if group.is_consumer() {
+        "consumer"
+    } else {
+        "classic"
     }
 }

@@ -58,7 +58,11 @@ impl Api for OffsetCommit {
             Ok(group) => group,
             Err(code) => return Outcome::Answer(answer_each(&request, |_, _, _| code)),
         };
-        let allowed = group.check_commit(&caller, now);
+        let allowed = match group.check_commit(&caller, now) {
+            // The code came with version 9.
+            codes::STALE_MEMBER_EPOCH if call.version < 9 => codes::UNSUPPORTED_VERSION,
+            code => code,
+        };
         let response = answer_each(&request, |topic, partition, committed| {
             let known = topics
                 .by_name

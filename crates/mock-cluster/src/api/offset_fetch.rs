@@ -87,7 +87,14 @@ impl Api for OffsetFetch {
             ..
         } = &mut *data;
         let response = answer(&request, call.version, |group, asked| {
+            let member = request.groups.iter().find(|g| group == &**g.group_id);
             let group = coordinators.at(call.broker, group, topics)?;
+            if let Some(member) = member.filter(|_| call.version >= 9) {
+                match group.check_fetch(member.member_id.as_deref(), member.member_epoch) {
+                    codes::NONE => {}
+                    code => return Err(code),
+                }
+            }
             Ok(look_up(group, asked, request.require_stable))
         });
         Outcome::Answer(response)

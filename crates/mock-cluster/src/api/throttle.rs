@@ -21,6 +21,7 @@ throttle!(
     AddOffsetsToTxnResponse,
     AddPartitionsToTxnResponse,
     ApiVersionsResponse,
+    ConsumerGroupHeartbeatResponse,
     CreatePartitionsResponse,
     CreateTopicsResponse,
     DeleteGroupsResponse,

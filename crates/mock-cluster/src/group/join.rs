@@ -44,7 +44,7 @@ impl Group {
         if !(1..=MAX_SESSION_TIMEOUT_MS).contains(&request.session_timeout_ms) {
             return Err(codes::INVALID_SESSION_TIMEOUT);
         }
-        if !self.supports(request) {
+        if self.is_consumer() || !self.supports(request) {
             return Err(codes::INCONSISTENT_GROUP_PROTOCOL);
         }
         match (request.member_id.as_str(), request.instance_id.as_deref()) {

@@ -22,6 +22,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::codes;
+use crate::consumer_group::{Beaten, ConsumerGroup, Heartbeat, Timers, TopicView};
+
 pub(crate) use join::JoinRequest;
 pub(crate) use offsets::Committed;
 pub(crate) use session::{LeaveRequest, MemberCall, SyncRequest};
@@ -41,7 +44,8 @@ pub enum GroupState {
     PreparingRebalance,
     /// Waiting for the leader's assignment.
     CompletingRebalance,
-    /// Every member can have its assignment.
+    /// Every member can have its assignment. Groups with members that speak KIP-848 are always shown
+    /// like this.
     Stable,
     /// No such group.
     Dead,
@@ -185,6 +189,9 @@ pub(crate) struct Group {
     pending_offsets: BTreeMap<i64, BTreeMap<(String, i32), Committed>>,
     initial_delay_ms: u64,
     answers: Vec<(Ticket, Answer)>,
+    /// The members that speak KIP-848, while there are none of the classic protocol.
+    consumer: ConsumerGroup,
+    timers: Timers,
 }
 
 /// One member as DescribeGroups shows it.
@@ -199,7 +206,7 @@ pub(crate) struct DescribedMember {
 }
 
 impl Group {
-    pub(crate) fn new(initial_delay_ms: u64) -> Self {
+    pub(crate) fn new(initial_delay_ms: u64, timers: Timers) -> Self {
         Self {
             state: State::Empty,
             generation: 0,
@@ -213,11 +220,44 @@ impl Group {
             pending_offsets: BTreeMap::new(),
             initial_delay_ms,
             answers: Vec::new(),
+            consumer: ConsumerGroup::new(timers),
+            timers,
+        }
+    }
+
+    /// A heartbeat of a member that speaks KIP-848, with the topics that there are. A group of
+    /// classic members is none for it.
+    pub(crate) fn consumer_heartbeat(
+        &mut self,
+        beat: Heartbeat,
+        topics: &[TopicView],
+        now: u64,
+    ) -> Result<Beaten, i16> {
+        if !self.members.is_empty() || !self.pending.is_empty() {
+            return Err(codes::GROUP_ID_NOT_FOUND);
+        }
+        self.consumer.heartbeat(beat, topics, now)
+    }
+
+    /// Whether its members speak KIP-848.
+    pub(crate) fn is_consumer(&self) -> bool {
+        !self.consumer.is_empty()
+    }
+
+    /// Whether a member may ask for committed offsets with this epoch; members of the classic
+    /// protocol need not say who they are.
+    pub(crate) fn check_fetch(&self, member_id: Option<&str>, epoch: i32) -> i16 {
+        match member_id {
+            Some(id) if epoch >= 0 && self.is_consumer() => {
+                self.consumer.check_epoch(id, None, epoch)
+            }
+            _ => codes::NONE,
         }
     }
 
     pub(crate) fn state(&self) -> GroupState {
         match self.state {
+            State::Empty if self.is_consumer() => GroupState::Stable,
             State::Empty => GroupState::Empty,
             State::Preparing { .. } => GroupState::PreparingRebalance,
             State::Completing { .. } => GroupState::CompletingRebalance,
@@ -227,21 +267,24 @@ impl Group {
 
     /// Whether it ever had a member or an offset.
     pub(crate) fn is_used(&self) -> bool {
-        let untouched = self.generation == 0 && self.members.is_empty() && self.offsets.is_empty();
+        let untouched =
+            self.generation() == 0 && self.members.is_empty() && self.offsets.is_empty();
         !(untouched && self.pending.is_empty() && self.pending_offsets.is_empty())
     }
 
     /// Back to a group that was never used; only while it has no members.
     pub(crate) fn forget(&mut self) {
-        *self = Self::new(self.initial_delay_ms);
+        *self = Self::new(self.initial_delay_ms, self.timers);
     }
 
+    /// The generation, or the epoch of a group that speaks KIP-848.
     pub(crate) fn generation(&self) -> i32 {
-        self.generation
+        self.generation.max(self.consumer.epoch())
     }
 
     pub(crate) fn protocol_type(&self) -> Option<&str> {
-        self.protocol_type.as_deref()
+        let consumer = self.is_consumer().then_some("consumer");
+        consumer.or(self.protocol_type.as_deref())
     }
 
     pub(crate) fn protocol(&self) -> Option<&str> {
@@ -297,6 +340,7 @@ impl Group {
         sessions
             .chain(self.pending.values().copied())
             .chain(state)
+            .chain(self.consumer.next_deadline())
             .min()
     }
 

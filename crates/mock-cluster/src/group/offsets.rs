@@ -70,10 +70,11 @@ impl Group {
     /// Whether a member is subscribed to the topic.
     pub(crate) fn reads(&self, topic: &str) -> bool {
         let mut members = self.members.values();
-        members.any(|member| {
+        let classic = members.any(|member| {
             let mut protocols = member.protocols.iter();
             protocols.any(|(_, metadata)| subscribes(metadata, topic))
-        })
+        });
+        classic || self.consumer.reads(topic)
     }
 
     pub(crate) fn forget_offset(&mut self, topic: &str, partition: i32) {

@@ -172,6 +172,7 @@ impl Group {
 
     /// Does what is due at `now`: lapsed ids, expired sessions, rebalances that waited enough.
     pub(crate) fn tick(&mut self, now: u64) {
+        self.consumer.tick(now);
         self.pending.retain(|_, lapses| *lapses > now);
         let expired = self.members.iter().filter(|(_, member)| {
             matches!(member.waiting, Waiting::Nothing) && member.session_deadline <= now
@@ -223,6 +224,7 @@ impl Group {
     /// The coordinator moves to another broker: whoever waits must ask there. The members keep
     /// their places and a full session to find it.
     pub(crate) fn resign(&mut self, now: u64) {
+        self.consumer.resign(now);
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.refuse_waiting(&id, codes::NOT_COORDINATOR);
             if let Some(member) = self.members.get_mut(&id) {

@@ -136,9 +136,12 @@ impl Group {
         let outsider = caller.generation < 0 && caller.member_id.is_empty();
         if outsider && caller.instance_id.is_none() {
             return match self.state {
-                State::Empty => codes::NONE,
+                State::Empty if !self.is_consumer() => codes::NONE,
                 _ => codes::UNKNOWN_MEMBER_ID,
             };
+        }
+        if self.is_consumer() {
+            return self.check_epoch(caller);
         }
         if let Err(error) = self.check_caller(caller) {
             return error;
@@ -152,12 +155,24 @@ impl Group {
         }
     }
 
+    fn check_epoch(&self, caller: &MemberCall) -> i16 {
+        let instance = caller.instance_id.as_deref();
+        self.consumer
+            .check_epoch(&caller.member_id, instance, caller.generation)
+    }
+
     /// Whether a transaction may commit offsets for this caller (KIP-447). Unlike a plain commit,
     /// one without a member is taken in every state, and one within a rebalance, too.
     pub(crate) fn check_transactional_commit(&mut self, caller: &MemberCall, now: u64) -> i16 {
         let outsider = caller.generation < 0 && caller.member_id.is_empty();
         if outsider && caller.instance_id.is_none() {
             return codes::NONE;
+        }
+        if self.is_consumer() {
+            return match self.check_epoch(caller) {
+                codes::STALE_MEMBER_EPOCH => codes::ILLEGAL_GENERATION,
+                code => code,
+            };
         }
         if let Err(error) = self.check_caller(caller) {
             return error;

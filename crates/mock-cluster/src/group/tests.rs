@@ -3,6 +3,14 @@
 use super::*;
 use crate::codes;
 
+fn new_group(initial_delay_ms: u64) -> Group {
+    let timers = Timers {
+        session_ms: 45_000,
+        interval_ms: 5_000,
+    };
+    Group::new(initial_delay_ms, timers)
+}
+
 fn request(id: &str, instance: Option<&str>, protocols: &[&str]) -> JoinRequest {
     let protocols = protocols
         .iter()
@@ -80,7 +88,7 @@ fn sync_answers(group: &mut Group) -> Vec<(Ticket, i16, Bytes)> {
 
 /// Members "a" and "b", stable in generation 2, "a" leads.
 fn stable_pair() -> Group {
-    let mut group = Group::new(0);
+    let mut group = new_group(0);
     group.join(named("a"), 1, 0);
     group.join(named("b"), 2, 0);
     group.join(request("a", None, &["range"]), 3, 0);
@@ -160,7 +168,7 @@ fn a_follower_that_joins_unchanged_keeps_the_generation_and_the_leader_starts_a_
 
 #[test]
 fn the_protocol_is_the_one_most_members_prefer_of_those_all_know() {
-    let mut group = Group::new(50);
+    let mut group = new_group(50);
     let offers = |id: &str, protocols: &[&str]| JoinRequest {
         candidate_id: id.to_owned(),
         ..request("", None, protocols)
@@ -193,7 +201,7 @@ fn the_protocol_is_the_one_most_members_prefer_of_those_all_know() {
 
 #[test]
 fn a_rebalance_refuses_those_who_wait_for_their_assignment() {
-    let mut group = Group::new(50);
+    let mut group = new_group(50);
     group.join(named("a"), 1, 0);
     group.join(named("b"), 2, 0);
     group.tick(50);
@@ -213,7 +221,7 @@ fn a_rebalance_refuses_those_who_wait_for_their_assignment() {
 
 #[test]
 fn a_leader_that_never_assigns_loses_its_place() {
-    let mut group = Group::new(50);
+    let mut group = new_group(50);
     group.join(named("a"), 1, 0);
     group.join(named("b"), 2, 0);
     group.tick(50);
@@ -235,7 +243,7 @@ fn a_leader_that_never_assigns_loses_its_place() {
 
 #[test]
 fn an_id_that_was_given_out_lapses_with_the_session() {
-    let mut group = Group::new(0);
+    let mut group = new_group(0);
     group.join(
         JoinRequest {
             requires_known_id: true,
@@ -265,7 +273,7 @@ fn an_id_that_was_given_out_lapses_with_the_session() {
 
 #[test]
 fn a_static_member_takes_its_place_back_without_a_rebalance() {
-    let mut group = Group::new(50);
+    let mut group = new_group(50);
     group.join(fixed("a1", "ia"), 1, 0);
     group.join(fixed("b1", "ib"), 2, 0);
     group.tick(50);
@@ -315,7 +323,7 @@ fn a_static_member_takes_its_place_back_without_a_rebalance() {
 
 #[test]
 fn an_absent_static_member_keeps_its_place_until_its_session_ends() {
-    let mut group = Group::new(50);
+    let mut group = new_group(50);
     group.join(fixed("a1", "ia"), 1, 0);
     group.join(fixed("b1", "ib"), 2, 0);
     group.tick(50);
@@ -344,7 +352,7 @@ fn a_moved_coordinator_sends_the_waiting_away_and_keeps_the_members() {
 
 #[test]
 fn groups_are_bounded_and_sessions_have_a_range() {
-    let mut group = Group::new(1000);
+    let mut group = new_group(1000);
     for index in 0..MAX_MEMBERS as u64 {
         group.join(named(&format!("m{index}")), index, 0);
     }
