@@ -18,6 +18,7 @@ mod leading;
 mod prefetching;
 mod racks;
 mod refusing;
+mod secured;
 mod transactions;
 mod truncated;
 mod txn;
@@ -151,6 +152,10 @@ with_own_mock! {
     truncated::trap_c15_a_topic_made_anew_is_noticed,
     truncated::trap_c15_a_waiting_reader_notices_a_topic_made_anew,
     truncated::topics_with_and_without_ids_are_read_together,
+    secured::every_mechanism_carries_everything,
+    secured::wrong_credentials_fail_at_once,
+    secured::brokers_that_lie_are_found_out,
+    secured::kip_368_renewed_sessions_lose_nothing,
     versions::every_kind_of_broker_is_spoken_to,
     versions::every_version_of_the_data_path_works,
 }

@@ -1,6 +1,6 @@
 //! The server's side of each mechanism, token by token.
 
-use super::scram::{Scram, Verifier};
+use super::scram::Scram;
 use super::{Mechanism, Sasl};
 
 /// Where an exchange stands.
@@ -60,14 +60,15 @@ impl Exchange {
                 }
             }
             Self::Challenged { mechanism, scram } => {
-                let password = sasl.users.get(scram.user());
-                let verifier = match password {
-                    // An impostor has nothing to check against, and nothing to show.
-                    _ if sasl.forgets_passwords => Verifier::Anything,
-                    Some(password) => Verifier::Password(password),
-                    None => Verifier::Nothing,
+                // An impostor has nothing to check against, and nothing to show.
+                let signature = match sasl.forgets_passwords {
+                    true => scram.unchecked(text),
+                    false => {
+                        let credential = sasl.credential(*mechanism, scram.user());
+                        credential.and_then(|credential| scram.finish(text, &credential))
+                    }
                 };
-                match scram.finish(text, verifier) {
+                match signature {
                     Some(bytes) => Step::Done {
                         principal: scram.user().to_owned(),
                         bytes: bytes.into_bytes(),

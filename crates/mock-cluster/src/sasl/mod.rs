@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::{ApiKey, codes};
 use exchange::{Exchange, Step};
+use scram::{Credential, Credentials};
 
 /// A session is not renewed more often (Kafka's own bound).
 const RENEWAL_MIN: Duration = Duration::from_secs(1);
@@ -65,6 +66,7 @@ pub struct Sasl {
     iterations: u32,
     session: Option<Duration>,
     forgets_passwords: bool,
+    credentials: Arc<Mutex<Credentials>>,
 }
 
 impl fmt::Debug for Sasl {
@@ -93,6 +95,7 @@ impl Sasl {
             iterations: 4096,
             session: None,
             forgets_passwords: false,
+            credentials: Arc::default(),
         }
     }
 
@@ -133,6 +136,18 @@ impl Sasl {
     pub fn impostor(mut self) -> Self {
         self.forgets_passwords = true;
         self
+    }
+}
+
+impl Sasl {
+    /// What SCRAM keeps of a user's password: made once, as a broker does when the user is added.
+    fn credential(&self, mechanism: Mechanism, user: &str) -> Option<Credential> {
+        let password = self.users.get(user)?;
+        let mut credentials = self
+            .credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(credentials.of(mechanism, self.iterations, user, password))
     }
 }
 
