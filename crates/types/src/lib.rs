@@ -19,7 +19,7 @@
 
 mod causes;
 mod clock;
-mod config;
+pub mod config;
 pub mod consumer_protocol;
 pub mod coordinator;
 mod envelope;
@@ -36,12 +36,16 @@ pub mod transactions;
 pub use bytes::Bytes;
 pub use causes::with_causes;
 pub use clock::{Clock, ManualClock};
-pub use config::{ConfigError, duration_ms};
+#[doc(hidden)]
+pub use config::lenient;
+pub use config::{ConfigError, ConfigKey, Configuration, duration_ms};
 pub use envelope::{Envelope, EnvelopeError};
 pub use error_code::ErrorCode;
 pub use headers::{Header, Headers};
 pub use producer_id::ProducerId;
 pub use publish::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind};
 pub use record::{ConsumedRecord, Record, RecordMetadata, TimestampType};
+#[doc(hidden)]
+pub use serde;
 pub use topic::{Offset, TopicPartition, validate_group_id, validate_topic_name};
 pub use transact::{Transact, TransactError, TransactErrorKind};

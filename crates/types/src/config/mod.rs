@@ -1,4 +1,12 @@
-//! What every crate's configuration has in common: one error, and durations as Kafka writes them.
+//! What every crate's configuration has in common: one error, durations as Kafka writes them, keys
+//! that are known, and values that may be texts.
+
+mod keys;
+pub mod lenient;
+mod sources;
+
+pub use keys::{ConfigKey, Configuration, UnknownKey};
+pub use sources::{ConfigReadError, from_env, from_properties, from_vars, parse_properties};
 
 /// A configuration value that was refused, with what would have been accepted.
 ///
