@@ -35,7 +35,7 @@ use std::time::Duration;
 /// assert!(ClientConfig::new("kafka-1").validate().is_err());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct ClientConfig {
     /// `bootstrap.servers`: where to ask first; every other broker is learnt from there.
     #[serde(rename = "bootstrap.servers", deserialize_with = "list_or_comma_text")]

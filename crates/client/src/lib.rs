@@ -41,6 +41,7 @@ mod broker;
 mod client;
 mod cluster;
 mod config;
+mod config_keys;
 mod connection;
 mod convert;
 mod coordinator;

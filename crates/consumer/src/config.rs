@@ -49,7 +49,7 @@ pub enum OnUnreadable {
 ///
 /// There is no auto commit: an offset is committed when everything below it is handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct ConsumerConfig {
     /// `group.id`. An [`App`](crate::App) sets it from each registration.
     #[serde(rename = "group.id")]

@@ -30,6 +30,7 @@
 
 mod app;
 mod config;
+mod config_keys;
 mod error;
 mod group_consumer;
 mod handler;

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// that gives up on one record goes on with the next one, and when the relay sends the first again,
 /// it stands behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct RelayConfig {
     /// What this relay is called in its lease and in logs; each start adds a part of its own, so
     /// that two relays of the same name still exclude each other. 1 to 249 bytes, default `relay`.

@@ -16,6 +16,7 @@
 //! no database, no Kafka client.
 
 mod config;
+mod config_keys;
 mod error;
 mod relay;
 mod window;

@@ -23,7 +23,7 @@ const IN_FLIGHT_MAX: u32 = 5;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct ProducerConfig {
     /// `acks`: who must have a batch before it counts as written: `all` (or `-1`), `1`, `0`.
     #[serde(with = "acks")]

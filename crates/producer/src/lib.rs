@@ -36,6 +36,7 @@
 mod accumulator;
 mod cluster;
 mod config;
+mod config_keys;
 mod handle;
 pub mod partition;
 mod producer;

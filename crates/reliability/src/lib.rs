@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod config_keys;
 mod dead_letter;
 mod dedup;
 mod delay;

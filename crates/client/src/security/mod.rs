@@ -292,7 +292,8 @@ fn refuse_given(given: &[(&'static str, bool)], expected: &str) -> Result<(), Co
     }
 }
 
-/// `true` and `false`, also as texts: environment variables have no other type.
+/// `sasl.allow.without.tls`: `true` and `false`, also as texts; a flattened field gets texts as they
+/// are.
 fn bool_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -302,9 +303,10 @@ fn bool_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::E
     }
     match Either::deserialize(deserializer)? {
         Either::Bool(value) => Ok(value),
-        Either::Text(text) => text
-            .parse()
-            .map_err(|_| de::Error::custom("expected `true` or `false`")),
+        Either::Text(text) => text.to_ascii_lowercase().parse().map_err(|_| {
+            let key = "sasl.allow.without.tls";
+            de::Error::custom(ConfigError::new(key, &text, "`true` or `false`"))
+        }),
     }
 }
 

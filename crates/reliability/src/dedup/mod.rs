@@ -23,7 +23,7 @@ const MARK_BACKOFF: Duration = Duration::from_millis(50);
 
 /// How a [`Deduplicated`] handler claims. In configuration files durations are texts such as `30s`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct DedupConfig {
     /// How long a claim lasts unless renewed; it is renewed after each third of it while the handler
     /// runs. After a crash, the message waits for the rest of it. 1 s to 1 h, default 30 s.

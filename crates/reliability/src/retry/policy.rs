@@ -14,7 +14,7 @@ const DELAY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often and when a failed record is tried again. In configuration files durations are texts
 /// such as `5s`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included. 1 to 1000, default 4; 1 is "no retry".
     pub attempts: u32,

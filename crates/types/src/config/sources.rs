@@ -2,7 +2,6 @@
 //! properties.
 
 use super::keys::{Configuration, UnknownKey};
-use serde::Deserialize;
 use serde::de::value::{Error as ValueError, MapDeserializer};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
