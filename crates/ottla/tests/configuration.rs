@@ -8,6 +8,7 @@
 use ottla::client::security::{SaslMechanism, SecurityConfig, SecurityProtocol};
 use ottla::consumer::ConsumerConfig;
 use ottla::outbox::RelayConfig;
+use ottla::producer::TransactionalConfig;
 use ottla::reliability::{DedupConfig, RetryPolicy};
 use ottla::types::Configuration;
 use ottla::types::config::{from_properties, from_vars};
@@ -49,29 +50,39 @@ fn as_map<T: Configuration>(config: &T) -> Map<String, Value> {
     }
 }
 
-fn check<T: Configuration + Default + PartialEq + Debug>() {
+/// `must` is what a configuration needs at least, and makes `default`.
+fn check<T: Configuration + PartialEq + Debug>(default: &T, must: &[(&str, &str)]) {
     let (name, keys) = (T::NAME, T::KEYS);
-    for (key, value) in &as_map(&T::default()) {
+    let must = || {
+        must.iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+    };
+    let is_must = |name: &str| must().any(|(key, _)| key == name);
+    for (key, value) in &as_map(default) {
         let known = keys.iter().find(|known| known.name == key);
         let known = known.unwrap_or_else(|| panic!("{name}: `{key}` is not documented"));
-        if known.unit != "table" {
+        if known.unit != "table" && !is_must(key) {
             assert_eq!(text(value), known.default, "{name}: the default of `{key}`");
         }
     }
     let scalars = || keys.iter().filter(|key| key.unit != "table");
     for key in scalars() {
         let pair = (key.name.to_owned(), given(key));
-        let config: T = from_properties([pair.clone()])
+        let config: T = from_properties(must().chain([pair.clone()]))
             .unwrap_or_else(|error| panic!("{name}: `{}` from a text: {error}", key.name));
-        let variable = format!("APP_{}", key.name.to_uppercase().replace('.', "_"));
-        let vars = [(variable.into(), pair.1.into())];
+        let of_must = must().map(|(key, value)| (as_variable(&key).into(), value.into()));
+        let vars = of_must.chain([(as_variable(key.name).into(), pair.1.into())]);
         let from_env = from_vars::<T>("APP_", vars).unwrap();
         assert_eq!(from_env, config, "{name}: `{}`", key.name);
         refuses::<T>(key);
     }
     let all = scalars().map(|key| (key.name.to_owned(), given(key)));
     round_trip::<T>(&from_properties(all).unwrap());
-    round_trip(&T::default());
+    round_trip(default);
+}
+
+fn as_variable(key: &str) -> String {
+    format!("APP_{}", key.to_uppercase().replace('.', "_"))
 }
 
 /// Noise for a value, and a misspelt key, each with an error that names the key.
@@ -109,12 +120,14 @@ fn round_trip<T: Configuration + PartialEq + Debug>(config: &T) {
 
 #[test]
 fn every_documented_key_is_taken_as_a_text_and_survives_json_and_toml() {
-    check::<ClientConfig>();
-    check::<ProducerConfig>();
-    check::<ConsumerConfig>();
-    check::<RelayConfig>();
-    check::<DedupConfig>();
-    check::<RetryPolicy>();
+    check(&ClientConfig::default(), &[]);
+    check(&ProducerConfig::default(), &[]);
+    let transactional = TransactionalConfig::new("billing");
+    check(&transactional, &[("transactional.id", "billing")]);
+    check(&ConsumerConfig::default(), &[]);
+    check(&RelayConfig::default(), &[]);
+    check(&DedupConfig::default(), &[]);
+    check(&RetryPolicy::default(), &[]);
 }
 
 /// How many ends of ranges were tried; a step out of each is refused by `validate`, by name.
@@ -210,6 +223,10 @@ fn the_page_says_what_the_types_take() {
     let mut page = INTRODUCTION.to_owned();
     table::<ClientConfig>(&mut page, "The client, its connections and their security.");
     table::<ProducerConfig>(&mut page, "A producer.");
+    table::<TransactionalConfig>(
+        &mut page,
+        "A producer of transactions, besides its producer's settings.",
+    );
     table::<ConsumerConfig>(&mut page, "A member of a consumer group.");
     table::<RelayConfig>(&mut page, "The relay of an outbox.");
     table::<RetryPolicy>(

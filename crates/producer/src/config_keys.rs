@@ -1,6 +1,6 @@
 //! The keys of [`ProducerConfig`], for reading and for the documentation.
 
-use crate::ProducerConfig;
+use crate::{ProducerConfig, TransactionalConfig};
 use ottla_types::ConfigKey;
 
 const fn key(
@@ -16,6 +16,18 @@ ottla_types::configuration!(
     ProducerConfig,
     &[
         key("acks", "name", "all", "`all` (or `-1`), `1`, `0`"),
+        key(
+            "enable.idempotence",
+            "bool",
+            "",
+            "`true`, `false`; empty: where nothing stands against it",
+        ),
+        key(
+            "max.in.flight.requests.per.connection",
+            "count",
+            "",
+            "1 or more, with idempotence up to 5; empty for 5 with it and 1 without",
+        ),
         key(
             "compression.type",
             "name",
@@ -62,6 +74,21 @@ ottla_types::configuration!(
             "records a second",
             "",
             "1 or more; empty for no limit"
+        ),
+    ]
+);
+
+ottla_types::configuration!(
+    TransactionalConfig,
+    &[
+        key("transactional.id", "text", "", "1 to 32767 bytes; a must"),
+        key("transaction.timeout.ms", "ms", "60000", "1 to 86400000"),
+        key("max.block.ms", "ms", "60000", "1 to 86400000"),
+        key(
+            "producer",
+            "table",
+            "",
+            "a `ProducerConfig` with `acks` `all`"
         ),
     ]
 );

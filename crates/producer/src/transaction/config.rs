@@ -17,7 +17,7 @@ use std::time::Duration;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TransactionalConfig {
     /// `transactional.id`: names the producer over its restarts. Whoever starts with it last shuts
     /// out the others.
