@@ -279,7 +279,7 @@ impl Producer {
         let shared = &self.inner.shared;
         let room = async {
             let _turn = self.inner.turnstile.lock().await;
-            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), wall_clock_ms());
+            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), wall_clock_ms);
             Some(shared.wait_until(taken).await)
         };
         let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
@@ -289,9 +289,9 @@ impl Producer {
     }
 
     fn try_enqueue(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
-        let (now, wall_ms) = (now(), wall_clock_ms());
+        let now = now();
         let shared = &self.inner.shared;
-        shared.with(|acc| acc.enqueue(held, now, wall_ms))
+        shared.with(|acc| acc.enqueue(held, now, wall_clock_ms))
     }
 
     /// Resolves when the buffer has room for a record of `size` bytes ([`Record::size`]). Room is

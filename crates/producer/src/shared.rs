@@ -35,6 +35,9 @@ impl Shared {
         let result = step(&mut accumulator);
         let effects = accumulator.take_effects();
         drop(accumulator);
+        let Some(effects) = effects else {
+            return result;
+        };
         let signals = effects.apply();
         if signals.work {
             self.work.notify_one();

@@ -8,7 +8,7 @@ use crate::record::{self, Content};
 use bytes::BytesMut;
 use ottla_types::Headers;
 
-/// The buffer starts with this much room at most; it grows up to the batch's limit.
+/// The buffer starts with this much room, unless more is expected; it grows up to the batch's limit.
 const INITIAL_CAPACITY: usize = 4 * 1024;
 
 /// An upper bound on the bytes that a record takes in a batch; [`BATCH_OVERHEAD`] comes on top once
@@ -36,8 +36,17 @@ impl BatchBuilder {
     /// An empty batch that takes `max_bytes` bytes at most, the overhead included; never more than
     /// `i32::MAX`.
     pub fn new(max_bytes: usize) -> Self {
+        Self::with_expected(max_bytes, 0)
+    }
+
+    /// The same with room for as many bytes as it will probably take, so that the records are not
+    /// moved when the buffer grows.
+    pub fn with_expected(max_bytes: usize, expected_bytes: usize) -> Self {
         let max_bytes = max_bytes.min(i32::MAX as usize);
-        let capacity = max_bytes.clamp(BATCH_OVERHEAD, INITIAL_CAPACITY);
+        let capacity = expected_bytes
+            .max(INITIAL_CAPACITY)
+            .min(max_bytes)
+            .max(BATCH_OVERHEAD);
         let mut buf = BytesMut::with_capacity(capacity);
         header::reserve(&mut buf);
         Self {

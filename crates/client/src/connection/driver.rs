@@ -177,7 +177,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         let correlation_id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
         request.frame[CORRELATION_ID_AT].copy_from_slice(&correlation_id.to_be_bytes());
-        self.outgoing.extend_from_slice(&request.frame);
+        if self.outgoing.is_empty() {
+            self.outgoing = request.frame;
+        } else {
+            self.outgoing.extend_from_slice(&request.frame);
+        }
         let waiting = Waiting {
             correlation_id,
             api: request.api,

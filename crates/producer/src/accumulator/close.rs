@@ -12,19 +12,28 @@ impl Accumulator {
     pub(crate) fn flush(&mut self) -> u64 {
         let mark = self.epoch;
         self.epoch += 1;
-        for i in 0..self.active.len() {
-            self.close_open(self.active[i]);
+        if self.outstanding > 0 {
+            let outstanding = std::mem::take(&mut self.outstanding);
+            self.outstanding_before.insert(mark, outstanding);
         }
+        self.close_all_open();
         self.effects.work = true;
         mark
     }
 
     /// How many records that were enqueued up to a flush's mark have no result yet.
     pub(crate) fn outstanding_up_to(&self, mark: u64) -> u64 {
-        self.outstanding
-            .range(..=mark)
-            .map(|(_, count)| count)
-            .sum()
+        let before = self.outstanding_before.range(..=mark);
+        before.map(|(_, count)| count).sum()
+    }
+
+    fn close_all_open(&mut self) {
+        for at in 0..self.queues.len() {
+            if self.queues[at].open.is_some() {
+                self.close_open(at);
+                self.schedule.touch(&mut self.queues[at], at);
+            }
+        }
     }
 
     /// Takes no more records; what was taken is sent without lingering. Returns the flush's mark.
@@ -47,10 +56,9 @@ impl Accumulator {
         }
         self.phase = Phase::Closed;
         let mut report = CloseReport::default();
-        for at in std::mem::take(&mut self.active) {
+        for at in 0..self.queues.len() {
             self.close_open(at);
             let queue = &mut self.queues[at];
-            queue.listed = false;
             let in_flight = std::mem::take(&mut queue.in_flight).into_iter();
             let ready = std::mem::take(&mut queue.ready).into_iter();
             let in_flight = in_flight.map(|flight| (flight.batch, Fate::MaybeWritten));
@@ -69,8 +77,7 @@ impl Accumulator {
                 );
             }
         }
-        let names: Vec<_> = self.topics.keys().cloned().collect();
-        for name in names {
+        for name in self.topics.names() {
             let topic = self.topics.get_mut(&name);
             for held in topic
                 .map(|t| std::mem::take(&mut t.waiting))
@@ -99,9 +106,7 @@ impl Accumulator {
             return false;
         }
         // A batch reports all of its records or none.
-        for i in 0..self.active.len() {
-            self.close_open(self.active[i]);
-        }
+        self.close_all_open();
         self.reports = Some(ReportQueue::default());
         true
     }

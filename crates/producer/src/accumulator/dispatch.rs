@@ -56,25 +56,25 @@ impl Accumulator {
     ) -> Vec<Dispatch> {
         let mut dispatches = Vec::new();
         self.rate_gate = None;
-        if !self.active.is_empty() {
-            self.want_producer();
-        }
-        for _ in 0..self.active.len() {
-            let Some(at) = self.active.pop_front() else {
+        self.schedule.advance(&mut self.queues, now);
+        for _ in 0..self.schedule.len() {
+            let Some(at) = self.schedule.pop(&mut self.queues) else {
                 break;
             };
-            if self.queues[at].is_empty() {
-                self.queues[at].listed = false;
-                continue;
-            }
+            self.expire_queue(at, now);
             let waits = self.drain_queue(at, now, admit, &mut dispatches);
-            match waits {
-                None => self.active.push_back(at),
-                Some(until) => {
-                    self.active.push_front(at);
-                    self.rate_gate = Some(until);
-                    break;
-                }
+            let queue = &mut self.queues[at];
+            if let Some(until) = waits {
+                self.schedule.touch_first(queue, at);
+                self.rate_gate = Some(until);
+                break;
+            }
+            let next = queue.next_event(&self.rules, self.config.delivery_timeout, now);
+            if let Some(next) = next {
+                self.schedule.set_timer(queue, at, next);
+            }
+            if !queue.is_empty() {
+                self.want_producer();
             }
         }
         dispatches
@@ -215,6 +215,11 @@ impl Accumulator {
         self.numbering.is_wanted = false;
         self.numbering.last_error = None;
         self.effects.work = true;
+        for (at, queue) in self.queues.iter_mut().enumerate() {
+            if !queue.is_empty() {
+                self.schedule.touch(queue, at);
+            }
+        }
     }
 
     /// No id was given. Where it makes no sense to ask again, what waits for it fails.
@@ -225,8 +230,7 @@ impl Accumulator {
             return;
         }
         self.numbering.is_wanted = false;
-        for i in 0..self.active.len() {
-            let at = self.active[i];
+        for at in 0..self.queues.len() {
             self.close_open(at);
             for batch in std::mem::take(&mut self.queues[at].ready) {
                 let kind = outcome::kind_of(&error);
@@ -253,27 +257,18 @@ impl Accumulator {
 
     /// When to call [`expire`](Self::expire) and [`drain`](Self::drain) next, if nothing happens
     /// before. May be in the past.
-    pub(crate) fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let mut next: Option<Instant> = None;
-        let mut at_latest = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
-        for at in &self.active {
-            let queue = &self.queues[*at];
-            if let Some(deadline) = queue.deadline(self.config.delivery_timeout) {
-                at_latest(deadline);
-            }
-            match queue.due(&self.rules, now) {
-                Due::Now => at_latest(self.rate_gate.unwrap_or(now)),
-                Due::At(at) => at_latest(at),
-                Due::Never => {}
-            }
-        }
-        if self.waiting > 0 {
+    pub(crate) fn next_wake(&mut self, now: Instant) -> Option<Instant> {
+        let due = (self.schedule.len() > 0).then(|| self.rate_gate.unwrap_or(now));
+        let timer = self.schedule.next(&self.queues);
+        let waiting = (self.waiting > 0).then(|| {
             let (delivery, unknown) = self.waiting_limits();
-            let deadlines = self.topics.values();
-            deadlines
-                .filter_map(|topic| topic.deadline(delivery, unknown))
-                .for_each(at_latest);
-        }
+            let topics = self.topics.iter();
+            topics
+                .filter_map(|(_, t)| t.deadline(delivery, unknown))
+                .min()
+        });
+        let next = [due, timer, waiting.flatten()].into_iter().flatten().min();
+        self.schedule.plan(next);
         next
     }
 }

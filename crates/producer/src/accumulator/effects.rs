@@ -20,6 +20,14 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
+    pub(super) fn is_empty(&self) -> bool {
+        self.settled.is_empty()
+            && self.cells.is_empty()
+            && self.reported.is_none()
+            && !self.work
+            && !self.progress
+    }
+
     /// Resolves the handles.
     pub(crate) fn apply(self) -> Signals {
         for (cell, placed) in self.cells {

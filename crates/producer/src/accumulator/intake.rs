@@ -1,6 +1,7 @@
 //! Records come in: checked, given a partition and put into a batch.
 
 use super::batch::OpenBatch;
+use super::sequence::Turn;
 use super::topic::{Ticket, Topic, WaitingRecord};
 use super::{Accumulator, Phase};
 use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
@@ -45,22 +46,23 @@ enum Unacceptable {
 
 impl Accumulator {
     /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
-    /// and the record stays, when the buffer has no room for it now. `wall_ms` is the time that
-    /// records without a timestamp get.
+    /// and the record stays, when the buffer has no room for it now. `wall_ms` tells the time that
+    /// records without a timestamp get; it is asked about once a second.
     pub(crate) fn enqueue(
         &mut self,
         held: &mut Option<Record>,
         now: Instant,
-        wall_ms: i64,
+        wall_ms: fn() -> i64,
     ) -> Option<DeliveryHandle> {
         let record = held.as_ref()?;
         if self.phase != Phase::Open {
             let closed = error(PublishErrorKind::Closed, &record.topic);
             return Some(DeliveryHandle::failed(self.take_id(), closed));
         }
+        let place = self.topics.find(&record.topic);
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let charge = record_size(key, value, &record.headers);
-        let checked = self.check(record, charge);
+        let checked = self.check(record, charge, place.is_some());
         // The report of a record that is refused has its place in the buffer too.
         let reported = self.reports.as_ref().map_or(0, |_| REPORT_CHARGE);
         let needed = if checked.is_err() {
@@ -81,33 +83,59 @@ impl Accumulator {
             charge,
             epoch: self.epoch,
         };
-        Some(self.take(held.take()?, wall_ms, ticket))
+        let record = held.take()?;
+        let timestamp_ms = match record.timestamp_ms {
+            Some(given) => given,
+            None => self.wall_ms(now, wall_ms),
+        };
+        let place = place.unwrap_or_else(|| self.add_topic(&record.topic, now));
+        Some(self.take(place, record, timestamp_ms, ticket))
     }
 
-    fn take(&mut self, record: Record, wall_ms: i64, ticket: Ticket) -> DeliveryHandle {
-        let timestamp_ms = record.timestamp_ms.unwrap_or(wall_ms);
-        if self.touch_topic(&record.topic, ticket.enqueued) {
-            return match self.place(&record, timestamp_ms, ticket) {
-                Ok(slot) => {
-                    self.count_up(&ticket);
-                    DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
-                }
-                Err(error) => self.refuse(ticket.id, error),
-            };
+    /// What the wall clock says now, reckoned from what it said within the last second.
+    fn wall_ms(&mut self, now: Instant, ask: fn() -> i64) -> i64 {
+        if let Some((asked, ms)) = self.wall {
+            let since = now.saturating_duration_since(asked);
+            if since < Duration::from_secs(1) {
+                return ms + since.as_millis() as i64;
+            }
         }
-        self.count_up(&ticket);
-        self.waiting += 1;
-        let cell = Arc::new(WaitCell::default());
-        let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
-        if let Some(topic) = self.topics.get_mut(&record.topic) {
-            topic.waiting.push_back(WaitingRecord {
-                record,
-                timestamp_ms,
-                cell,
-                ticket,
-            });
+        let ms = ask();
+        self.wall = Some((now, ms));
+        ms
+    }
+
+    fn take(
+        &mut self,
+        place: usize,
+        record: Record,
+        timestamp_ms: i64,
+        ticket: Ticket,
+    ) -> DeliveryHandle {
+        let topic = self.topics.at(place);
+        if let Some(topic) = topic {
+            topic.last_used = ticket.enqueued;
+            if topic.view.is_none() {
+                let cell = Arc::new(WaitCell::default());
+                let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
+                topic.waiting.push_back(WaitingRecord {
+                    record,
+                    timestamp_ms,
+                    cell,
+                    ticket,
+                });
+                self.waiting += 1;
+                self.count_up(&ticket);
+                return handle;
+            }
         }
-        handle
+        match self.place(place, &record, timestamp_ms, ticket) {
+            Ok(slot) => {
+                self.count_up(&ticket);
+                DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
+            }
+            Err(error) => self.refuse(ticket.id, error),
+        }
     }
 
     /// Whether there is room for a record of `size` bytes ([`Record::size`]).
@@ -131,9 +159,9 @@ impl Accumulator {
         id
     }
 
-    fn check(&self, record: &Record, size: usize) -> Result<(), PublishError> {
+    fn check(&self, record: &Record, size: usize, is_known: bool) -> Result<(), PublishError> {
         let invalid = |why| error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why);
-        if !self.topics.contains_key(&record.topic) {
+        if !is_known {
             validate_topic_name(&record.topic).map_err(|why| {
                 error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why)
             })?;
@@ -169,40 +197,37 @@ impl Accumulator {
         DeliveryHandle::failed(id, error)
     }
 
+    /// A ticket is never of an earlier epoch here.
     fn count_up(&mut self, ticket: &Ticket) {
         self.used += ticket.charge;
-        *self.outstanding.entry(ticket.epoch).or_default() += 1;
+        self.outstanding += 1;
     }
 
-    /// Makes sure that the topic has an entry. Returns whether its partitions are known.
-    fn touch_topic(&mut self, name: &Arc<str>, now: Instant) -> bool {
-        if let Some(topic) = self.topics.get_mut(name) {
-            topic.last_used = now;
-            return topic.view.is_some();
-        }
+    /// Makes an entry for a topic that has none, and asks for its partitions.
+    fn add_topic(&mut self, name: &Arc<str>, now: Instant) -> usize {
         let topic = Topic::new(self.partitioner.for_topic(name), now);
-        self.topics.insert(Arc::clone(name), topic);
         self.wanted.push(Arc::clone(name));
         self.want_producer();
         self.effects.work = true;
-        false
+        self.topics.insert(Arc::clone(name), topic)
     }
 
     /// Puts a record of a known topic into a batch.
     fn place(
         &mut self,
+        place: usize,
         record: &Record,
         timestamp_ms: i64,
         ticket: Ticket,
     ) -> Result<Slot, PublishError> {
-        let queue = self.choose(record)?;
+        let queue = self.choose(place, record)?;
         self.append(queue, record, timestamp_ms, ticket)
     }
 
-    fn choose(&mut self, record: &Record) -> Result<usize, PublishError> {
+    fn choose(&mut self, place: usize, record: &Record) -> Result<usize, PublishError> {
         let name = &record.topic;
         let unknown = || error(PublishErrorKind::UnknownTopic, name);
-        let topic = self.topics.get_mut(name).ok_or_else(unknown)?;
+        let topic = self.topics.at(place).ok_or_else(unknown)?;
         let view = topic.view.as_ref().ok_or_else(unknown)?;
         if let Some(partition) = record.partition {
             if let Some(queue) = view.queue_of(partition) {
@@ -239,14 +264,15 @@ impl Accumulator {
         let own_batch = BATCH_OVERHEAD + ticket.charge > self.config.batch_size;
         let open = self.queues[at].open.as_ref();
         if open.is_some_and(|open| own_batch || open.epoch != ticket.epoch) {
-            self.close_open(at);
+            self.close_full(at);
         }
         let max_bytes = self.config.batch_size.max(BATCH_OVERHEAD + ticket.charge);
+        let mut is_new = false;
         let slot = loop {
             let queue = &mut self.queues[at];
             let open = queue.open.get_or_insert_with(|| {
-                self.effects.work = true;
-                open_batch(&queue.partition, max_bytes, &ticket)
+                is_new = true;
+                open_batch(&queue.partition, max_bytes, queue.last_size, &ticket)
             });
             let appended = open.builder.try_append(
                 timestamp_ms,
@@ -265,7 +291,7 @@ impl Accumulator {
                         index,
                     };
                 }
-                Err(AppendError::Full) if !open.builder.is_empty() => self.close_open(at),
+                Err(AppendError::Full) if !open.builder.is_empty() => self.close_full(at),
                 Err(why) => {
                     if open.builder.is_empty() {
                         queue.open = None;
@@ -280,16 +306,16 @@ impl Accumulator {
                 }
             }
         };
-        self.after_append(at);
+        self.after_append(at, is_new, ticket.enqueued);
         Ok(slot)
     }
 
-    /// Closes the batch if it is full, and makes sure that the queue is looked at.
-    fn after_append(&mut self, at: usize) {
+    /// Closes the batch if it is full, and makes sure that the queue is looked at in time.
+    fn after_append(&mut self, at: usize, is_new: bool, now: Instant) {
         let queue = &mut self.queues[at];
-        if !queue.listed {
-            queue.listed = true;
-            self.active.push_back(at);
+        if is_new {
+            let lingered = now + self.rules.linger;
+            self.effects.work |= self.schedule.set_timer(queue, at, lingered);
         }
         let most = self.config.batch_records.map_or(u32::MAX, Into::into);
         // A second's worth of records can pass the rate limit at once, not more.
@@ -298,15 +324,28 @@ impl Accumulator {
             open.builder.len() >= most || open.builder.size() >= self.config.batch_size
         });
         if full {
-            self.close_open(at);
+            self.close_full(at);
+        }
+    }
+
+    /// Closes a batch that takes no more.
+    fn close_full(&mut self, at: usize) {
+        self.close_open(at);
+        let queue = &mut self.queues[at];
+        // Else an answer has to come first, with which it is looked at.
+        if queue.turn(&self.rules) != Turn::Wait {
+            self.schedule.touch(queue, at);
             self.effects.work = true;
         }
     }
 
     /// Places the records that waited for their topic, in order.
     pub(super) fn place_waiting(&mut self, name: &Arc<str>, waiting: VecDeque<WaitingRecord>) {
+        let Some(place) = self.topics.find(name) else {
+            return;
+        };
         for held in waiting {
-            match self.place(&held.record, held.timestamp_ms, held.ticket) {
+            match self.place(place, &held.record, held.timestamp_ms, held.ticket) {
                 Ok(slot) => {
                     self.waiting -= 1;
                     self.effects.cells.push((held.cell, Ok(slot)));
@@ -320,7 +359,7 @@ impl Accumulator {
         for (_, at) in queues {
             let open = self.queues[at].open.as_ref();
             if open.is_some_and(|open| open.epoch < self.epoch) {
-                self.close_open(at);
+                self.close_full(at);
             }
         }
     }
@@ -375,10 +414,15 @@ impl Accumulator {
     }
 }
 
-fn open_batch(partition: &TopicPartition, max_bytes: usize, ticket: &Ticket) -> OpenBatch {
+fn open_batch(
+    partition: &TopicPartition,
+    max_bytes: usize,
+    expected_bytes: usize,
+    ticket: &Ticket,
+) -> OpenBatch {
     let result = BatchResult::new(Arc::clone(&partition.topic), partition.partition);
     OpenBatch {
-        builder: BatchBuilder::new(max_bytes),
+        builder: BatchBuilder::with_expected(max_bytes, expected_bytes),
         result: Arc::new(result),
         opened: ticket.enqueued,
         charge: 0,

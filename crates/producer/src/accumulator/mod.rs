@@ -19,6 +19,7 @@ mod effects;
 mod intake;
 mod outcome;
 mod queue;
+mod schedule;
 mod sequence;
 mod topic;
 mod undo;
@@ -40,11 +41,12 @@ use ottla_client::transport::Capabilities;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
 use queue::{Queue, Rules};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use schedule::Schedule;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
-use topic::{Topic, View};
+use topic::{Topics, View};
 
 /// What to do about a topic after the cluster's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,19 +75,22 @@ pub(crate) struct Accumulator {
     header_fidelity: bool,
     partitioner: Box<dyn Partitioner>,
     rng: fastrand::Rng,
-    topics: HashMap<Arc<str>, Topic>,
+    topics: Topics,
     waiting: usize,
     queues: Vec<Queue>,
     free: Vec<usize>,
-    /// Queues that hold something, in the order in which they may send next.
-    active: VecDeque<usize>,
+    schedule: Schedule,
     rate_gate: Option<Instant>,
     used: usize,
     next_id: u64,
     next_serial: u32,
     /// Records enqueued before and after a flush differ in it.
     epoch: u64,
-    outstanding: BTreeMap<u64, u64>,
+    /// Records without a result, of the current epoch and of the earlier ones.
+    outstanding: u64,
+    outstanding_before: BTreeMap<u64, u64>,
+    /// What the wall clock said, and when.
+    wall: Option<(Instant, i64)>,
     delivered: u64,
     phase: Phase,
     close_report: Option<CloseReport>,
@@ -127,17 +132,19 @@ impl Accumulator {
             header_fidelity: capabilities.header_fidelity,
             partitioner,
             rng: fastrand::Rng::with_seed(seed),
-            topics: HashMap::new(),
+            topics: Topics::default(),
             waiting: 0,
             queues: Vec::new(),
             free: Vec::new(),
-            active: VecDeque::new(),
+            schedule: Schedule::default(),
             rate_gate: None,
             used: 0,
             next_id: 0,
             next_serial: 0,
             epoch: 0,
-            outstanding: BTreeMap::new(),
+            outstanding: 0,
+            outstanding_before: BTreeMap::new(),
+            wall: None,
             delivered: 0,
             phase: Phase::Open,
             close_report: None,
@@ -148,8 +155,9 @@ impl Accumulator {
         }
     }
 
-    pub(crate) fn take_effects(&mut self) -> Effects {
-        std::mem::take(&mut self.effects)
+    /// What the steps since the last call have caused; nothing if that is nothing.
+    pub(crate) fn take_effects(&mut self) -> Option<Effects> {
+        (!self.effects.is_empty()).then(|| std::mem::take(&mut self.effects))
     }
 
     /// The topics that the cluster is to be asked for now.
@@ -212,7 +220,7 @@ impl Accumulator {
             Err(_) if topic.view.is_some() => TopicNext::Known,
             Err(error) if error.is_retriable() => {
                 topic.last_error = Some(Arc::new(error));
-                self.expire(now);
+                self.expire_waiting(now);
                 self.forget_unless_waiting(name)
             }
             Err(error) => {
@@ -248,7 +256,7 @@ impl Accumulator {
         });
         let idle = |queue: &usize| {
             let queue = &self.queues[*queue];
-            queue.is_empty() && !queue.listed
+            queue.is_empty() && !queue.is_due
         };
         if topic.last_used > since || !topic.waiting.is_empty() || !queues.iter().all(idle) {
             return false;
@@ -307,10 +315,12 @@ impl Accumulator {
     }
 
     fn count_down(&mut self, epoch: u64, count: u64) {
-        if let Some(left) = self.outstanding.get_mut(&epoch) {
+        if epoch == self.epoch {
+            self.outstanding -= count;
+        } else if let Some(left) = self.outstanding_before.get_mut(&epoch) {
             *left -= count;
             if *left == 0 {
-                self.outstanding.remove(&epoch);
+                self.outstanding_before.remove(&epoch);
             }
         }
     }

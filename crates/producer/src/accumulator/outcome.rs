@@ -3,6 +3,7 @@
 use super::Accumulator;
 use super::batch::ReadyBatch;
 use super::sequence::Verdict;
+use super::topic::Topic;
 use crate::handle::Outcome;
 use ottla_client::transport::Produced;
 use ottla_client::{Backoff, Error, ErrorKind};
@@ -151,7 +152,7 @@ impl Accumulator {
             // Closed meanwhile: its records have their result.
             return Completed::Failed;
         };
-        self.effects.work = true;
+        self.schedule.touch(&mut self.queues[at], at);
         match result.and_then(|produced| checked(produced, &batch)) {
             Ok(produced) => {
                 let queue = &mut self.queues[at];
@@ -321,37 +322,37 @@ impl Accumulator {
         }
     }
 
-    /// Gives up what is past its deadline and not in flight.
+    /// Gives up the records that wait for their topic and are past their deadline.
     pub(crate) fn expire(&mut self, now: Instant) {
-        for i in 0..self.active.len() {
-            let at = self.active[i];
-            let timeout = self.config.delivery_timeout;
-            while self.queues[at].deadline(timeout).is_some_and(|d| d <= now) {
-                if self.queues[at].ready.is_empty() {
-                    self.close_open(at);
-                }
-                if let Some(mut batch) = self.queues[at].ready.pop_front() {
-                    let cause = match batch.last_error.take() {
-                        Some(error) => Some(Box::new(error) as Cause),
-                        // It may have waited for the producer's id.
-                        None => self.numbering.last_error.as_ref().map(|error| {
-                            let error = Shared(Arc::clone(error));
-                            Box::new(error) as Cause
-                        }),
-                    };
-                    self.give_up(at, batch, PublishErrorKind::TimedOut, cause);
-                }
-            }
-        }
         if self.waiting > 0 {
             self.expire_waiting(now);
         }
     }
 
-    fn expire_waiting(&mut self, now: Instant) {
+    /// Gives up a partition's batches that are past their deadline and not in flight.
+    pub(super) fn expire_queue(&mut self, at: usize, now: Instant) {
+        let timeout = self.config.delivery_timeout;
+        while self.queues[at].deadline(timeout).is_some_and(|d| d <= now) {
+            if self.queues[at].ready.is_empty() {
+                self.close_open(at);
+            }
+            if let Some(mut batch) = self.queues[at].ready.pop_front() {
+                let cause = match batch.last_error.take() {
+                    Some(error) => Some(Box::new(error) as Cause),
+                    // It may have waited for the producer's id.
+                    None => self.numbering.last_error.as_ref().map(|error| {
+                        let error = Shared(Arc::clone(error));
+                        Box::new(error) as Cause
+                    }),
+                };
+                self.give_up(at, batch, PublishErrorKind::TimedOut, cause);
+            }
+        }
+    }
+
+    pub(super) fn expire_waiting(&mut self, now: Instant) {
         let (delivery, unknown) = self.waiting_limits();
-        let late =
-            |topic: &super::Topic| topic.deadline(delivery, unknown).is_some_and(|d| d <= now);
+        let late = |topic: &Topic| topic.deadline(delivery, unknown).is_some_and(|d| d <= now);
         let names: Vec<_> = self
             .topics
             .iter()

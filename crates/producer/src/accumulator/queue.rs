@@ -20,8 +20,12 @@ pub(super) struct Queue {
     pub(super) retry_at: Option<Instant>,
     /// Set while the last attempt failed.
     pub(super) backoff: Option<Backoff>,
-    /// Whether the accumulator's list of active queues has it.
-    pub(super) listed: bool,
+    /// Whether the schedule has it among those that are to be looked at.
+    pub(super) is_due: bool,
+    /// When it is to be looked at; the schedule has an entry for it.
+    pub(super) timer: Option<Instant>,
+    /// The size of the batch that was closed last.
+    pub(super) last_size: usize,
     /// How many batches were closed.
     closed: u64,
 }
@@ -66,7 +70,9 @@ impl Queue {
             sequences,
             retry_at: None,
             backoff: None,
-            listed: false,
+            is_due: false,
+            timer: None,
+            last_size: 0,
             closed: 0,
         }
     }
@@ -81,6 +87,7 @@ impl Queue {
             return false;
         };
         let deadline = open.opened + delivery_timeout;
+        self.last_size = open.builder.size();
         self.ready.push_back(open.close(deadline, self.closed));
         self.closed += 1;
         true
@@ -119,6 +126,21 @@ impl Queue {
         match lingers.max(self.retry_at) {
             Some(at) if at > now => Due::At(at),
             _ => Due::Now,
+        }
+    }
+
+    /// When it has to be looked at although nothing happens: what is not in flight is sent or given up.
+    pub(super) fn next_event(
+        &self,
+        rules: &Rules,
+        delivery_timeout: Duration,
+        now: Instant,
+    ) -> Option<Instant> {
+        let deadline = self.deadline(delivery_timeout);
+        match self.due(rules, now) {
+            Due::Now => Some(now),
+            Due::At(at) => Some(deadline.map_or(at, |deadline| at.min(deadline))),
+            Due::Never => deadline,
         }
     }
 

@@ -4,9 +4,77 @@ use crate::handle::WaitCell;
 use crate::partition::Partitioner;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::Record;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The topics that are written to.
+#[derive(Default)]
+pub(super) struct Topics {
+    places: HashMap<Arc<str>, usize>,
+    slots: Vec<Option<Topic>>,
+    free: Vec<usize>,
+    /// The one that was found last: callers mostly use one name, and the same one, many times.
+    recent: Option<(Arc<str>, usize)>,
+}
+
+impl Topics {
+    /// Where the topic is, for [`at`](Self::at).
+    pub(super) fn find(&mut self, name: &Arc<str>) -> Option<usize> {
+        match &self.recent {
+            Some((recent, place)) if Arc::ptr_eq(recent, name) => Some(*place),
+            _ => {
+                let place = *self.places.get(name)?;
+                self.recent = Some((Arc::clone(name), place));
+                Some(place)
+            }
+        }
+    }
+
+    pub(super) fn at(&mut self, place: usize) -> Option<&mut Topic> {
+        self.slots.get_mut(place)?.as_mut()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Topic> {
+        self.slots[*self.places.get(name)?].as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Topic> {
+        self.slots[*self.places.get(name)?].as_mut()
+    }
+
+    /// Adds a topic that is not there.
+    pub(super) fn insert(&mut self, name: Arc<str>, topic: Topic) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[place] = Some(topic);
+        self.places.insert(name, place);
+        place
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.recent = None;
+        if let Some(place) = self.places.remove(name) {
+            self.slots[place] = None;
+            self.free.push(place);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Topic)> {
+        let places = self.places.iter();
+        places.filter_map(|(name, place)| Some((name, self.slots[*place].as_ref()?)))
+    }
+
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.places.keys().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+}
 
 pub(super) struct Topic {
     pub(super) partitioner: Box<dyn Partitioner>,
@@ -101,6 +169,14 @@ impl View {
 
     /// The queue of a partition that exists.
     pub(super) fn queue_of(&self, partition: i32) -> Option<usize> {
+        // Mostly they are numbered without a gap.
+        let place = usize::try_from(partition).ok()?;
+        if self.all.get(place) == Some(&partition)
+            && let Some((id, queue)) = self.queues.get(place)
+            && *id == partition
+        {
+            return Some(*queue);
+        }
         self.all.binary_search(&partition).ok()?;
         let at = self.queues.binary_search_by_key(&partition, |(id, _)| *id);
         Some(self.queues[at.ok()?].1)

@@ -24,15 +24,13 @@ impl Accumulator {
     /// Fails what was not sent, or was to be sent again.
     pub(crate) fn drop_unsent(&mut self) {
         let dropped = PublishErrorKind::Aborted;
-        for i in 0..self.active.len() {
-            let at = self.active[i];
+        for at in 0..self.queues.len() {
             self.close_open(at);
             for batch in std::mem::take(&mut self.queues[at].ready) {
                 self.give_up(at, batch, dropped, None);
             }
         }
-        let names: Vec<_> = self.topics.keys().cloned().collect();
-        for name in names {
+        for name in self.topics.names() {
             let topic = self.topics.get_mut(&name);
             let waiting = topic.map(|topic| std::mem::take(&mut topic.waiting));
             for held in waiting.unwrap_or_default() {

@@ -108,7 +108,7 @@ fn an_idle_topic_is_forgotten_and_its_queues_are_used_again() {
     assert!(!bed.acc.forget_idle("t", bed.now - ms(1)), "used since");
     bed.drain();
     assert!(bed.acc.forget_idle("t", bed.now));
-    assert!(bed.acc.topics.is_empty());
+    assert!(bed.acc.topics.len() == 0);
     drop(bed.put(Record::new("u")));
     bed.acc
         .apply_topic(&"u".into(), Ok(described("u", 3)), bed.now);

@@ -158,7 +158,7 @@ fn a_partitioner_that_is_wrong_or_panics_fails_its_record_alone() {
     bed.now += ms(10);
     let sent = bed.drain();
     bed.write(sent);
-    bed.acc.take_effects().apply();
+    bed.settle();
     let results = handles
         .each_mut()
         .map(|handle| handle.now_or_never().expect("a result"));
@@ -190,7 +190,7 @@ fn an_unknown_topic_fails_within_its_limit_and_is_forgotten() {
     let next = bed.acc.apply_topic(&topic, Err(unknown()), bed.now);
     assert_eq!(next, TopicNext::Gone);
     assert_eq!(bed.error(late).kind(), PublishErrorKind::UnknownTopic);
-    assert!(bed.acc.topics.is_empty());
+    assert!(bed.acc.topics.len() == 0);
     // Where the cluster cannot be reached, the delivery deadline counts.
     let handle = bed.put(Record::new("nope"));
     let unreachable = Error::new(ErrorKind::Connect, "Metadata");

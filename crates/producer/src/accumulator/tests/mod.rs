@@ -80,7 +80,7 @@ impl Bed {
     }
 
     fn try_put(&mut self, record: Record) -> Option<DeliveryHandle> {
-        self.acc.enqueue(&mut Some(record), self.now, 1_000)
+        self.acc.enqueue(&mut Some(record), self.now, || 1_000)
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {
@@ -106,11 +106,18 @@ impl Bed {
         self.acc.complete(token, Err(error), false, self.now)
     }
 
+    /// Resolves the handles.
+    fn settle(&mut self) {
+        if let Some(effects) = self.acc.take_effects() {
+            effects.apply();
+        }
+    }
+
     fn result(
         &mut self,
         mut handle: DeliveryHandle,
     ) -> Option<Result<RecordMetadata, PublishError>> {
-        self.acc.take_effects().apply();
+        self.settle();
         (&mut handle).now_or_never()
     }
 

@@ -74,10 +74,10 @@ proptest! {
                 _ => {}
             }
             prop_assert!(bed.acc.used() <= 8_000);
-            bed.acc.take_effects().apply();
+            bed.settle();
         }
         let report = bed.acc.close_now();
-        bed.acc.take_effects().apply();
+        bed.settle();
         let mut written = 0;
         for handle in handles {
             let result = handle.now_or_never();
@@ -90,6 +90,6 @@ proptest! {
             prop_assert!(values.is_sorted());
         }
         prop_assert_eq!(bed.acc.used(), 0);
-        prop_assert!(bed.acc.outstanding.is_empty());
+        prop_assert!(bed.acc.outstanding == 0 && bed.acc.outstanding_before.is_empty());
     }
 }

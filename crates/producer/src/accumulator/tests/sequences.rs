@@ -3,6 +3,7 @@
 use super::*;
 use ottla_types::ProducerId;
 use proptest::prelude::*;
+use std::collections::VecDeque;
 
 const CODE_NONE: ErrorCode = ErrorCode::NONE;
 const OUT_OF_ORDER: ErrorCode = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
@@ -150,7 +151,7 @@ impl Pair {
 
     fn check(mut self) {
         self.finish();
-        self.bed.acc.take_effects().apply();
+        self.bed.settle();
         let expected = (0..self.number).map(|n| format!("{n:04}"));
         let expected: Vec<_> = ["first".to_owned()].into_iter().chain(expected).collect();
         assert_eq!(self.broker.log, expected);
@@ -515,13 +516,13 @@ proptest! {
                     }
                 }
             }
-            pair.bed.acc.take_effects().apply();
+            pair.bed.settle();
         }
         for dispatch in std::mem::take(&mut flying) {
             pair.arrive(&dispatch);
         }
         pair.finish();
-        pair.bed.acc.take_effects().apply();
+        pair.bed.settle();
         let mut sorted = pair.broker.log.clone();
         let first = sorted.remove(0);
         prop_assert_eq!(first, "first");
