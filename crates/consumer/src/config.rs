@@ -18,6 +18,20 @@ pub enum AutoOffsetReset {
     Error,
 }
 
+/// How a group's members come to their partitions (`group.protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// The members assign, with one of the [`Assignor`]s; every broker has it.
+    #[default]
+    Classic,
+    /// The broker assigns (KIP-848); Apache Kafka 4.0 and later. All members of a group have to
+    /// speak the same protocol.
+    Consumer,
+    /// KIP-848 where the broker has it, else the classic protocol.
+    Auto,
+}
+
 /// How the group's leader spreads partitions over the members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Assignor {
@@ -27,6 +41,10 @@ pub enum Assignor {
     /// All partitions in turn; a rebalance stops every member.
     #[serde(rename = "roundrobin")]
     RoundRobin,
+    /// Balanced, and members get back what they had as far as that goes (KIP-54); a rebalance stops
+    /// every member.
+    #[serde(rename = "sticky")]
+    Sticky,
     /// Balanced and sticky; a rebalance stops only the partitions that move (KIP-429).
     #[serde(rename = "cooperative-sticky")]
     CooperativeSticky,
@@ -57,6 +75,16 @@ pub struct ConsumerConfig {
     /// `group.instance.id` (KIP-345). With several instances, `-0`, `-1` ... are appended.
     #[serde(rename = "group.instance.id")]
     pub group_instance_id: Option<String>,
+    /// `group.protocol` (classic). With the other protocol the broker has its own session timeout and
+    /// heartbeat interval; `session.timeout.ms` should be no longer than the broker's
+    /// (`group.consumer.session.timeout.ms`, 45 s by default), since a member without an answer
+    /// gives its partitions up after it.
+    #[serde(rename = "group.protocol")]
+    pub group_protocol: GroupProtocol,
+    /// `group.remote.assignor`: the broker's assignor with KIP-848, such as `uniform` or `range`;
+    /// none leaves it to the broker.
+    #[serde(rename = "group.remote.assignor")]
+    pub group_remote_assignor: Option<String>,
     /// `enable.auto.commit`: only `false` is accepted.
     #[serde(rename = "enable.auto.commit")]
     pub enable_auto_commit: bool,
@@ -125,6 +153,8 @@ impl Default for ConsumerConfig {
         Self {
             group_id: String::new(),
             group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
+            group_remote_assignor: None,
             enable_auto_commit: false,
             session_timeout: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(3),
@@ -180,13 +210,17 @@ impl ConsumerConfig {
                 "false: offsets are committed when records are handled",
             ));
         }
+        if self.group_remote_assignor.as_deref() == Some("") {
+            let key = "group.remote.assignor";
+            return Err(ConfigError::new(key, "", "a name, or none"));
+        }
         let cooperative = |a: &&Assignor| **a == Assignor::CooperativeSticky;
         let cooperative = self.assignors.iter().filter(cooperative).count();
         if self.assignors.is_empty() || ![0, self.assignors.len()].contains(&cooperative) {
             return Err(ConfigError::new(
                 "partition.assignment.strategy",
                 format!("{:?}", self.assignors),
-                "cooperative-sticky, or one or more of range, roundrobin",
+                "cooperative-sticky, or one or more of range, roundrobin, sticky",
             ));
         }
         self.validate_group_times()?;
@@ -349,6 +383,10 @@ mod tests {
             "revoke.timeout.ms"
         );
         assert_eq!(
+            refused_key(|c| c.group_remote_assignor = Some(String::new())),
+            "group.remote.assignor"
+        );
+        assert_eq!(
             refused_key(|c| c.group_instance_id = Some(String::new())),
             "group.instance.id"
         );
@@ -357,11 +395,12 @@ mod tests {
     #[test]
     fn property_names_are_kafkas_and_unknown_ones_are_refused() {
         let json = r#"{"group.id":"g","session.timeout.ms":6000,"heartbeat.interval.ms":2000,
-            "auto.offset.reset":"earliest","partition.assignment.strategy":["range"]}"#;
+            "auto.offset.reset":"earliest","partition.assignment.strategy":["range"],"group.protocol":"auto"}"#;
         let config: ConsumerConfig = serde_json::from_str(json).unwrap();
         assert_eq!(config.session_timeout, Duration::from_secs(6));
         assert_eq!(config.auto_offset_reset, AutoOffsetReset::Earliest);
         assert_eq!(config.assignors, [Assignor::Range]);
+        assert_eq!(config.group_protocol, GroupProtocol::Auto);
         config.validate().unwrap();
 
         let unknown = serde_json::from_str::<ConsumerConfig>(r#"{"session.timeout":1}"#);

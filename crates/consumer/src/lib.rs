@@ -43,7 +43,7 @@ mod work;
 pub use app::{
     App, BatchRoute, Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
 };
-pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, OnUnreadable};
+pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnreadable};
 pub use error::{Error, ErrorKind};
 pub use group_consumer::{ConsumedBatch, GroupConsumer};
 pub use handler::*;

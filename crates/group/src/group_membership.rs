@@ -165,7 +165,8 @@ impl GroupMembership {
     }
 
     /// What to send, for the sake of the others, when the member is dropped without a close; `None`
-    /// for one that never joined, and for a static one, whose place is kept for its next start.
+    /// for one that never joined. A static member keeps its place for its next start: the classic
+    /// one says nothing, that of KIP-848 releases it, so that its successor is not refused.
     pub fn abrupt_leave(&self) -> Option<RequestBody> {
         either!(&self.active, member => member.abrupt_leave())
     }

@@ -4,17 +4,20 @@
 
 use super::MemberSpec;
 use super::partition::may_pass;
+use crate::config::GroupProtocol;
 use crate::status::MemberBoard;
 use crate::{Assignor, Error};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use ottla_client::{Client, ErrorKind, GroupClient};
 use ottla_group::{
-    CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipEvent, Phase,
-    Request, RequestBody, RequestId, ResponseBody, RevocationId, TopicCounts,
+    CommitIdentity, CommitVerdict, ConsumerMembershipConfig, GroupMembership,
+    GroupProtocol as Protocol, Input, MembershipConfig, MembershipEvent, Phase, Request,
+    RequestBody, RequestId, ResponseBody, RevocationId, TopicCounts,
 };
-use ottla_types::coordinator::LeaveGroupRequest;
+use ottla_types::coordinator::TopicId;
 use ottla_types::{BoxFuture, ErrorCode};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -22,18 +25,16 @@ use tokio::time::{Instant, timeout};
 /// How long the farewell of a member that failed may take.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A third of the session timeout that brokers have by default.
-const CONSUMER_HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
-
 /// The membership and its calls.
 pub(super) struct Driver {
-    membership: Membership,
+    membership: GroupMembership,
     client: Client,
     group: GroupClient,
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// The zero of the state machine's time.
     begun: Instant,
-    is_static: bool,
+    /// What a heartbeat of KIP-848 may take: a third of the session.
+    heartbeat_limit: Duration,
     /// When the leader's metadata is refreshed next; `None` while a refresh is out.
     refresh_at: Option<Instant>,
     refresh_every: Duration,
@@ -43,6 +44,10 @@ pub(super) struct Driver {
 /// The end of a call.
 pub(super) enum Answer {
     Coordinator(RequestId, Result<ResponseBody, ottla_client::Error>),
+    /// The broker does not speak KIP-848.
+    NotOffered(RequestId),
+    /// Names of topics that the coordinator assigned.
+    Named(Result<BTreeMap<TopicId, Arc<str>>, ottla_client::Error>),
     /// Metadata that the state machine asked for.
     Wanted(Result<TopicCounts, ottla_client::Error>),
     /// Metadata that is looked at now and then.
@@ -53,7 +58,7 @@ impl Driver {
     pub(super) fn new(spec: &MemberSpec, group: GroupClient) -> Result<Self, Error> {
         let config = &spec.config;
         let client = spec.client.config();
-        let membership = MembershipConfig {
+        let classic = MembershipConfig {
             session_timeout_ms: millis(config.session_timeout),
             rebalance_timeout_ms: millis(config.max_poll_interval),
             heartbeat_interval_ms: millis(config.heartbeat_interval),
@@ -63,8 +68,22 @@ impl Driver {
             retry_backoff_max_ms: millis(client.retry_backoff_max),
             ..MembershipConfig::default()
         };
+        let consumer = ConsumerMembershipConfig {
+            instance_id: config.group_instance_id.clone(),
+            assignor: config.group_remote_assignor.clone(),
+            session_timeout_ms: millis(config.session_timeout),
+            rebalance_timeout_ms: millis(config.max_poll_interval),
+            retry_backoff_ms: millis(client.retry_backoff),
+            retry_backoff_max_ms: millis(client.retry_backoff_max),
+            ..ConsumerMembershipConfig::new(format!("{:032x}", fastrand::u128(..)))
+        };
+        let protocol = match config.group_protocol {
+            GroupProtocol::Classic => Protocol::Classic(classic),
+            GroupProtocol::Consumer => Protocol::Consumer(consumer),
+            GroupProtocol::Auto => Protocol::Auto(consumer, classic),
+        };
         let begun = Instant::now();
-        let mut membership = Membership::new(membership, fastrand::u64(..))?;
+        let mut membership = GroupMembership::new(protocol, fastrand::u64(..))?;
         let topics = spec.topics.clone();
         membership.handle(Input::Subscribe { topics }, 0);
         Ok(Self {
@@ -73,7 +92,7 @@ impl Driver {
             group,
             calls: FuturesUnordered::new(),
             begun,
-            is_static: config.group_instance_id.is_some(),
+            heartbeat_limit: config.session_timeout / 3,
             refresh_at: Some(begun + client.metadata_max_age),
             refresh_every: client.metadata_max_age,
             board: spec.board.clone(),
@@ -101,6 +120,11 @@ impl Driver {
                     self.calls
                         .push(Box::pin(async { Answer::Wanted(counts.await) }));
                 }
+                MembershipEvent::NeedTopicNames { ids } => {
+                    let names = topic_names(self.client.clone(), ids);
+                    self.calls
+                        .push(Box::pin(async { Answer::Named(names.await) }));
+                }
                 event => return Some(event),
             }
         }
@@ -109,7 +133,7 @@ impl Driver {
     /// Starts the calls that are due. To be called when there are no more events.
     pub(super) fn start_calls(&mut self, now: Instant) {
         while let Some(request) = self.membership.poll_request() {
-            let call = call(self.group.clone(), request);
+            let call = call(self.group.clone(), request, self.heartbeat_limit);
             self.calls.push(Box::pin(call));
         }
         if self.refresh_at.is_some_and(|at| at <= now) {
@@ -147,6 +171,16 @@ impl Driver {
                 }
                 self.note("a call to the group coordinator failed", &error);
                 Input::Failed { id }
+            }
+            Answer::NotOffered(id) => Input::NotOffered { id },
+            Answer::Named(Ok(names)) => Input::TopicNames { names },
+            Answer::Named(Err(error)) if is_final(&error) => return Err(error.into()),
+            Answer::Named(Err(error)) => {
+                self.note(
+                    "the names of assigned topics could not be asked for",
+                    &error,
+                );
+                Input::MetadataFailed
             }
             Answer::Wanted(Ok(counts)) => Input::Metadata { counts },
             Answer::Wanted(Err(error)) if is_final(&error) => return Err(error.into()),
@@ -187,20 +221,14 @@ impl Driver {
     }
 
     /// Tells the coordinator, for the sake of the others, that this member is gone. A static member
-    /// does not leave: it keeps its place for its next start (KIP-345).
+    /// keeps its place for its next start (KIP-345).
     pub(super) fn leave_at_once(&self) -> impl Future<Output = ()> + Send + use<> {
-        let member_id = self.membership.member_id().filter(|_| !self.is_static);
-        let member_id = member_id.map(str::to_owned);
+        let leave = self.membership.abrupt_leave();
         let group = self.group.clone();
         async move {
-            if let Some(member_id) = member_id {
-                let request = LeaveGroupRequest {
-                    member_id,
-                    instance_id: None,
-                    reason: Some("the member failed".to_owned()),
-                };
+            if let Some(body) = leave {
                 // Without an answer the session timeout does it.
-                let _ = timeout(LEAVE_LIMIT, group.leave(request)).await;
+                let _ = timeout(LEAVE_LIMIT, send(&group, body, LEAVE_LIMIT)).await;
             }
         }
     }
@@ -237,19 +265,46 @@ impl Driver {
     }
 }
 
-async fn call(group: GroupClient, request: Request) -> Answer {
+async fn call(group: GroupClient, request: Request, limit: Duration) -> Answer {
     let Request { id, body } = request;
-    let answer = match body {
+    let is_consumer = matches!(body, RequestBody::ConsumerHeartbeat(_));
+    match send(&group, body, limit).await {
+        Err(error) if is_consumer && error.kind() == ErrorKind::Unsupported => {
+            Answer::NotOffered(id)
+        }
+        answer => Answer::Coordinator(id, answer),
+    }
+}
+
+/// Sends a request; `limit` is what a heartbeat of KIP-848 may take.
+async fn send(
+    group: &GroupClient,
+    body: RequestBody,
+    limit: Duration,
+) -> Result<ResponseBody, ottla_client::Error> {
+    match body {
         RequestBody::Join(join) => group.join(join).await.map(ResponseBody::Join),
         RequestBody::Sync(sync) => group.sync(sync).await.map(ResponseBody::Sync),
         RequestBody::Heartbeat(beat) => group.heartbeat(beat).await.map(ResponseBody::Heartbeat),
         RequestBody::Leave(leave) => group.leave(leave).await.map(ResponseBody::Leave),
         RequestBody::ConsumerHeartbeat(beat) => group
-            .consumer_heartbeat(beat, CONSUMER_HEARTBEAT_LIMIT)
+            .consumer_heartbeat(beat, limit)
             .await
             .map(ResponseBody::ConsumerHeartbeat),
-    };
-    Answer::Coordinator(id, answer)
+    }
+}
+
+/// The names of these topics, as far as the cluster tells them.
+async fn topic_names(
+    client: Client,
+    ids: Vec<TopicId>,
+) -> Result<BTreeMap<TopicId, Arc<str>>, ottla_client::Error> {
+    let wanted: HashSet<_> = ids.into_iter().collect();
+    let topics = client.list_topics().await?;
+    let named = topics
+        .iter()
+        .filter_map(|t| Some((t.topic_id?, t.name.clone())));
+    Ok(named.filter(|(id, _)| wanted.contains(id)).collect())
 }
 
 /// The partitions of each topic now; 0 for a topic that does not exist.
@@ -278,6 +333,7 @@ fn assignor(assignor: Assignor) -> ottla_group::Assignor {
     match assignor {
         Assignor::Range => ottla_group::Assignor::Range,
         Assignor::RoundRobin => ottla_group::Assignor::RoundRobin,
+        Assignor::Sticky => ottla_group::Assignor::Sticky,
         Assignor::CooperativeSticky => ottla_group::Assignor::CooperativeSticky,
     }
 }

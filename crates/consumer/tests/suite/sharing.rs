@@ -1,11 +1,14 @@
 //! Members of a group in one process and in two apps.
 
 use crate::bed::{Bed, Seen, config, numbers, owned, short_session, stop, wait_for};
-use ottla_consumer::{App, Assignor, ConsumerConfig, Handler, Outcome, RunningApp, handler_fn};
-use ottla_mock_cluster::ApiKey;
+use ottla_consumer::{
+    App, Assignor, ConsumerConfig, GroupProtocol, Handler, Outcome, RunningApp, handler_fn,
+};
+use ottla_mock_cluster::{ApiKey, MockCluster, MockClusterBuilder, Versions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 #[tokio::test]
@@ -29,14 +32,16 @@ async fn two_instances_share_the_partitions() {
 }
 
 async fn second_app_joins(assignor: Assignor) {
-    let bed = Bed::start().await;
+    second_app_joins_with(|config| config.assignors = vec![assignor]).await;
+}
+
+async fn second_app_joins_with(set: impl Fn(&mut ConsumerConfig)) {
+    let bed = Bed::start_with(quick_kip848()).await;
     bed.cluster.create_topic("t", 4).unwrap();
     let seen = Seen::default();
     let start = async || -> RunningApp {
-        let config = ConsumerConfig {
-            assignors: vec![assignor],
-            ..config()
-        };
+        let mut config = config();
+        set(&mut config);
         let mut app = App::new(&bed.client, config);
         app.topic("t").listen("g", seen.handler());
         app.start().await.unwrap()
@@ -82,6 +87,95 @@ async fn trap_c13_a_second_app_takes_its_share_round_robin() {
 #[tokio::test]
 async fn trap_c13_a_second_app_takes_its_share_cooperative() {
     second_app_joins(Assignor::CooperativeSticky).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_sticky() {
+    second_app_joins(Assignor::Sticky).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_kip848() {
+    second_app_joins_with(|config| config.group_protocol = GroupProtocol::Consumer).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_second_app_takes_its_share_kip848_range() {
+    second_app_joins_with(|config| {
+        config.group_protocol = GroupProtocol::Auto;
+        config.group_remote_assignor = Some("range".to_owned());
+    })
+    .await;
+}
+
+/// A mock cluster whose KIP-848 heartbeats come often.
+fn quick_kip848() -> MockClusterBuilder {
+    let session = Duration::from_secs(10);
+    MockCluster::builder().consumer_session(session, Duration::from_millis(100))
+}
+
+#[tokio::test]
+async fn auto_takes_kip848_where_it_is_and_the_classic_protocol_where_not() {
+    let kinds = [
+        (Versions::kafka_4_3(), true),
+        (Versions::kafka_3_9(), false),
+        (Versions::redpanda(), false),
+    ];
+    for (versions, has_kip848) in kinds {
+        let bed = Bed::start_with(quick_kip848().versions(versions)).await;
+        bed.cluster.create_topic("t", 2).unwrap();
+        let seen = Seen::default();
+        let config = ConsumerConfig {
+            group_protocol: GroupProtocol::Auto,
+            ..config()
+        };
+        let mut app = App::new(&bed.client, config);
+        app.topic("t").listen("g", seen.handler());
+        let running = app.start().await.unwrap();
+        wait_for("both partitions", || owned(&running) == [2]).await;
+        bed.write("t", 0, numbers(0..10)).await;
+        seen.wait_len(10).await;
+        stop(running).await;
+        assert_eq!(bed.committed("g", "t", 0), Some(10));
+        assert_eq!(bed.cluster.requests(ApiKey::JoinGroup) == 0, has_kip848);
+    }
+}
+
+#[tokio::test]
+async fn static_members_come_back_without_a_rebalance() {
+    for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+        let bed = Bed::start_with(quick_kip848()).await;
+        bed.cluster.create_topic("t", 4).unwrap();
+        let seen = Seen::default();
+        let start = async |instance: &str| -> RunningApp {
+            let config = ConsumerConfig {
+                group_protocol: protocol,
+                group_instance_id: Some(instance.to_owned()),
+                ..config()
+            };
+            let mut app = App::new(&bed.client, config);
+            app.topic("t").listen("g", seen.handler());
+            app.start().await.unwrap()
+        };
+        let (one, two) = (start("one").await, start("two").await);
+        wait_for("half each", || owned(&one) == [2] && owned(&two) == [2]).await;
+        let generation = bed.cluster.group_generation("g");
+        stop(two).await;
+        let two = start("two").await;
+        wait_for("its half again", || owned(&two) == [2]).await;
+        assert_eq!(
+            bed.cluster.group_generation("g"),
+            generation,
+            "{protocol:?}"
+        );
+        for partition in 0..4 {
+            bed.write("t", partition, numbers(0..10)).await;
+        }
+        seen.wait_len(40).await;
+        stop(one).await;
+        stop(two).await;
+        assert_eq!(seen.len(), 40);
+    }
 }
 
 /// A handler that waits for a permit with each record.

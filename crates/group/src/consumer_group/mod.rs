@@ -229,8 +229,8 @@ impl ConsumerMembership {
 
     /// As [`GroupMembership::abrupt_leave`](crate::GroupMembership::abrupt_leave).
     pub fn abrupt_leave(&self) -> Option<RequestBody> {
-        let dynamic = self.config.instance_id.is_none();
-        (self.held && dynamic).then(|| RequestBody::ConsumerHeartbeat(self.farewell_request()))
+        self.held
+            .then(|| RequestBody::ConsumerHeartbeat(self.farewell_request()))
     }
 
     fn heartbeat_request(&mut self) -> ConsumerHeartbeatRequest {
