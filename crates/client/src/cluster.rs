@@ -96,6 +96,7 @@ impl Cluster {
         let connector = Connector {
             client_id: config.client_id.clone(),
             connect_timeout: config.connect_timeout,
+            idle_max: config.connections_max_idle,
             response_bytes_max: config.max_response_bytes,
             security: Security::prepare(&config.security).await?,
             tasks: Tasks::default(),

@@ -17,6 +17,7 @@ use std::time::Duration;
 /// | `client.id` | `ottla` | up to 249 bytes, no control characters |
 /// | `socket.connection.setup.timeout.ms` | 10 s | 1 ms to 10 min |
 /// | `request.timeout.ms` | 30 s | 1 ms to 10 min |
+/// | `connections.max.idle.ms` | 9 min | 100 ms to 1 day |
 /// | `metadata.max.age.ms` | 5 min | 1 ms to 1 day |
 /// | `retry.backoff.ms` | 100 ms | 1 ms to `retry.backoff.max.ms` |
 /// | `retry.backoff.max.ms` | 1 s | up to 10 min |
@@ -51,6 +52,11 @@ pub struct ClientConfig {
     /// waits for the group's rebalance timeout on top.
     #[serde(rename = "request.timeout.ms", with = "duration_ms")]
     pub request_timeout: Duration,
+    /// `connections.max.idle.ms`: a connection without a request for so long is closed; the next
+    /// request makes another. Below the brokers' own limit, which is 10 minutes unless they are told
+    /// otherwise. The connections of the rskafka transport have a limit of their own.
+    #[serde(rename = "connections.max.idle.ms", with = "duration_ms")]
+    pub connections_max_idle: Duration,
     /// `metadata.max.age.ms`: how long metadata is used before it is asked for again.
     #[serde(rename = "metadata.max.age.ms", with = "duration_ms")]
     pub metadata_max_age: Duration,
@@ -87,6 +93,7 @@ impl Default for ClientConfig {
             client_id: "ottla".to_owned(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            connections_max_idle: Duration::from_secs(540),
             metadata_max_age: Duration::from_secs(300),
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
@@ -145,6 +152,14 @@ impl ClientConfig {
             self.metadata_max_age,
             Duration::from_secs(86_400),
         )?;
+        let idle_range = Duration::from_millis(100)..=Duration::from_secs(86_400);
+        if !idle_range.contains(&self.connections_max_idle) {
+            return Err(ConfigError::new(
+                "connections.max.idle.ms",
+                self.connections_max_idle.as_millis(),
+                "100 to 86400000",
+            ));
+        }
         check_duration("retry.backoff.max.ms", self.retry_backoff_max, ten_minutes)?;
         if !(Duration::from_millis(1)..=self.retry_backoff_max).contains(&self.retry_backoff) {
             return Err(ConfigError::new(
@@ -368,7 +383,7 @@ mod tests {
     #[test]
     fn trap_d_every_value_has_a_range() {
         type Spoil = fn(&mut ClientConfig);
-        let spoilers: [(&str, Spoil); 16] = [
+        let spoilers: [(&str, Spoil); 17] = [
             ("bootstrap.servers", |c| c.bootstrap.clear()),
             ("bootstrap.servers", |c| c.bootstrap[0] = "host".into()),
             ("bootstrap.servers", |c| c.bootstrap[0] = ":9092".into()),
@@ -389,6 +404,9 @@ mod tests {
             ("request.timeout.ms", |c| c.request_timeout = Duration::MAX),
             ("metadata.max.age.ms", |c| {
                 c.metadata_max_age = Duration::ZERO
+            }),
+            ("connections.max.idle.ms", |c| {
+                c.connections_max_idle = Duration::from_millis(99)
             }),
             ("retry.backoff.ms", |c| {
                 c.retry_backoff = c.retry_backoff_max * 2

@@ -223,6 +223,7 @@ async fn kip_368_a_connection_outlives_its_session() {
             response_bytes_max: 8 << 20,
             security: Security::prepare(&security).await.unwrap(),
             tasks: Tasks::default(),
+            idle_max: Duration::from_secs(540),
             frames: Default::default(),
             version_caps: HashMap::new(),
         };

@@ -7,20 +7,21 @@
 
 use super::frame::FrameError;
 use super::intake::{FrameBytes, Intake};
+use super::outflow::Outflow;
 use crate::{Error, ErrorKind};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that wait for an answer on one connection; more wait in the queue before it.
 pub(super) const IN_FLIGHT_MAX: usize = 64;
-/// Bytes of requests that are gathered into one write.
-const WRITE_GATHER_BYTES: usize = 64 << 10;
 /// Where the correlation id stands: behind the length, the API key and the version.
 const CORRELATION_ID_AT: std::ops::Range<usize> = 8..12;
 
@@ -40,6 +41,8 @@ pub(super) struct Outgoing {
 pub(super) enum Ending {
     #[error("the connection was closed here")]
     Closed,
+    #[error("nobody used the connection for connections.max.idle.ms")]
+    Idle,
     #[error("the broker closed the connection")]
     ByBroker,
     #[error("the connection failed")]
@@ -70,6 +73,51 @@ impl Closed {
     }
 }
 
+/// Since when a connection has nothing to do, and how long it may. What must hold: nobody takes it for
+/// a new request shortly before it ends, so that no request meets the end.
+#[derive(Debug)]
+pub(super) struct Idleness {
+    start: Instant,
+    /// In ms after `start`; the largest number while requests are under way.
+    since_ms: AtomicU64,
+    limit: Duration,
+}
+
+impl Idleness {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            start: Instant::now(),
+            since_ms: AtomicU64::new(0),
+            limit,
+        }
+    }
+
+    fn begins(&self) {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.since_ms.store(now, Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.since_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Option<Instant> {
+        let since = self.since_ms.load(Ordering::Relaxed);
+        (since < u64::MAX).then(|| self.start + Duration::from_millis(since))
+    }
+
+    /// When the connection ends, if nothing is asked for meanwhile.
+    fn deadline(&self) -> Option<Instant> {
+        self.since().map(|since| since + self.limit)
+    }
+
+    /// Whether it is left alone from now on.
+    pub(super) fn is_ending(&self) -> bool {
+        let idle = self.since().map(|since| since.elapsed());
+        idle.is_some_and(|idle| idle >= self.limit - self.limit / 10)
+    }
+}
+
 struct Waiting {
     correlation_id: i32,
     api: &'static str,
@@ -89,9 +137,10 @@ pub(super) struct Driver<R, W> {
     unanswered: Vec<Waiting>,
     next_id: i32,
     incoming: Intake,
-    outgoing: BytesMut,
-    /// The stream may hold bytes back that it took (TLS does) until it is flushed.
-    must_flush: bool,
+    outgoing: Outflow,
+    idleness: Arc<Idleness>,
+    /// It was idle for too long: what still comes is answered, then it ends.
+    is_ending: bool,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
@@ -102,6 +151,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         closed: Closed,
         response_bytes_max: usize,
         in_use: FrameBytes,
+        idleness: Arc<Idleness>,
     ) -> Self {
         Self {
             reader,
@@ -114,8 +164,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
             unanswered: Vec::new(),
             next_id: 0,
             incoming: Intake::new(in_use),
-            outgoing: BytesMut::new(),
-            must_flush: false,
+            outgoing: Outflow::default(),
+            idleness,
+            is_ending: false,
         }
     }
 
@@ -123,8 +174,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
     pub(super) async fn run(mut self) {
         let ending = self.drive().await;
         self.closed.connection.cancel();
-        if matches!(ending, Ending::Closed) {
-            tracing::debug!(broker = &*self.broker, "connection closed");
+        if matches!(ending, Ending::Closed | Ending::Idle) {
+            let why = &ending as &dyn std::error::Error;
+            tracing::debug!(broker = &*self.broker, why, "connection closed");
         } else {
             metrics::counter!("ottla_client_connections_lost_total").increment(1);
             let error = &ending as &dyn std::error::Error;
@@ -135,10 +187,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
 
     async fn drive(&mut self) -> Ending {
         loop {
-            let has_room = self.waiting.len() + self.unanswered.len() < IN_FLIGHT_MAX
-                && self.outgoing.len() < WRITE_GATHER_BYTES;
+            let in_flight = self.waiting.len() + self.unanswered.len();
+            if self.is_ending && in_flight == 0 {
+                return Ending::Idle;
+            }
+            let has_room = in_flight < IN_FLIGHT_MAX && self.outgoing.has_room() && !self.is_ending;
             let everything = self.waiting.iter().chain(&self.unanswered);
             let deadline = everything.map(|waiting| waiting.deadline).min();
+            let deadline = deadline.or_else(|| self.idleness.deadline());
             tokio::select! {
                 () = self.closed.connection.cancelled() => return Ending::Closed,
                 read = self.incoming.read(&mut self.reader) => match read {
@@ -148,9 +204,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                     },
                     Err(error) => return Ending::Io(error),
                 },
-                written = write(&mut self.writer, &mut self.outgoing, &mut self.must_flush),
-                    if self.must_flush || !self.outgoing.is_empty() =>
-                {
+                written = self.outgoing.write(&mut self.writer), if !self.outgoing.is_done() => {
                     if let Err(error) = written {
                         return Ending::Io(error);
                     }
@@ -160,8 +214,22 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                     Some(request) => self.admit(request),
                     None => return Ending::Closed,
                 },
-                () = wait_until(deadline) => return Ending::TimedOut,
+                () = wait_until(deadline) => {
+                    if in_flight > 0 {
+                        return Ending::TimedOut;
+                    }
+                    self.end_idle();
+                }
             }
+        }
+    }
+
+    /// Nobody can ask for anything any more; who just did is still answered.
+    fn end_idle(&mut self) {
+        self.is_ending = true;
+        self.queue.close();
+        while let Ok(request) = self.queue.try_recv() {
+            self.admit(request);
         }
     }
 
@@ -177,11 +245,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         let correlation_id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
         request.frame[CORRELATION_ID_AT].copy_from_slice(&correlation_id.to_be_bytes());
-        if self.outgoing.is_empty() {
-            self.outgoing = request.frame;
-        } else {
-            self.outgoing.extend_from_slice(&request.frame);
-        }
+        self.outgoing.push(request.frame);
+        self.idleness.ends();
         let waiting = Waiting {
             correlation_id,
             api: request.api,
@@ -197,10 +262,11 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
 
     /// Tells those that wait for no answer that everything is written, when it is.
     fn release_unanswered(&mut self) {
-        if self.outgoing.is_empty() && !self.must_flush {
+        if self.outgoing.is_done() {
             for waiting in self.unanswered.drain(..) {
                 let _ = waiting.reply.send(Ok(Bytes::new()));
             }
+            self.note_idleness();
         }
     }
 
@@ -222,7 +288,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
                 let _ = waiting.reply.send(Ok(frame));
             }
         }
+        self.note_idleness();
         Ok(())
+    }
+
+    fn note_idleness(&self) {
+        if self.waiting.is_empty() && self.unanswered.is_empty() {
+            self.idleness.begins();
+        }
     }
 
     fn fail_everything(&mut self, ending: Ending) {
@@ -253,26 +326,110 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
     }
 }
 
-/// Writes some of the bytes, and flushes behind the last. Dropping it loses nothing.
-async fn write<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    outgoing: &mut BytesMut,
-    must_flush: &mut bool,
-) -> io::Result<()> {
-    if !outgoing.is_empty() {
-        *must_flush = true;
-        writer.write_buf(outgoing).await?;
-    }
-    if outgoing.is_empty() {
-        writer.flush().await?;
-        *must_flush = false;
-    }
-    Ok(())
-}
-
 async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::task::JoinSet;
+    use tokio::time::sleep;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A broker that answers each request, late, with nothing but its correlation id.
+    async fn answer_all(mut peer: DuplexStream, late: Duration) {
+        while let Ok(length) = peer.read_u32().await {
+            let mut frame = vec![0; length as usize];
+            peer.read_exact(&mut frame).await.unwrap();
+            sleep(late).await;
+            let id = &frame[4..8];
+            peer.write_all(&[&4_u32.to_be_bytes()[..], id].concat())
+                .await
+                .unwrap();
+        }
+    }
+
+    struct Bed {
+        queue: mpsc::Sender<Outgoing>,
+        idleness: Arc<Idleness>,
+        closed: Closed,
+        _tasks: JoinSet<()>,
+    }
+
+    impl Bed {
+        fn new(late: Duration) -> Self {
+            let (ours, theirs) = tokio::io::duplex(1 << 10);
+            let (queue, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+            let closed = Closed {
+                connection: CancellationToken::new(),
+                client: CancellationToken::new(),
+            };
+            let idleness = Arc::new(Idleness::new(LIMIT));
+            let driver = Driver::new(
+                tokio::io::split(ours),
+                "b".into(),
+                receiver,
+                closed.clone(),
+                1 << 10,
+                FrameBytes::default(),
+                idleness.clone(),
+            );
+            let mut tasks = JoinSet::new();
+            tasks.spawn(driver.run());
+            tasks.spawn(answer_all(theirs, late));
+            Self {
+                queue,
+                idleness,
+                closed,
+                _tasks: tasks,
+            }
+        }
+
+        /// Whether the request was answered; `None` if it could not be handed over.
+        async fn ask(&self) -> Option<bool> {
+            let mut frame = BytesMut::from(&8_u32.to_be_bytes()[..]);
+            frame.extend_from_slice(&[0; 8]);
+            let (reply, answer) = oneshot::channel();
+            let request = Outgoing {
+                frame,
+                api: "Test",
+                deadline: Instant::now() + 10 * LIMIT,
+                is_answered: true,
+                reply,
+            };
+            self.queue.send(request).await.ok()?;
+            Some(answer.await.unwrap().is_ok())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn k1_no_request_meets_the_end_of_an_idle_connection() {
+        let second = Duration::from_secs(1);
+        for pause in [0, 1, 8_999, 9_000, 9_001, 9_999, 10_000, 10_001, 20_000] {
+            let bed = Bed::new(second);
+            assert_eq!(bed.ask().await, Some(true));
+            sleep(Duration::from_millis(pause)).await;
+            // Who looks first does not use it in its last tenth, and who asks is answered.
+            assert_eq!(bed.idleness.is_ending(), pause >= 9_000, "{pause}");
+            assert_ne!(bed.ask().await, Some(false), "{pause}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn k1_a_connection_ends_when_it_was_idle_and_not_while_a_request_waits() {
+        // A request may take longer than the limit.
+        let bed = Bed::new(3 * LIMIT);
+        assert_eq!(bed.ask().await, Some(true));
+        let started = Instant::now();
+        bed.closed.connection.cancelled().await;
+        assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
+        assert_eq!(bed.ask().await, None);
+        assert_eq!(bed.closed.kind(), ErrorKind::ConnectionLost);
     }
 }

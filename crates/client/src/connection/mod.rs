@@ -10,6 +10,7 @@ mod frame;
 mod fuzz;
 mod intake;
 mod layout;
+mod outflow;
 mod raw;
 mod sasl;
 mod secure;
@@ -27,7 +28,7 @@ pub use tls::TlsClient;
 
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
-use driver::{Closed, Driver, IN_FLIGHT_MAX, Outgoing};
+use driver::{Closed, Driver, IN_FLIGHT_MAX, Idleness, Outgoing};
 use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use ottla_types::ErrorCode;
@@ -45,16 +46,25 @@ use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-/// A dead peer of an idle connection is noticed after about a minute; one that owes an answer, at
-/// the request's deadline.
+/// A peer that died without a word is noticed after about a minute, whether the connection is idle or
+/// its request waits, as a JoinGroup does for longer than that; else at the request's deadline.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer that end a connection.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const KEEPALIVE_PROBES: u32 = 3;
+/// How long data that was sent may stay unacknowledged (RFC 5482): the system alone would go on for a
+/// quarter of an hour, and probes nothing meanwhile.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
 /// Makes connections, all with the same settings, and owns their tasks.
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub client_id: String,
     pub connect_timeout: Duration,
+    /// How long a connection may have nothing to do.
+    pub idle_max: Duration,
     pub response_bytes_max: usize,
     pub security: Security,
     pub tasks: Tasks,
@@ -131,17 +141,25 @@ impl Connector {
             client: self.tasks.token(),
         };
         let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+        let idleness = Arc::new(Idleness::new(self.idle_max));
         let started = match wire {
             Wire::Plain(stream) => self.drive(
                 stream.into_split(),
                 broker.clone(),
                 receiver,
                 closed.clone(),
+                idleness.clone(),
             ),
             #[cfg(feature = "tls")]
             Wire::Tls(stream) => {
                 let halves = tokio::io::split(*stream);
-                self.drive(halves, broker.clone(), receiver, closed.clone())
+                self.drive(
+                    halves,
+                    broker.clone(),
+                    receiver,
+                    closed.clone(),
+                    idleness.clone(),
+                )
             }
         };
         if !started {
@@ -152,6 +170,7 @@ impl Connector {
             client_id: StrBytes::from_string(self.client_id.clone()),
             queue: sender,
             closed,
+            idleness,
             agreed: Agreed::default(),
             gate: Arc::default(),
         };
@@ -191,13 +210,15 @@ impl Connector {
         broker: Arc<str>,
         queue: mpsc::Receiver<Outgoing>,
         closed: Closed,
+        idleness: Arc<Idleness>,
     ) -> bool
     where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
         let limit = self.response_bytes_max;
-        let driver = Driver::new(halves, broker, queue, closed, limit, self.frames.clone());
+        let frames = self.frames.clone();
+        let driver = Driver::new(halves, broker, queue, closed, limit, frames, idleness);
         self.tasks.spawn(driver.run())
     }
 }
@@ -232,7 +253,13 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(stream);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let keepalive = {
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+        keepalive.with_retries(KEEPALIVE_PROBES)
+    };
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// A handle to a connection whose versions are agreed on. Cloning is cheap.
@@ -245,6 +272,7 @@ struct Handle {
     client_id: StrBytes,
     queue: mpsc::Sender<Outgoing>,
     closed: Closed,
+    idleness: Arc<Idleness>,
     agreed: Agreed,
     /// Held by each request, and alone by the renewal of the session: the broker reads whatever
     /// comes in between as a part of it (KIP-368).
@@ -267,9 +295,9 @@ impl Drop for Handle {
 }
 
 impl Connection {
-    /// Whether the connection has ended.
+    /// Whether the connection has ended, or is about to because nobody used it.
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.closed.connection.is_cancelled()
+        self.0.closed.connection.is_cancelled() || self.0.idleness.is_ending()
     }
 
     /// Ends the connection; requests that wait on it fail.
@@ -505,4 +533,29 @@ fn decode_answer<A: Api>(mut frame: Bytes, version: i16) -> Result<A::Answer, Er
 fn error_code_of(frame: &[u8]) -> Option<ErrorCode> {
     let code = frame.get(4..)?.first_chunk::<2>()?;
     Some(ErrorCode(i16::from_be_bytes(*code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn trap_a7_a_peer_that_dies_without_a_word_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let stream = connect_tcp(&address, deadline).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            // Whether a request is on its way or the connection is idle: about a minute.
+            let probed = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES;
+            assert_eq!(probed, UNACKNOWLEDGED_MAX);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        }
+    }
 }

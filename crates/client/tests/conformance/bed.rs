@@ -251,7 +251,7 @@ pub(crate) fn values(fetched: &Fetched) -> Vec<String> {
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
         }
     };
     assert!(

@@ -232,10 +232,5 @@ pub(crate) async fn a_closed_transport_refuses_everything(kind: TransportKind) {
     let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
     let found = bed.transport().list_offsets(PATIENCE, wanted).await;
     closed(&bed, found.into_iter().next().unwrap().1.unwrap_err());
-    // The library underneath keeps the one for metadata until it is dropped.
-    let kept = usize::from(!bed.is_native());
-    until("its connections are closed", || {
-        bed.mock.connections() <= kept
-    })
-    .await;
+    until("its connections are closed", || bed.mock.connections() == 0).await;
 }

@@ -42,7 +42,6 @@ async fn write_everything(bed: &Bed, topic: &crate::bed::Topic<'_>) -> (Vec<(i64
                 if found.into_iter().next().unwrap().1.unwrap().offset == 5 * round {
                     break;
                 }
-                tokio::time::sleep(SECOND / 100).await;
             }
         };
         tokio::time::timeout(PATIENCE, markers).await.unwrap();

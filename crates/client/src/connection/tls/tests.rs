@@ -93,6 +93,7 @@ async fn connector(security: &SecurityConfig) -> Connector {
         response_bytes_max: 8 << 20,
         security: Security::prepare(security).await.unwrap(),
         tasks: Tasks::default(),
+        idle_max: Duration::from_secs(540),
         frames: Default::default(),
         version_caps: HashMap::new(),
     }

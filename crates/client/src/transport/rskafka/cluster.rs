@@ -80,7 +80,8 @@ struct Wanted {
 pub(super) struct Cluster {
     pub(super) settings: RskafkaSettings,
     pub(super) closed: CancellationToken,
-    client: Mutex<Arc<RsClient>>,
+    /// Gone when it is closed: it has a connection for metadata.
+    client: Mutex<Option<Arc<RsClient>>>,
     pool: Mutex<Pool>,
     wanted: Mutex<Wanted>,
     /// Held by the one who mends; the time of the last rebuild that failed.
@@ -114,7 +115,7 @@ impl Cluster {
         Ok(Self {
             settings,
             closed: CancellationToken::new(),
-            client: Mutex::new(Arc::new(client)),
+            client: Mutex::new(Some(Arc::new(client))),
             pool: Mutex::default(),
             wanted: Mutex::default(),
             mending: tokio::sync::Mutex::default(),
@@ -125,6 +126,7 @@ impl Cluster {
     pub(super) fn close(&self) {
         self.closed.cancel();
         *lock(&self.pool) = Pool::default();
+        *lock(&self.client) = None;
     }
 
     /// The turn of those who write to the partition.
@@ -221,7 +223,13 @@ impl Cluster {
         let connecting = async {
             let _permit = self.connects.acquire().await;
             self.mend().await;
-            let client = lock(&self.client).clone();
+            let Some(client) = lock(&self.client).clone() else {
+                return Err(Failure::new(
+                    ErrorKind::Closed,
+                    Cure::None,
+                    Fate::NotWritten,
+                ));
+            };
             let partition = call.partition;
             let found = client.partition_client(
                 partition.topic.to_string(),
@@ -270,7 +278,9 @@ impl Cluster {
             return;
         }
         if wanted.rebuild.is_none() {
-            let client = lock(&self.client).clone();
+            let Some(client) = lock(&self.client).clone() else {
+                return;
+            };
             metrics::counter!("ottla_client_metadata_refreshes_total").increment(1);
             let topics = guarded(client.list_topics(), Phase::Connect);
             if let Ok(Ok(_)) = timeout(self.settings.connect_timeout / 2, topics).await {
@@ -283,7 +293,10 @@ impl Cluster {
         let built = guarded(build(&self.settings), Phase::Connect);
         match timeout(self.settings.connect_timeout, built).await {
             Ok(Ok(client)) => {
-                *lock(&self.client) = Arc::new(client);
+                // One that was taken away meanwhile stays away.
+                if let Some(known) = &mut *lock(&self.client) {
+                    *known = Arc::new(client);
+                }
                 *last_failed = None;
                 self.settle(Instant::now());
             }
