@@ -1,6 +1,7 @@
 //! [`ProducerConfig`]: Kafka's property names, checked once when the producer is built.
 
 use crate::partition::PartitionerKind;
+use ottla_client::admin::DurabilityMode;
 use ottla_client::transport::{Acks, Capabilities, Compression};
 use ottla_record_batch::BATCH_OVERHEAD;
 use ottla_types::{ConfigError, duration_ms};
@@ -76,6 +77,12 @@ pub struct ProducerConfig {
     /// `retry.backoff.max.ms`: 1 s by default.
     #[serde(rename = "retry.backoff.max.ms", with = "duration_ms")]
     pub retry_backoff_max: Duration,
+    /// `durability.check`: what is done about a topic that can lose what was acknowledged, before its
+    /// first record is sent: `off` (the default), `warn` (the findings are logged) or `refuse` (its
+    /// records fail). It takes two more questions to the cluster a topic, and the right to describe
+    /// its configs.
+    #[serde(rename = "durability.check")]
+    pub durability_check: DurabilityMode,
     /// `partitioner`: see [`PartitionerKind`] for the names.
     pub partitioner: PartitionerKind,
     /// `rate.limit`: records a second, over all topics; a second's worth may go at once. No limit
@@ -100,6 +107,7 @@ impl Default for ProducerConfig {
             topic_unknown_timeout: Duration::from_secs(5),
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
+            durability_check: DurabilityMode::Off,
             partitioner: PartitionerKind::Default,
             rate_limit: None,
         }

@@ -63,6 +63,7 @@ ottla_types::configuration!(
             "1 to `retry.backoff.max.ms`"
         ),
         key("retry.backoff.max.ms", "ms", "1000", "1 to 86400000"),
+        key("durability.check", "name", "off", "`off`, `warn`, `refuse`",),
         key(
             "partitioner",
             "name",

@@ -1,13 +1,14 @@
 //! [`Producer`]: the handle that applications hold.
 
 use crate::accumulator::Accumulator;
-use crate::cluster::{Cluster, WithoutIds};
+use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::handle::DeliveryHandle;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, Reports};
 use crate::sender::Sender;
 use crate::shared::{Shared, now};
 use crate::{PartitionerKind, ProducerConfig};
+use ottla_client::admin::{Admin, DurabilityMode};
 use ottla_client::transport::Transport;
 use ottla_client::{Client, Error};
 use ottla_types::{
@@ -99,6 +100,8 @@ impl ProducerBuilder {
 pub(crate) struct Parts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) cluster: Arc<dyn Cluster>,
+    /// Who judges topics; `None` judges none.
+    pub(crate) admin: Option<Admin>,
     pub(crate) request_timeout: Duration,
     pub(crate) metadata_max_age: Duration,
 }
@@ -119,6 +122,7 @@ impl Parts {
         Self {
             transport,
             cluster,
+            admin: Some(client.admin()),
             request_timeout: client.config().request_timeout,
             metadata_max_age: client.config().metadata_max_age,
         }
@@ -181,10 +185,14 @@ impl Producer {
         let partitioner = partitioner.unwrap_or_else(|| config.partitioner.build(seed));
         let accumulator = Accumulator::new(config.clone(), &capabilities, partitioner, seed);
         let shared = Arc::new(Shared::new(accumulator));
+        let cluster = match (config.durability_check, parts.admin) {
+            (DurabilityMode::Off, _) | (_, None) => parts.cluster,
+            (mode, Some(admin)) => Arc::new(Judged::new(parts.cluster, admin, mode, config.acks)),
+        };
         let sender = Sender::new(
             Arc::clone(&shared),
             parts.transport,
-            parts.cluster,
+            cluster,
             config.clone(),
             parts.request_timeout,
             parts.metadata_max_age,

@@ -79,6 +79,7 @@ impl Fake {
 
     fn try_start(self: Arc<Self>, config: ProducerConfig) -> Result<Producer, Error> {
         let parts = Parts {
+            admin: None,
             transport: Arc::clone(&self) as Arc<dyn Transport>,
             cluster: Arc::new(FakeCluster(self)),
             request_timeout: ms(2_000),
