@@ -24,7 +24,7 @@ use std::time::Duration;
 /// | `receive.message.max.bytes` | 64 MiB | 1 KiB to 256 MiB |
 /// | `client.rack` | empty | up to 255 bytes, no control characters |
 /// | `isolation.level` | `read_committed` | `read_committed`, `read_uncommitted` |
-/// | `transport` | `rskafka` | `rskafka`, `native` |
+/// | `transport` | `native` | `native`, `rskafka` |
 /// | `security.protocol`, `sasl.*`, `ssl.*` | `PLAINTEXT` | see [`security`](crate::security) |
 ///
 /// ```
@@ -213,22 +213,21 @@ pub enum IsolationLevel {
 }
 
 /// What carries batches to the leaders and record sets back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TransportKind {
-    /// The rskafka crate.
-    Rskafka,
-    /// This crate's own connections.
+    /// This crate's own connections; see [`NativeTransport`](crate::transport::NativeTransport).
+    #[default]
     Native,
+    /// The rskafka crate; see [`RskafkaTransport`](crate::transport::RskafkaTransport) for what it
+    /// cannot do.
+    Rskafka,
 }
 
 impl TransportKind {
-    /// The one that a config takes that names none.
-    pub const DEFAULT: TransportKind = TransportKind::Rskafka;
-
     /// Every transport of this build.
-    pub const ALL: &'static [TransportKind] = &[TransportKind::Rskafka, TransportKind::Native];
+    pub const ALL: &'static [TransportKind] = &[TransportKind::Native, TransportKind::Rskafka];
 
     /// The name that configs use.
     pub const fn name(self) -> &'static str {
@@ -236,12 +235,6 @@ impl TransportKind {
             Self::Rskafka => "rskafka",
             Self::Native => "native",
         }
-    }
-}
-
-impl Default for TransportKind {
-    fn default() -> Self {
-        Self::DEFAULT
     }
 }
 
@@ -375,7 +368,7 @@ mod tests {
         let error = "netty".parse::<TransportKind>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "config `transport` = `netty` is not allowed: expected one of: rskafka, native"
+            "config `transport` = `netty` is not allowed: expected one of: native, rskafka"
         );
         assert_eq!("rskafka".parse(), Ok(TransportKind::Rskafka));
     }
@@ -397,7 +390,10 @@ mod tests {
             }),
             ("client.id", |c| c.client_id = "a\nb".into()),
             ("client.rack", |c| c.client_rack = "a\nb".into()),
-            ("transport", |c| c.client_rack = "west".into()),
+            ("transport", |c| {
+                c.transport = TransportKind::Rskafka;
+                c.client_rack = "west".into();
+            }),
             ("socket.connection.setup.timeout.ms", |c| {
                 c.connect_timeout = Duration::ZERO
             }),

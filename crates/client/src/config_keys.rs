@@ -55,7 +55,7 @@ ottla_types::configuration!(
             "read_committed",
             "`read_committed`, `read_uncommitted`"
         ),
-        key("transport", "name", "rskafka", "`rskafka`, `native`"),
+        key("transport", "name", "native", "`native`, `rskafka`"),
         key(
             "security.protocol",
             "name",

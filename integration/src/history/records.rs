@@ -27,7 +27,10 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 known.insert(&record.id);
                 let made_of = ["consumer_group", "original_partition", "original_offset"];
                 let copy = (topic, &record.id, made_of.map(|name| record.header(name)));
-                report.counts.records_repeated += usize::from(!copies.insert(copy));
+                if !copies.insert(copy) {
+                    report.counts.records_repeated += 1;
+                    *report.repeated.entry(topic.clone()).or_default() += 1;
+                }
                 places.insert((topic, *partition, record.offset), &record.id);
             }
         }

@@ -1,5 +1,6 @@
 //! What the checker found.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// One difference between what was promised and what is there.
@@ -333,6 +334,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// How much was looked at.
     pub counts: Counts,
+    /// The records that stand in a topic again, by topic.
+    pub repeated: BTreeMap<String, usize>,
 }
 
 impl Report {

@@ -67,6 +67,9 @@ pub enum DemoError {
     /// The folder for the databases.
     #[error("temporary folder")]
     Folder(#[from] std::io::Error),
+    /// So many records stand twice in a topic, though the producer has sequences.
+    #[error("{0} records stand twice in a topic though the producer has sequences")]
+    WrittenTwice(usize),
     /// The flow did not come to rest.
     #[error("not settled within {0:?}: {1:?}")]
     NotSettled(Duration, Snapshot),
@@ -136,6 +139,7 @@ pub async fn run(options: &Options) -> Result<Ledger, DemoError> {
     let mut evidence =
         ledger::gather(&client, &flow.topics, &places, options.orders, &extras).await?;
     evidence.expect_paid(tally.paid.load(Ordering::Relaxed));
+    let once = client.transport().capabilities().idempotence;
     client.close().await;
     if let Some(mock) = mock {
         mock.shutdown().await;
@@ -147,6 +151,9 @@ pub async fn run(options: &Options) -> Result<Ledger, DemoError> {
     print_ledger(&ledger, &extras, started.elapsed());
     match unrest {
         Some(now) => Err(DemoError::NotSettled(options.limit, now)),
+        None if once && ledger.resent(&extras) > 0 => {
+            Err(DemoError::WrittenTwice(ledger.resent(&extras)))
+        }
         None => Ok(ledger),
     }
 }
@@ -315,9 +322,10 @@ fn print_ledger(ledger: &Ledger, extras: &Extras, took: Duration) {
         extras.poison.len()
     );
     println!(
-        "  copies            {} records stand twice in a topic: {} events sent again on purpose, the rest by lost answers and what followed; {} second effects",
+        "  copies            {} records stand twice in a topic: {} events sent again on purpose, {} by lost answers; {} second effects",
         ledger.copies,
         extras.copies,
+        ledger.resent(extras),
         ledger.report.duplicated()
     );
     println!(

@@ -92,6 +92,12 @@ impl Ledger {
         self.report.is_clean()
     }
 
+    /// Records that stand in a topic again though nobody sent them twice on purpose. With sequences
+    /// (KIP-98) there are none, unless a process was killed.
+    pub fn resent(&self, extras: &Extras) -> usize {
+        self.copies.saturating_sub(extras.copies)
+    }
+
     /// The line that a run ends with.
     pub fn verdict(&self) -> String {
         let mut verdict = format!(

@@ -71,7 +71,7 @@ pub(super) async fn broker_kill(context: &mut Context) -> Outcome {
     let (load, disturbed) = tokio::join!(load, disturb);
     load?;
     disturbed?;
-    run.finish(Republished::Nothing).await
+    run.finish(Republished::ByTheGroups).await
 }
 
 pub(super) async fn consumer_kill(context: &mut Context) -> Outcome {
@@ -144,6 +144,8 @@ pub(super) async fn graceful_stop(context: &mut Context) -> Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Republished {
     Nothing,
+    /// What a group published and could not commit, because the coordinator was killed.
+    ByTheGroups,
     /// What a killed process had published and not marked.
     ByTheKilled,
 }
@@ -282,9 +284,22 @@ impl Run {
         if !ledger.is_clean() {
             return Err("the ledger is not clean".into());
         }
-        let copies = ledger.copies.abs_diff(self.extras.copies);
-        if once && republished == Republished::Nothing && copies > 0 {
-            return Err(format!("{copies} records stand twice in a topic without a reason").into());
+        let repeated = |topic: &str| ledger.report.repeated.get(topic).copied().unwrap_or(0);
+        let copies = match republished {
+            _ if !once => 0,
+            Republished::Nothing => ledger.resent(&self.extras),
+            // What the relay has written.
+            Republished::ByTheGroups => {
+                let orders = repeated(&self.topics.orders()).saturating_sub(self.extras.copies);
+                orders + repeated(&self.topics.payment_delay())
+            }
+            Republished::ByTheKilled => 0,
+        };
+        if copies > 0 {
+            let places = &ledger.report.repeated;
+            return Err(
+                format!("{copies} records stand twice without a reason, among {places:?}").into(),
+            );
         }
         if ledger.report.counts.effects == 0 || ledger.report.counts.keys_judged == 0 {
             return Err("nothing was judged".into());
