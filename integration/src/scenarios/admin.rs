@@ -3,9 +3,9 @@
 
 use super::{Context, Outcome};
 use ottla::client::admin::{
-    AlterConfigs, ConfigResource, ConfigSource, DeleteUpTo, Each, GroupFilter, GroupState,
+    AlterConfigs, ConfigResource, ConfigSource, DeleteUpTo, Each, Finding, GroupFilter, GroupState,
 };
-use ottla::client::transport::OffsetSpec;
+use ottla::client::transport::{Acks, OffsetSpec};
 use ottla::client::{Client, NewTopic};
 use ottla::consumer::AutoOffsetReset;
 use ottla::types::coordinator::CommitOffset;
@@ -37,6 +37,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     write(&client, &topic).await?;
 
     settings(&client, &topic).await?;
+    durability(&client, &topic, context.nodes()).await?;
     partitions_and_records(&client, &topic, context.nodes()).await?;
     read_as_group(&client, &topic, &group).await?;
     move_group(&client, &topic, &group).await?;
@@ -100,6 +101,17 @@ async fn settings(client: &Client, topic: &str) -> Outcome {
     let after = told("retention.ms").await?;
     expect(after == before, || {
         format!("retention.ms is {after:?}, was {before:?}")
+    })
+}
+
+async fn durability(client: &Client, topic: &str, nodes: usize) -> Outcome {
+    let report = client.check_durability(vec![topic.to_owned()], Acks::All);
+    let report = report.await;
+    println!("{report}");
+    let found = only(report.topics)?;
+    let one_copy = found.contains(&Finding::OneCopy);
+    expect(one_copy == (nodes < 3), || {
+        format!("found {found:?} on {nodes} nodes")
     })
 }
 
