@@ -35,6 +35,7 @@ ottla_types::configuration!(
             "1 to 600000"
         ),
         key("request.timeout.ms", "ms", "30000", "1 to 600000"),
+        key("connections.max.idle.ms", "ms", "540000", "100 to 86400000"),
         key("metadata.max.age.ms", "ms", "300000", "1 to 86400000"),
         key(
             "retry.backoff.ms",

@@ -27,6 +27,18 @@ ottla_types::configuration!(
             "",
             "1 to 249 bytes; empty for none"
         ),
+        key(
+            "group.protocol",
+            "name",
+            "classic",
+            "`classic`, `consumer`, `auto`"
+        ),
+        key(
+            "group.remote.assignor",
+            "text",
+            "",
+            "a name that the broker knows; empty leaves it to the broker"
+        ),
         key("enable.auto.commit", "bool", "false", "`false`"),
         key("session.timeout.ms", "ms", "45000", "100 to 86400000"),
         key(
@@ -40,7 +52,7 @@ ottla_types::configuration!(
             "partition.assignment.strategy",
             "list",
             "cooperative-sticky",
-            "`cooperative-sticky`, or some of `range`, `roundrobin`",
+            "`cooperative-sticky`, or some of `range`, `roundrobin`, `sticky`",
         ),
         key(
             "auto.offset.reset",
