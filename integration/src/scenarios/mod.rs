@@ -14,6 +14,7 @@ mod foreign_clients;
 mod log_upkeep;
 mod order_flow;
 pub mod runner;
+mod secured_flow;
 mod security;
 mod transactions;
 
@@ -167,7 +168,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "security",
-        about: "TLS and SASL in every combination, with a broker of its own as the judge",
+        about: "TLS and SASL in every combination, records and groups over them while sessions end, with a broker of its own as the judge",
         needs: Needs::Harness,
         nodes: &[1],
         transports: NATIVE,

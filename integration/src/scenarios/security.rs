@@ -1,6 +1,7 @@
 //! TLS and SASL on a real Kafka: a node of its own with a listener for each protocol, and the
-//! client's own tests as what connects to it.
+//! client's own tests as what connects to it; then producers and groups.
 
+use super::secured_flow::{self, Secured};
 use super::{Context, Outcome};
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Worker, free_ports};
 use serde_json::json;
@@ -37,7 +38,19 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         "session_ms": SESSION_MS,
     });
     fs::write(&described, brokers.to_string())?;
-    let tested = test(&described).await;
+    let secured = Secured {
+        ssl: address(ports[1]),
+        sasl_ssl: address(ports[2]),
+        ca: files.authority.clone(),
+        certificate: files.client.clone(),
+        key: files.client_key.clone(),
+        session: Duration::from_millis(SESSION_MS),
+    };
+    let tested = async {
+        test(&described).await?;
+        secured_flow::run(&secured).await
+    };
+    let tested = tested.await;
     if tested.is_err() {
         eprintln!("{}", cluster.log_tail(0, 40));
     }
