@@ -1,122 +1,15 @@
 //! Brokers whose answers cannot be, or make no sense: typed errors, no panic, no endless loop, and
 //! the transport stays usable. For the native transport; that over rskafka has its own.
 
-use crate::bed::{Bed, PATIENCE, SECOND, batch, limits, values};
+use crate::bed::{PATIENCE, SECOND, batch, limits, values};
+use crate::liar::{Liar, fetched, text};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::metadata_response::{
-    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-};
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, MetadataResponse};
-use kafka_protocol::messages::{RequestHeader, TopicName};
-use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use ottla_client::{ErrorKind, TransportKind};
+use kafka_protocol::messages::{FetchRequest, FetchResponse, RequestHeader, TopicName};
+use kafka_protocol::protocol::{Decodable, Encodable};
+use ottla_client::ErrorKind;
 use ottla_types::Fate;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-/// What it answers to a Produce v3 (key 0) or a Fetch v4 (key 1), from behind the correlation id.
-type Lie = dyn Fn(i16, &[u8]) -> BytesMut + Send + Sync;
-
-/// The one broker of a cluster with topic `t` of two partitions.
-struct Liar {
-    bed: Bed,
-    requests: Arc<AtomicUsize>,
-    _tasks: JoinSet<()>,
-}
-
-impl Liar {
-    async fn start(lie: impl Fn(i16, &[u8]) -> BytesMut + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (lie, requests): (Arc<Lie>, _) = (Arc::new(lie), Arc::new(AtomicUsize::new(0)));
-        let mut tasks = JoinSet::new();
-        let counter = requests.clone();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (lie, counter) = (lie.clone(), counter.clone());
-                connections.spawn(async move {
-                    // A connection that the client closes ends with an error here.
-                    serve(stream, port, &*lie, &counter).await.unwrap_or(());
-                });
-            }
-        });
-        let address = format!("127.0.0.1:{port}");
-        let bed = Bed::with(TransportKind::Native, &address, |config| {
-            config.max_response_bytes = 1 << 20;
-        });
-        Self {
-            bed: bed.await,
-            requests,
-            _tasks: tasks,
-        }
-    }
-
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    port: u16,
-    lie: &Lie,
-    requests: &AtomicUsize,
-) -> std::io::Result<()> {
-    loop {
-        let length = stream.read_i32().await?;
-        let mut request = vec![0; usize::try_from(length).unwrap()];
-        stream.read_exact(&mut request).await?;
-        let mut answer = BytesMut::from(&request[4..8]);
-        match request[1] {
-            key @ (0 | 1) => {
-                requests.fetch_add(1, Ordering::SeqCst);
-                answer.unsplit(lie(key.into(), &request));
-            }
-            3 => metadata(port).encode(&mut answer, 4).unwrap(),
-            _ => versions(&mut answer),
-        }
-        stream.write_i32(answer.len() as i32).await?;
-        stream.write_all(&answer).await?;
-    }
-}
-
-fn text(text: &'static str) -> StrBytes {
-    StrBytes::from_static_str(text)
-}
-
-fn metadata(port: u16) -> MetadataResponse {
-    let broker = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(1))
-        .with_host(text("127.0.0.1"))
-        .with_port(port.into());
-    let partition = |n| {
-        MetadataResponsePartition::default()
-            .with_partition_index(n)
-            .with_leader_id(BrokerId(1))
-    };
-    let topic = MetadataResponseTopic::default()
-        .with_name(Some(TopicName(text("t"))))
-        .with_partitions(vec![partition(0), partition(1)]);
-    MetadataResponse::default()
-        .with_brokers(vec![broker])
-        .with_controller_id(BrokerId(1))
-        .with_topics(vec![topic])
-}
-
-/// ApiVersions v3: Produce 3, Fetch 4, Metadata 4, ApiVersions 0 to 3.
-fn versions(answer: &mut BytesMut) {
-    answer.put_slice(&[0, 0, 5]);
-    for (key, min, max) in [(0, 3, 3), (1, 4, 4), (3, 4, 4), (18, 0, 3)] {
-        answer.put_slice(&[0, key, 0, min, 0, max, 0]);
-    }
-    answer.put_slice(&[0, 0, 0, 0, 0]);
-}
 
 /// The answer for partition 0 of `t`: this offset and no error.
 fn written(base_offset: i64) -> BytesMut {
@@ -230,16 +123,7 @@ async fn trap_d_a_batch_whose_offsets_overflow_meets_the_reader() {
     let liar = Liar::start(|_, _| {
         let mut bytes = BytesMut::from(&batch(&["a", "b"]).bytes()[..]);
         bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes());
-        let part = PartitionData::default()
-            .with_high_watermark(i64::MAX)
-            .with_records(Some(bytes.freeze()));
-        let topic = FetchableTopicResponse::default()
-            .with_topic(TopicName(text("t")))
-            .with_partitions(vec![part]);
-        let mut answer = BytesMut::new();
-        let whole = FetchResponse::default().with_responses(vec![topic]);
-        whole.encode(&mut answer, 4).unwrap();
-        answer
+        fetched(bytes.freeze())
     })
     .await;
     let fetched = liar.bed.existing("t").read(0, 5).await.unwrap();
