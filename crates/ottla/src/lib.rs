@@ -44,3 +44,8 @@ pub use ottla_reliability as reliability;
 pub use ottla_store as store;
 #[cfg(feature = "store-redb")]
 pub use ottla_store_redb as store_redb;
+
+/// So that the examples of the front page compile.
+#[cfg(all(doctest, feature = "producer", feature = "consumer", feature = "tls"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
