@@ -11,13 +11,14 @@ use ledger::{Ledger, Totals};
 use ottla::client::{Client, ClientConfig, NewTopic, TransportKind};
 use ottla::consumer::{
     App, Assignor, AutoOffsetReset, BatchHandler, BatchOutcome, ConsumedRecord, ConsumerConfig,
-    Context as Call, HandlerError, Registration, RunningApp,
+    Context as Call, GroupProtocol, HandlerError, Registration, RunningApp,
 };
 use ottla::types::Record;
 use ottla::{Producer, ProducerConfig};
 use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep_until};
 
@@ -37,21 +38,30 @@ const CLOSE: Duration = Duration::from_secs(30);
 /// How often members are asked what they have committed.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How the groups divide partitions.
+/// How the groups work.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     name: &'static str,
-    assignor: Assignor,
+    /// Changes the settings of a member, which gets a number of its own.
+    set: fn(&mut ConsumerConfig, usize),
 }
 
-const WAYS: [Way; 2] = [
+const WAYS: [Way; 4] = [
     Way {
         name: "cooperative",
-        assignor: Assignor::CooperativeSticky,
+        set: |config, _| config.assignors = vec![Assignor::CooperativeSticky],
     },
     Way {
         name: "eager",
-        assignor: Assignor::Range,
+        set: |config, _| config.assignors = vec![Assignor::Range],
+    },
+    Way {
+        name: "static",
+        set: |config, member| config.group_instance_id = Some(format!("member-{member}")),
+    },
+    Way {
+        name: "kip-848",
+        set: |config, _| config.group_protocol = GroupProtocol::Consumer,
     },
 ];
 
@@ -70,6 +80,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             replication: context.replication(),
             prefix: context.unique(way.name),
             ledger: Arc::new(Ledger::new(LEVELS.len(), KEYS)),
+            members: AtomicUsize::new(0),
         };
         outcome = chain.run(&proxies, records).await;
         if outcome.is_err() {
@@ -97,6 +108,8 @@ struct Chain {
     replication: i16,
     prefix: String,
     ledger: Arc<Ledger>,
+    /// How many there were.
+    members: AtomicUsize,
 }
 
 /// One member of one group, with connections of its own.
@@ -218,14 +231,15 @@ impl Chain {
             producer: producer.clone(),
             ledger: self.ledger.clone(),
         };
-        let config = ConsumerConfig {
-            assignors: vec![self.way.assignor],
+        let mut config = ConsumerConfig {
+            group_protocol: GroupProtocol::Classic,
             session_timeout: SESSION,
             heartbeat_interval: Duration::from_secs(1),
             auto_offset_reset: AutoOffsetReset::Earliest,
             commit_interval: Duration::from_millis(200),
             ..ConsumerConfig::default()
         };
+        (self.way.set)(&mut config, self.members.fetch_add(1, Ordering::Relaxed));
         let group = format!("{}-group-{level}", self.prefix);
         let mut app = App::new(&client, config);
         let topics = [self.topic(level)];
