@@ -39,14 +39,15 @@ impl BatchBuilder {
         Self::with_expected(max_bytes, 0)
     }
 
-    /// The same with room for as many bytes as it will probably take, so that the records are not
-    /// moved when the buffer grows.
+    /// The same with room for as many bytes as it will probably take (0: nobody knows), so that
+    /// memory is not taken in vain, and records are not moved because the buffer grows.
     pub fn with_expected(max_bytes: usize, expected_bytes: usize) -> Self {
         let max_bytes = max_bytes.min(i32::MAX as usize);
-        let capacity = expected_bytes
-            .max(INITIAL_CAPACITY)
-            .min(max_bytes)
-            .max(BATCH_OVERHEAD);
+        let capacity = match expected_bytes {
+            0 => INITIAL_CAPACITY,
+            expected => expected,
+        };
+        let capacity = capacity.min(max_bytes).max(BATCH_OVERHEAD);
         let mut buf = BytesMut::with_capacity(capacity);
         header::reserve(&mut buf);
         Self {

@@ -272,7 +272,9 @@ impl Accumulator {
             let queue = &mut self.queues[at];
             let open = queue.open.get_or_insert_with(|| {
                 is_new = true;
-                open_batch(&queue.partition, max_bytes, queue.last_size, &ticket)
+                // As much as the one before, and a little more.
+                let expected = queue.last_size + queue.last_size / 4;
+                open_batch(&queue.partition, max_bytes, expected, &ticket)
             });
             let appended = open.builder.try_append(
                 timestamp_ms,

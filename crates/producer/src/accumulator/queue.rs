@@ -117,6 +117,9 @@ impl Queue {
     pub(super) fn due(&self, rules: &Rules, now: Instant) -> Due {
         let lingers = match (self.ready.is_empty(), &self.open) {
             (false, _) => None,
+            // One that is not full gathers records while others are on their way: a broker that is
+            // slow gets larger batches, not more of them.
+            (true, Some(_)) if !self.in_flight.is_empty() => return Due::Never,
             (true, Some(open)) => Some(open.opened + rules.linger),
             (true, None) => return Due::Never,
         };

@@ -191,6 +191,19 @@ fn five_batches_are_in_flight_and_a_broker_that_does_not_know_the_producer_gets_
 }
 
 #[test]
+fn a_batch_that_is_not_full_gathers_records_while_others_are_on_their_way() {
+    let mut pair = Pair::new(idempotent());
+    pair.put(1);
+    let sent = pair.bed.drain().remove(0);
+    let half = Record::new("t").partition(0).value("half");
+    drop(pair.bed.put(half));
+    pair.bed.now += ms(100);
+    assert!(pair.bed.drain().is_empty());
+    pair.arrive(&sent);
+    assert_eq!(sequences_of(&pair.bed.drain()), [3]);
+}
+
+#[test]
 fn trap_c8_a_lost_answer_is_met_with_the_same_bytes_and_the_record_stands_once() {
     let mut pair = Pair::new(idempotent());
     pair.put(5);
