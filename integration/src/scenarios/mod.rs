@@ -178,7 +178,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "transactions",
-        about: "commit, abort, fencing; consume-transform-produce with kill -9, exactly once",
+        about: "commit, abort, fencing; consume-transform-produce, processes and a broker killed",
         needs: Needs::Cluster,
         nodes: &[1, 3],
         // The other one knows no transactions.

@@ -65,6 +65,8 @@ pub struct Membership {
     owned: BTreeSet<TopicPartition>,
     /// The generation in which `owned` was assigned.
     owned_generation: Option<i32>,
+    /// The last generation in which partitions were lost.
+    lost_generation: Option<i32>,
     /// What the last assignment gave: what an eager sticky assignor gives again if it can.
     previous: Claim,
     /// What the last join said was owned.
@@ -103,6 +105,7 @@ impl Membership {
             joined: None,
             owned: BTreeSet::new(),
             owned_generation: None,
+            lost_generation: None,
             previous: Claim::default(),
             claimed: BTreeSet::new(),
             rejoin: None,
@@ -401,7 +404,7 @@ impl Membership {
     /// Everything owned may be somebody else's.
     fn lose(&mut self) {
         let partitions: Vec<_> = std::mem::take(&mut self.owned).into_iter().collect();
-        self.owned_generation = None;
+        self.lost_generation = self.owned_generation.take().or(self.lost_generation);
         if !partitions.is_empty() {
             self.events.push_back(MembershipEvent::Lost { partitions });
         }

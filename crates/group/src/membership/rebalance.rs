@@ -74,7 +74,10 @@ impl Membership {
             topics: self.topics.iter().cloned().collect(),
             user_data: assignor.user_data(&claim),
             owned: self.owned.iter().cloned().collect(),
-            generation: self.owned_generation,
+            // To a member that joins as it did before, a coordinator gives its generation back, in
+            // which whoever still works on what was lost could commit. With the generation named,
+            // the subscription is another one, and brings a new generation.
+            generation: self.owned_generation.or(self.lost_generation),
             rack: self.config.rack.clone(),
         }
     }

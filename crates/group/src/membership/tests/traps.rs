@@ -222,6 +222,39 @@ fn without_an_answered_heartbeat_the_partitions_are_lost_after_the_session() {
     assert_eq!(rig.join().1.member_id, "m1");
 }
 
+/// Kafka answers a follower that joins with the metadata that it has with the generation that it
+/// has: a transaction of that generation, begun before the loss, could still commit.
+#[test]
+fn trap_c12_after_a_loss_the_join_differs_from_the_one_before() {
+    for rig in [Rig::cooperative(), Rig::eager()] {
+        let (mut rig, id) = rig.joining();
+        let metadata = |rig: &mut Rig| {
+            let (id, join) = rig.join();
+            let metadata = join.protocols.into_iter().map(|(_, metadata)| metadata);
+            (id, metadata.collect::<Vec<_>>())
+        };
+        rig.input(Input::Failed { id });
+        rig.pass(SESSION);
+        let (mut id, mut before) = metadata(&mut rig);
+        for generation in 1..=3 {
+            rig.answer_join(id, generation);
+            let (sync, _) = rig.sync();
+            rig.answer_sync(sync, &[0]);
+            rig.pass(SESSION);
+            let (next, after) = metadata(&mut rig);
+            for (before, after) in before.iter().zip(&after) {
+                assert_ne!(before, after, "after generation {generation}");
+            }
+            // A join that is only repeated stays as it is.
+            rig.input(Input::Failed { id: next });
+            rig.pass(SESSION);
+            let (next, again) = metadata(&mut rig);
+            assert_eq!(after, again);
+            (id, before) = (next, again);
+        }
+    }
+}
+
 #[test]
 fn an_answer_that_comes_after_the_session_does_not_renew_it() {
     let mut rig = Rig::cooperative().stable(&[0]);
