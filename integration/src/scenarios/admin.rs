@@ -69,6 +69,9 @@ async fn write(client: &Client, topic: &str) -> Outcome {
     expect(report.is_clean(), || format!("{report:?}"))
 }
 
+/// A setting's value, and where it comes from.
+type Told = (Option<String>, ConfigSource);
+
 async fn settings(client: &Client, topic: &str) -> Outcome {
     let admin = client.admin();
     let resource = ConfigResource::Topic(topic.to_owned());
@@ -85,23 +88,34 @@ async fn settings(client: &Client, topic: &str) -> Outcome {
         .set("retention.ms", "7654321")
         .append("cleanup.policy", "compact");
     only(admin.alter_configs(vec![changes]).await)?;
-    let now = told("retention.ms").await?;
-    expect(
-        now == (Some("7654321".to_owned()), ConfigSource::Topic),
-        || format!("retention.ms is {now:?}"),
-    )?;
-    let policy = told("cleanup.policy").await?.0.unwrap_or_default();
-    expect(
-        policy.contains("delete") && policy.contains("compact"),
-        || format!("cleanup.policy is {policy}"),
-    )?;
+    // Any broker is asked, and one may hear of a change later than another.
+    let comes = async |what: &str, name: &str, is_right: &dyn Fn(&Told) -> bool| {
+        let mut last = None;
+        let waited = timeout(WITHIN, async {
+            loop {
+                let now = told(name).await?;
+                if is_right(&now) {
+                    return Outcome::Ok(());
+                }
+                last = Some(now);
+            }
+        });
+        match waited.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!("{name} {what}: {last:?}").into()),
+        }
+    };
+    let altered = (Some("7654321".to_owned()), ConfigSource::Topic);
+    comes("after a change", "retention.ms", &|now| *now == altered).await?;
+    let both = |now: &Told| {
+        let policy = now.0.as_deref().unwrap_or_default();
+        policy.contains("delete") && policy.contains("compact")
+    };
+    comes("after an append", "cleanup.policy", &both).await?;
     let back = AlterConfigs::new(resource.clone());
     let back = back.delete("retention.ms").delete("cleanup.policy");
     only(admin.alter_configs(vec![back]).await)?;
-    let after = told("retention.ms").await?;
-    expect(after == before, || {
-        format!("retention.ms is {after:?}, was {before:?}")
-    })
+    comes("after the deletion", "retention.ms", &|now| *now == before).await
 }
 
 async fn durability(client: &Client, topic: &str, nodes: usize) -> Outcome {

@@ -104,7 +104,8 @@ impl Admin {
     }
 
     /// The settings of topics and brokers, those that are set and the defaults; of
-    /// [`ConfigResource::AllBrokers`] only what was set at run time.
+    /// [`ConfigResource::AllBrokers`] only what was set at run time. Any broker answers for topics, from
+    /// what it knows: right after a change one may still tell the old value.
     pub async fn describe_configs(
         &self,
         resources: Vec<ConfigResource>,
