@@ -200,6 +200,8 @@ impl Target {
         let mut command = Command::new(&self.binary);
         command.args([&self.test, "--exact", "--nocapture", "--test-threads", "1"]);
         command.env("BOLERO_LIBFUZZER_ARGS", arguments.join(" "));
+        // Where an input is refused would drown why it failed, and take most of the time.
+        command.env("RUST_BACKTRACE", "0");
         command.current_dir(workspace::root());
         command
     }
@@ -237,7 +239,9 @@ fn fuzz(target: &Target, seconds: u32) -> Result<(), String> {
     let _ = fs::remove_dir(workspace::root().join(target.crashes()));
     let log = String::from_utf8_lossy(&said.stderr);
     if !said.status.success() {
-        let from = log.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
+        // Where the failure begins, or the end of what was said.
+        let last = || log.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
+        let from = log.find("Test Failure").unwrap_or_else(last);
         eprintln!("{}", &log[from..]);
         return Err(format!(
             "{} failed: the input is in {}",
