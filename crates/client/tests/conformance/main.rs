@@ -96,6 +96,7 @@ on_any_cluster! {
     transactions::trap_a2_a3_a5_only_committed_records_are_read,
     transactions::an_open_transaction_holds_committed_readers_back,
     transactions::uncommitted_records_are_read_by_those_who_ask_for_them,
+    truncated::trap_c15_a_topic_that_is_deleted_and_created_again,
 }
 
 /// Tests that start a mock cluster of their own.

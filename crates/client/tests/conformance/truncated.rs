@@ -1,10 +1,11 @@
 //! Logs that are not what they were: cut by an unclean election, or of a topic made anew.
 
-use crate::bed::{MockBed, PATIENCE, SECOND, Topic, limits, shown, until, values};
+use crate::bed::{Bed, MockBed, PATIENCE, SECOND, Topic, limits, shown, until, values};
 use crate::verdict::lacks;
 use ottla_client::transport::{FetchPosition, OffsetSpec};
-use ottla_client::{Error, ErrorKind, TransportKind};
+use ottla_client::{Error, ErrorKind, NewTopic, TransportKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, Versions};
+use ottla_types::ErrorCode;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -275,6 +276,42 @@ pub(crate) async fn trap_c15_a_waiting_reader_notices_a_topic_made_anew(kind: Tr
     let both = async { tokio::join!(reader, anew) };
     let (error, ()) = timeout(PATIENCE, both).await.unwrap();
     assert_eq!(error.kind(), ErrorKind::TopicRecreated, "{error}");
+}
+
+pub(crate) async fn trap_c15_a_topic_that_is_deleted_and_created_again(bed: &Bed) {
+    let topic = bed.topic(1, &[]).await;
+    topic.write(0, &["a", "b"]).await.unwrap();
+    let position = read_all(&topic, 2).await;
+    let name = topic.name.clone();
+    for (_, deleted) in bed.client.delete_topics(vec![name.clone()]).await.unwrap() {
+        deleted.unwrap();
+    }
+    // The brokers delete it in their own time.
+    let again = async {
+        loop {
+            let new = vec![NewTopic::new(&name, 1).replication(1)];
+            let created = bed.client.create_topics(new).await.unwrap();
+            match &created[0].1 {
+                Ok(()) => break,
+                Err(error) => assert_eq!(error.code(), Some(ErrorCode::TOPIC_ALREADY_EXISTS)),
+            }
+        }
+        let new = vec![NewTopic::new(&name, 1).replication(1)];
+        bed.client.ensure_topics(new).await.unwrap();
+    };
+    timeout(PATIENCE, again).await.unwrap();
+    for value in ["v", "w", "x"] {
+        topic.write(0, &[value]).await.unwrap();
+    }
+    if bed.is_native() {
+        let error = timeout(PATIENCE, error_at(&topic, position)).await.unwrap();
+        assert_eq!(error.kind(), ErrorKind::TopicRecreated, "{error}");
+    } else {
+        lacks("takes the new one for the old");
+        let fetched = topic.read_on(0, position).await;
+        assert_eq!(values(&fetched).last().unwrap(), "x");
+    }
+    assert_eq!(topic.read_to(0, 0, 3).await.len(), 3);
 }
 
 pub(crate) async fn topics_with_and_without_ids_are_read_together(kind: TransportKind) {

@@ -87,7 +87,7 @@ impl Member {
             return owned.retry_at(asked, now);
         }
         if position.offset < asked.offset {
-            return self.start_over(partition, position, now);
+            return self.fall_back(partition, position, now);
         }
         self.tell_reset(partition, asked.offset, position.offset);
         // What the lane has comes first; the gap counts as handled behind it.
@@ -111,6 +111,18 @@ impl Member {
         );
         metrics::counter!("ottla_consumer_resets_total", "group" => self.spec.group.to_string())
             .increment(1);
+    }
+
+    /// The log was truncated: what is above `position` is not in it any more. What is below and was
+    /// read, but not handled, is read again.
+    fn fall_back(&mut self, partition: &TopicPartition, position: FetchPosition, now: Instant) {
+        let owned = self.partitions.get(partition);
+        let handled = owned.and_then(|owned| owned.progress.handled());
+        let position = match handled {
+            Some(handled) if handled < position.offset => handled.into(),
+            _ => position,
+        };
+        self.start_over(partition, position, now);
     }
 
     /// The log was truncated or made anew: what the lane has is not in it any more.
@@ -191,7 +203,7 @@ impl Member {
             }
             Kind::TopicRecreated if resets => owned.look_up(Lookup::Recreated, now),
             Kind::Truncated if resets => match error.diverging_offset() {
-                Some(offset) => self.start_over(partition, offset.into(), now),
+                Some(offset) => self.fall_back(partition, offset.into(), now),
                 None => owned.look_up(Lookup::Truncated, now),
             },
             kind @ (Kind::Gap | Kind::Unsupported | Kind::InvalidRecord)

@@ -11,3 +11,4 @@ mod group_consumer;
 mod parallel;
 mod sharing;
 mod start;
+mod truncated;
