@@ -47,7 +47,7 @@ enum Unacceptable {
 impl Accumulator {
     /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
     /// and the record stays, when the buffer has no room for it now. `wall_ms` tells the time that
-    /// records without a timestamp get; it is asked about once a second.
+    /// records without a timestamp get.
     pub(crate) fn enqueue(
         &mut self,
         held: &mut Option<Record>,
@@ -84,25 +84,9 @@ impl Accumulator {
             epoch: self.epoch,
         };
         let record = held.take()?;
-        let timestamp_ms = match record.timestamp_ms {
-            Some(given) => given,
-            None => self.wall_ms(now, wall_ms),
-        };
+        let timestamp_ms = record.timestamp_ms.unwrap_or_else(wall_ms);
         let place = place.unwrap_or_else(|| self.add_topic(&record.topic, now));
         Some(self.take(place, record, timestamp_ms, ticket))
-    }
-
-    /// What the wall clock says now, reckoned from what it said within the last second.
-    fn wall_ms(&mut self, now: Instant, ask: fn() -> i64) -> i64 {
-        if let Some((asked, ms)) = self.wall {
-            let since = now.saturating_duration_since(asked);
-            if since < Duration::from_secs(1) {
-                return ms + since.as_millis() as i64;
-            }
-        }
-        let ms = ask();
-        self.wall = Some((now, ms));
-        ms
     }
 
     fn take(

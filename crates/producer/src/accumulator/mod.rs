@@ -89,8 +89,6 @@ pub(crate) struct Accumulator {
     /// Records without a result, of the current epoch and of the earlier ones.
     outstanding: u64,
     outstanding_before: BTreeMap<u64, u64>,
-    /// What the wall clock said, and when.
-    wall: Option<(Instant, i64)>,
     delivered: u64,
     phase: Phase,
     close_report: Option<CloseReport>,
@@ -144,7 +142,6 @@ impl Accumulator {
             epoch: 0,
             outstanding: 0,
             outstanding_before: BTreeMap::new(),
-            wall: None,
             delivered: 0,
             phase: Phase::Open,
             close_report: None,
