@@ -25,6 +25,12 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// Whether records may be handled before those below them, so that a commit has to remember
+    /// which were (C9).
+    pub(crate) fn leaves_gaps(&self) -> bool {
+        matches!(self, Self::Each { concurrency, .. } if *concurrency > 1)
+    }
+
     /// How many records may be with the handler at once.
     pub(crate) fn in_flight_max(&self) -> usize {
         match self {

@@ -88,6 +88,11 @@ impl Feed {
         }
     }
 
+    /// Everything below was handed out or is no record.
+    pub(super) fn position(&self) -> Offset {
+        self.position
+    }
+
     /// Decodes into `out` until it has `max` records, as much is decoded as may be, or the chunk ends.
     pub(super) fn fill(&mut self, out: &mut Slots, max: usize) {
         let before = out.len();

@@ -116,7 +116,7 @@ pub(super) async fn run(
         let mut is_dry = false;
         while !ends && !is_dry && window.bytes < limits.bytes {
             // Records that are handled take room too, as long as one below them is not.
-            let room = progress.room();
+            let room = progress.room(feed.position());
             if room == 0 {
                 break;
             }
@@ -127,8 +127,10 @@ pub(super) async fn run(
                 return;
             }
             for (record, ticket) in slots.iter().zip(tickets) {
-                let record = record.clone();
-                window.add(Entry { record, ticket });
+                if let Some(ticket) = ticket {
+                    let record = record.clone();
+                    window.add(Entry { record, ticket });
+                }
             }
             let end = slots.last().map(|last| last.offset.saturating_add(1));
             slots.clear();

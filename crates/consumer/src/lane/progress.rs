@@ -5,7 +5,7 @@
 //! else; the tracker hears of it when somebody asks.
 
 use crate::status::PartitionState;
-use ottla_group::{OffsetTracker, Ticket};
+use ottla_group::{Admission, METADATA_MAX, OffsetTracker, Ticket, TrackError};
 use ottla_record_batch::DecodeError;
 use ottla_types::{ConsumedRecord, Offset};
 use std::collections::VecDeque;
@@ -53,19 +53,30 @@ pub(crate) struct Trouble {
 }
 
 /// An offset that is worth a commit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Commit {
     pub(crate) offset: Offset,
     pub(crate) leader_epoch: Option<i32>,
+    /// What is handled above the offset (C9).
+    pub(crate) metadata: String,
 }
 
 impl Progress {
     /// Progress of a partition whose position is not known yet. At most `in_flight` records are with
     /// the handler at once.
     pub(crate) fn new(in_flight: usize, wake: Arc<Notify>) -> Self {
+        Self::tracked_by(OffsetTracker::new(in_flight), wake)
+    }
+
+    /// The same where records are handled in any order: commits remember which were.
+    pub(crate) fn with_gaps(in_flight: usize, wake: Arc<Notify>) -> Self {
+        Self::tracked_by(OffsetTracker::with_gaps(in_flight, METADATA_MAX), wake)
+    }
+
+    fn tracked_by(tracker: OffsetTracker, wake: Arc<Notify>) -> Self {
         Self {
             inner: Mutex::new(Inner {
-                tracker: OffsetTracker::new(in_flight),
+                tracker,
                 epochs: VecDeque::new(),
                 state: PartitionState::Locating,
                 trouble: None,
@@ -87,6 +98,13 @@ impl Progress {
         inner.state = PartitionState::Active;
     }
 
+    /// The position was found: the committed one, with the text that was committed with it.
+    pub(crate) fn located_with(&self, committed: Offset, metadata: &str) {
+        let mut inner = self.lock();
+        inner.tracker.assign_with_gaps(committed, metadata);
+        inner.state = PartitionState::Active;
+    }
+
     /// The partition is not owned any more: nothing of it can be committed.
     pub(crate) fn unassign(&self) {
         self.lock().tracker.unassign();
@@ -98,17 +116,33 @@ impl Progress {
         self.handled.store(next, Ordering::Release);
     }
 
-    /// Notes that records go to handlers that may end in any order. Empty when the partition is not
-    /// assigned any more.
-    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Vec<Ticket> {
+    /// Notes that records go to handlers that may end in any order: a ticket for each, none for one
+    /// that was handled before a restart. Empty when the partition is not assigned any more.
+    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Vec<Option<Ticket>> {
         let mut inner = self.lock();
-        let tickets = records.iter().map(|r| inner.tracker.dispatched(r.offset));
+        let tickets = records.iter().map(|record| {
+            match inner.tracker.admit(record.offset) {
+                Ok(Admission::Handle(ticket)) => Ok(Some(ticket)),
+                Ok(Admission::HandledBefore) => Ok(None),
+                // There was room for the first of these records; the others may need more than a
+                // commit can remember only if their offsets lie far apart.
+                Err(TrackError::GapsFull { .. }) => {
+                    inner.tracker.dispatched(record.offset).map(Some)
+                }
+                Err(error) => Err(error),
+            }
+        });
         tickets.collect::<Result<_, _>>().unwrap_or_default()
     }
 
-    /// How many more records may be dispatched.
-    pub(crate) fn room(&self) -> usize {
-        self.lock().tracker.room()
+    /// How many more records may be dispatched from `next` on; none while a commit could not remember
+    /// what is handled among them.
+    pub(crate) fn room(&self, next: Offset) -> usize {
+        let inner = self.lock();
+        match inner.tracker.is_gaps_full(next) {
+            true => 0,
+            false => inner.tracker.room(),
+        }
     }
 
     /// The record is handled.
@@ -128,7 +162,7 @@ impl Progress {
     /// Begins a commit, if there is something to commit.
     pub(crate) fn start_commit(&self) -> Option<Commit> {
         let mut inner = self.up_to_date();
-        let offset = inner.tracker.start_commit()?;
+        let (offset, metadata) = inner.tracker.start_commit_with_gaps()?;
         // The epoch is that of the last record below the offset.
         while inner
             .epochs
@@ -141,6 +175,7 @@ impl Progress {
         Some(Commit {
             offset,
             leader_epoch: of_record.map(|(_, epoch)| *epoch),
+            metadata,
         })
     }
 
@@ -156,7 +191,7 @@ impl Progress {
     pub(crate) fn uncommitted(&self) -> Option<Offset> {
         let inner = self.up_to_date();
         let committable = inner.tracker.committable()?;
-        (inner.tracker.last_committed() != Some(committable)).then_some(committable)
+        inner.tracker.has_uncommitted().then_some(committable)
     }
 
     /// Everything below is handled.

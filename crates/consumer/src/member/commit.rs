@@ -86,7 +86,7 @@ impl Committer {
                     partition: partition.clone(),
                     offset: commit.offset,
                     leader_epoch: commit.leader_epoch,
-                    metadata: String::new(),
+                    metadata: commit.metadata,
                 });
                 entries.push(Entry {
                     partition: partition.clone(),

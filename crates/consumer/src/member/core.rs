@@ -209,7 +209,11 @@ impl Member {
     pub(super) fn new_incarnation(&mut self, partition: &TopicPartition, now: Instant) -> Owned {
         self.incarnations += 1;
         let in_flight = self.spec.work.in_flight_max();
-        let progress = Arc::new(Progress::new(in_flight, self.wake.clone()));
+        let wake = self.wake.clone();
+        let progress = Arc::new(match self.spec.work.leaves_gaps() {
+            true => Progress::with_gaps(in_flight, wake),
+            false => Progress::new(in_flight, wake),
+        });
         let lag = Lag::new(&self.spec.group, partition);
         Owned::new(self.incarnations, progress, lag, now)
     }

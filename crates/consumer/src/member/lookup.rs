@@ -30,11 +30,13 @@ pub(super) struct Found {
 }
 
 /// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Located {
     pub(super) position: FetchPosition,
     /// The group's committed offset, if it has one.
     pub(super) committed: Option<Offset>,
+    /// The text that was committed with it.
+    pub(super) metadata: String,
 }
 
 /// Why a look-up failed.
@@ -164,12 +166,16 @@ impl Finder {
         let mut without = Vec::new();
         for want in wanted {
             match committed.remove(&want.partition) {
-                Some(Ok(Some((offset, leader_epoch)))) => {
+                Some(Ok(Some((offset, leader_epoch, metadata)))) => {
                     let position = FetchPosition {
                         leader_epoch,
                         ..FetchPosition::from(offset)
                     };
-                    found.push(want.located(position, Some(offset)));
+                    found.push(want.found(Ok(Located {
+                        position,
+                        committed: Some(offset),
+                        metadata,
+                    })));
                 }
                 Some(Ok(None)) => match want.pin {
                     Some(pin) => found.push(want.located(pin.into(), None)),
@@ -197,7 +203,7 @@ impl Finder {
         }
         let offsets = response.offsets.into_iter();
         let offset = |o: ottla_types::coordinator::FetchedOffset| {
-            let committed = o.offset.map(|offset| (offset, o.leader_epoch));
+            let committed = o.offset.map(|offset| (offset, o.leader_epoch, o.metadata));
             (o.partition, o.error.into_result().map(|()| committed))
         };
         Ok(offsets.map(offset).collect())
@@ -269,6 +275,7 @@ impl Wanted {
         self.found(Ok(Located {
             position,
             committed,
+            metadata: String::new(),
         }))
     }
 
@@ -286,8 +293,8 @@ impl Wanted {
     }
 }
 
-/// A committed offset and its leader epoch.
-type Committed = (Offset, Option<i32>);
+/// A committed offset, its leader epoch and its metadata.
+type Committed = (Offset, Option<i32>, String);
 
 type Listed = Result<FetchPosition, ClientError>;
 

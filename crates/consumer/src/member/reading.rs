@@ -56,13 +56,19 @@ impl Member {
         let Located {
             position,
             committed,
+            metadata,
         } = located;
         let offset = position.offset;
         let Some(mut owned) = self.partitions.remove(partition) else {
             return;
         };
         tracing::debug!(group = %self.spec.group, %partition, offset, ?committed, "begins");
-        owned.progress.located(offset, committed);
+        match committed {
+            Some(committed) if committed == offset => {
+                owned.progress.located_with(committed, &metadata);
+            }
+            _ => owned.progress.located(offset, committed),
+        }
         owned.lane = Some(self.start_lane(partition, &owned, offset));
         owned.read_at(position, now);
         if committed.is_none() {
@@ -136,6 +142,7 @@ impl Member {
         let located = Located {
             position,
             committed: None,
+            metadata: String::new(),
         };
         self.begin(partition, located, now);
         self.partitions_changed();

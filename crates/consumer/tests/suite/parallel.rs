@@ -3,10 +3,12 @@
 use crate::bed::{Bed, Seen, config, stop, wait_for};
 use ottla_client::TransportKind;
 use ottla_consumer::{App, ConsumerConfig, Outcome, Registration, handler_fn};
+use ottla_group::Gaps;
 use ottla_record_batch::{BatchBuilder, Compression, Compressor};
 use ottla_types::Headers;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 #[tokio::test]
@@ -60,6 +62,53 @@ async fn keys_go_side_by_side_and_a_slow_one_holds_back_only_the_commit() {
     for (key, offsets) in of_key {
         assert!(offsets.is_sorted(), "{key}: {offsets:?}");
     }
+}
+
+/// What is handled above the committed offset is not handled again by the next process (C9).
+#[tokio::test]
+async fn trap_c9_a_restart_handles_only_what_was_not_handled() {
+    const RECORDS: usize = 200;
+    const STUCK: i64 = 23;
+    let bed = Bed::over(TransportKind::Native).await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    // No keys, so that nothing waits behind the stuck record.
+    bed.write("t", 0, (0..RECORDS).map(|n| n.to_string())).await;
+    let seen = Seen::default();
+    let start = async |is_stuck: bool| {
+        let log = seen.clone();
+        let handler = handler_fn(move |context, record| {
+            let log = log.clone();
+            async move {
+                if is_stuck && record.offset == STUCK {
+                    std::future::pending::<()>().await;
+                }
+                log.push(context.member(), &record);
+                Outcome::Done
+            }
+        });
+        let mut app = bed.app();
+        app.topic("t").concurrency(8).listen("g", handler);
+        app.start().await.unwrap()
+    };
+    let first = start(true).await;
+    wait_for("a commit that remembers everything else", || {
+        let committed = bed.cluster.committed("g", "t", 0);
+        let gaps = committed.and_then(|(offset, text)| Gaps::decode(&text, offset));
+        gaps.is_some_and(|gaps| gaps.handled() == [STUCK + 1..RECORDS as i64])
+    })
+    .await;
+    let report = first.shutdown(Duration::from_millis(100)).await;
+    assert!(!report.clean, "one record never ended");
+    assert_eq!(seen.len(), RECORDS - 1);
+    let second = start(false).await;
+    wait_for("the last commit", || {
+        bed.committed("g", "t", 0) == Some(RECORDS as i64)
+    })
+    .await;
+    stop(second).await;
+    let mut offsets = seen.offsets(0);
+    assert_eq!(offsets.pop(), Some(STUCK), "and nothing else");
+    assert_eq!(offsets.len(), RECORDS - 1);
 }
 
 #[tokio::test]

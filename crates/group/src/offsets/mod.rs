@@ -186,7 +186,8 @@ impl OffsetTracker {
     }
 
     /// Notes that the record at `offset` goes to a handler. Offsets ascend, but need not be
-    /// consecutive: compaction and transactions leave gaps.
+    /// consecutive: compaction and transactions leave gaps. Does not look at what a commit can
+    /// remember, as [`Self::admit`] does.
     ///
     /// # Errors
     /// Nothing is noted when the partition is not assigned, the bound is reached, or the offset is
@@ -203,11 +204,6 @@ impl OffsetTracker {
                 offset,
                 expected: progress.position,
             });
-        }
-        if let Some(limit) = self.gaps_limit
-            && progress.longest_gaps(offset) > limit
-        {
-            return Err(TrackError::GapsFull { limit });
         }
         progress.records.push_back((offset, Handling::Out));
         progress.out += 1;
@@ -228,6 +224,11 @@ impl OffsetTracker {
             return Err(TrackError::NotAssigned);
         };
         let Some(run) = progress.before.run_at(offset) else {
+            if let Some(limit) = self.gaps_limit
+                && progress.may_outgrow(offset, limit)
+            {
+                return Err(TrackError::GapsFull { limit });
+            }
             return self.dispatched(offset).map(Admission::Handle);
         };
         if offset < progress.position {
@@ -344,6 +345,16 @@ impl OffsetTracker {
         Some((offset, text))
     }
 
+    /// Whether [`Self::start_commit_with_gaps`] would give something if no commit were in flight.
+    pub fn has_uncommitted(&self) -> bool {
+        let limit = self.gaps_limit.unwrap_or(0);
+        self.progress().is_some_and(|progress| {
+            let offset = progress.committable;
+            progress.committed != Some(offset)
+                || progress.committed_gaps != progress.gaps().encode(offset, limit)
+        })
+    }
+
     /// What is handled above the committable offset; `None` when the partition is not assigned.
     pub fn gaps(&self) -> Option<Gaps> {
         self.progress().map(Progress::gaps)
@@ -353,7 +364,7 @@ impl OffsetTracker {
     pub fn is_gaps_full(&self, offset: Offset) -> bool {
         let limit = self.gaps_limit.unwrap_or(usize::MAX);
         self.progress()
-            .is_some_and(|progress| progress.longest_gaps(offset) > limit)
+            .is_some_and(|progress| progress.may_outgrow(offset, limit))
     }
 
     /// The commit of `offset` was answered with success. Ignored unless it is the one in flight.
@@ -431,6 +442,12 @@ impl Progress {
         let later = self.before.handled().iter();
         let later = later.map(|run| run.start.max(self.position).max(self.committable)..run.end);
         Gaps::from_runs(runs.chain(later))
+    }
+
+    /// Whether the text for the gaps may come to need more than `limit`. Never while nothing is out or
+    /// waits: the lowest record alone adds no gap, however full the text was that a restart found.
+    fn may_outgrow(&self, offset: Offset, limit: usize) -> bool {
+        !self.records.is_empty() && self.longest_gaps(offset) > limit
     }
 
     /// The longest text that the gaps can come to need, in whatever order the handlers finish, once

@@ -271,6 +271,19 @@ fn the_tracker_says_when_more_gaps_might_not_fit() {
     assert!(!tracker.is_gaps_full(1_000), "there is room again");
 }
 
+#[test]
+fn a_text_that_is_full_lets_the_lowest_record_through() {
+    let many = Gaps::from_runs((0..2_000).map(|i| 2 * i + 1..2 * i + 2));
+    let text = many.encode(0, METADATA_MAX);
+    let mut tracker = restarted(8, 0, &text);
+    let lowest = handle(&mut tracker, 0);
+    assert!(tracker.is_gaps_full(2));
+    assert_eq!(tracker.admit(1), Ok(Admission::HandledBefore));
+    tracker.done(lowest);
+    assert_eq!(tracker.committable(), Some(2));
+    handle(&mut tracker, 2);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
