@@ -16,6 +16,7 @@ async fn in_rack_b(kind: TransportKind, version: i16, replica_age: Duration) -> 
     mock.move_leader("near", 0, 1).unwrap();
     if kind == TransportKind::Rskafka {
         let mut config = ottla_client::ClientConfig::new(&mock.bootstrap());
+        config.transport = kind;
         config.client_rack = "b".into();
         let error = config.validate().unwrap_err();
         assert_eq!(error.key, "transport");
