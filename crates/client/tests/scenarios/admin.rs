@@ -71,6 +71,20 @@ async fn value(client: &Client, resource: &ConfigResource, name: &str) -> (Strin
     (described[0].value.clone().unwrap(), described[0].source)
 }
 
+/// Waits until the brokers tell what the controller has decided; they hear of it a moment later.
+async fn told<T: PartialEq + std::fmt::Debug>(expected: T, mut ask: impl AsyncFnMut() -> T) {
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    let mut last = None;
+    let asking = async {
+        while last.as_ref() != Some(&expected) {
+            pace.tick().await;
+            last = Some(ask().await);
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(15), asking).await;
+    assert!(in_time.is_ok(), "{last:?} instead of {expected:?}");
+}
+
 pub(crate) async fn settings_are_altered_and_read_back(client: &Client) {
     let admin = client.admin();
     let resource = ConfigResource::Topic(topic(client, 1).await);
@@ -96,8 +110,8 @@ pub(crate) async fn settings_are_altered_and_read_back(client: &Client) {
         (codes(&altered), &altered[0].0),
         (vec![ErrorCode::NONE], &resource)
     );
-    let now = value(client, &resource, "retention.ms").await;
-    assert_eq!(now, ("12345".to_owned(), ConfigSource::Topic));
+    let now = ("12345".to_owned(), ConfigSource::Topic);
+    told(now, async || value(client, &resource, "retention.ms").await).await;
     let policy = value(client, &resource, "cleanup.policy").await.0;
     assert!(
         policy.contains("compact") && policy.contains("delete"),
@@ -118,7 +132,10 @@ pub(crate) async fn settings_are_altered_and_read_back(client: &Client) {
         codes(&admin.alter_configs(vec![back]).await),
         [ErrorCode::NONE]
     );
-    assert_eq!(value(client, &resource, "retention.ms").await, before);
+    told(before, async || {
+        value(client, &resource, "retention.ms").await
+    })
+    .await;
     let unknown = ConfigResource::Topic(fresh("unknown"));
     let results = admin.describe_configs(vec![unknown, resource]).await;
     assert_eq!(
@@ -171,10 +188,10 @@ pub(crate) async fn partitions_are_added(client: &Client) {
         .ensure_topics(vec![NewTopic::new(&topic, 5)])
         .await
         .unwrap();
-    assert_eq!(
-        client.refresh_topic(&topic).await.unwrap().partitions.len(),
-        5
-    );
+    told(5, async || {
+        client.refresh_topic(&topic).await.unwrap().partitions.len()
+    })
+    .await;
     let fewer = admin.create_partitions(vec![(topic, 4)]).await;
     assert_eq!(codes(&fewer), [ErrorCode::INVALID_PARTITIONS]);
 }
