@@ -12,6 +12,7 @@ use crate::batch::Marker;
 use crate::builder::Config;
 use crate::coordinator::Coordinators;
 use crate::fetch_session::FetchSessions;
+use crate::group::Group;
 use crate::settings::BrokerSettings;
 use crate::topics::{NewTopic, Topics};
 use crate::txn::{Ending, ProducerIds, Transactions};
@@ -42,6 +43,11 @@ impl Data {
     /// The fetch sessions of a broker.
     pub(crate) fn fetch_sessions(&mut self, broker: i32) -> &mut FetchSessions {
         self.fetch_sessions.entry(broker).or_default()
+    }
+
+    /// The group, which `broker` has to coordinate.
+    pub(crate) fn group(&mut self, broker: i32, name: &str) -> Result<&mut Group, i16> {
+        self.coordinators.at(broker, name, &self.topics)
     }
 
     /// Writes the markers of every decided transaction, unless they are held back. In Kafka this

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub struct Proxies {
     open: Arc<Open>,
-    listeners: JoinSet<()>,
+    /// They end with this.
+    _listeners: JoinSet<()>,
 }
 
 /// One `Notify` for each connection that is open; it cuts it.
@@ -38,7 +39,10 @@ impl Proxies {
             let listener = listener.map_err(HarnessError::io(format!("listen on {from}")))?;
             listeners.spawn(serve(listener, to, open.clone()));
         }
-        Ok(Self { open, listeners })
+        Ok(Self {
+            open,
+            _listeners: listeners,
+        })
     }
 
     /// How many connections are open.
@@ -52,11 +56,6 @@ impl Proxies {
             let cut = (!open.is_empty()).then(|| open.swap_remove(fastrand::usize(..open.len())));
             cut.inspect(|cut| cut.notify_one()).is_some()
         })
-    }
-
-    /// How many listeners still work; fewer than there were at the start is a failure of the harness.
-    pub fn listeners(&self) -> usize {
-        self.listeners.len()
     }
 }
 

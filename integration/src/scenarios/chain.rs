@@ -15,6 +15,7 @@ use ottla::consumer::{
 };
 use ottla::types::Record;
 use ottla::{Producer, ProducerConfig};
+use std::convert::Infallible;
 use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -140,7 +141,7 @@ impl Chain {
             let disturb = self.disturb(members, records);
             tokio::select! {
                 members = disturb => members,
-                () = cut(proxies) => Err("nothing can be cut any more".into()),
+                never = cut(proxies) => match never {},
             }
         };
         let (sent, members) = tokio::join!(self.send(&client, records), disturbed);
@@ -316,10 +317,9 @@ fn judge(totals: &Totals, records: u64) -> Outcome {
     }
 }
 
-/// Cuts connections for as long as there are listeners.
-async fn cut(proxies: &Proxies) {
-    let all = proxies.listeners();
-    while proxies.listeners() == all {
+/// Cuts connections for as long as it is polled.
+async fn cut(proxies: &Proxies) -> Infallible {
+    loop {
         let wait = Duration::from_millis(fastrand::u64(CUT_EVERY_MS));
         sleep_until(Instant::now() + wait).await;
         proxies.cut_one();

@@ -6,24 +6,27 @@ use std::time::Duration;
 use tokio::process::Command;
 
 const WITHIN: Duration = Duration::from_secs(280);
-/// The sets of tests: the client's scenarios, and those of its transports.
-const SETS: usize = 2;
+/// The sets of tests, as cargo names them, how many results they give, and which of them are meant:
+/// the client's scenarios and those of its transports, and its calls in every version.
+const SETS: [(&[&str], usize, &[&str]); 2] = [
+    (&["--test", "external", "--test", "conformance"], 2, &[]),
+    (&["--lib"], 1, &["old_versions::"]),
+];
 
 pub(super) async fn run(context: &mut Context) -> Outcome {
+    for (targets, results, filter) in SETS {
+        test(&context.bootstrap(), targets, results, filter).await?;
+    }
+    Ok(())
+}
+
+async fn test(bootstrap: &str, targets: &[&str], expected: usize, filter: &[&str]) -> Outcome {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args([
-        "test",
-        "--locked",
-        "--package",
-        "ottla-client",
-        "--test",
-        "external",
-        "--test",
-        "conformance",
-    ]);
-    command.args(["--", "--ignored", "--test-threads", "1"]);
-    command.env("OTTLA_TEST_BOOTSTRAP", context.bootstrap());
+    command.args(["test", "--locked", "--package", "ottla-client"]);
+    command.args(targets).arg("--").args(filter);
+    command.args(["--ignored", "--test-threads", "1"]);
+    command.env("OTTLA_TEST_BOOTSTRAP", bootstrap);
     let mut tests = Worker::spawn("cargo test", command)?;
     let status = tests.wait(WITHIN).await?;
     let lines = tests.lines();
@@ -32,7 +35,8 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         .filter(|line| line.starts_with("test result:"))
         .collect();
     // No test at all would be a silent pass.
-    let is_run = results.len() == SETS && results.iter().all(|line| !line.contains(" 0 passed"));
+    let is_run =
+        results.len() == expected && results.iter().all(|line| !line.contains(" 0 passed"));
     if !status.success() || !is_run {
         return Err(format!("{status}\n{}", tests.tail(60)).into());
     }

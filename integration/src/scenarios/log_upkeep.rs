@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::time::{interval, timeout};
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 const WITHIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
 /// Bytes a second that the quota allows; the records are six seconds' worth.
@@ -77,7 +79,7 @@ async fn quota(client: &Client, producer: &Producer, bootstrap: &str, jars: &Jar
     }
     create(client, "throttled", &[]).await?;
     let started = Instant::now();
-    let written = write(producer, "throttled", 0..RECORDS, RECORDS);
+    let written = write(producer, "throttled", 0..RECORDS, RECORDS, VALUE);
     timeout(WITHIN, written).await??;
     let writing = started.elapsed();
     let started = Instant::now();
@@ -109,21 +111,11 @@ async fn compaction(client: &Client, producer: &Producer) -> Outcome {
         ("segment.ms", "100"),
     ];
     create(client, "compacted", &settings).await?;
-    let mut pace = interval(Duration::from_millis(150));
-    let mut number = 0;
-    let left = timeout(WITHIN, async {
-        loop {
-            // A segment is closed by the first record after its time, and compacted afterwards.
-            pace.tick().await;
-            write(producer, "compacted", number..number + KEYS, KEYS).await?;
-            number += KEYS;
-            let left = values(client, "compacted").await?;
-            if left.len() < number / 3 {
-                return Ok::<_, Box<dyn std::error::Error + Send + Sync>>(left);
-            }
-        }
-    });
-    let left = left.await??;
+    let (left, number) = write_until(producer, "compacted", async |number| {
+        let left = values(client, "compacted").await?;
+        Ok((left.len() < number / 3).then_some(left))
+    })
+    .await?;
     println!("compaction: {} of {number} records are left", left.len());
     let newest: BTreeSet<String> = (number - KEYS..number).map(|n| n.to_string()).collect();
     let end = number as i64;
@@ -151,20 +143,11 @@ async fn compaction(client: &Client, producer: &Producer) -> Outcome {
 async fn retention(client: &Client, producer: &Producer) -> Outcome {
     let settings = [("segment.ms", "100"), ("retention.ms", "1000")];
     create(client, "deleted", &settings).await?;
-    let mut pace = interval(Duration::from_millis(150));
-    let mut number = 0;
-    let start = timeout(WITHIN, async {
-        loop {
-            pace.tick().await;
-            write(producer, "deleted", number..number + KEYS, KEYS).await?;
-            number += KEYS;
-            let start = bounds(client, "deleted", SOON).await?[0].1;
-            if start > 0 {
-                return Ok::<_, Box<dyn std::error::Error + Send + Sync>>(start);
-            }
-        }
-    });
-    let start = start.await??;
+    let (start, number) = write_until(producer, "deleted", async |_| {
+        let start = bounds(client, "deleted", SOON).await?[0].1;
+        Ok((start > 0).then_some(start))
+    })
+    .await?;
     println!("retention: the log begins at {start} of {number}");
     match walk(client, "deleted", 0, 1).await {
         Err(error) if error.kind() == ErrorKind::OffsetOutOfRange && error.offset() == Some(0) => {}
@@ -189,15 +172,38 @@ async fn create(client: &Client, topic: &str, settings: &[(&str, &str)]) -> Outc
     Ok(client.ensure_topics(vec![new]).await?)
 }
 
-/// Writes the numbers as values, with as many keys as are asked for.
+/// Writes a record of each key now and then, until `look`, which is told how many there are, has
+/// found something; gives that and the number of records. A segment is closed by the first record
+/// after its time, and cleaned afterwards.
+async fn write_until<T>(
+    producer: &Producer,
+    topic: &str,
+    mut look: impl AsyncFnMut(usize) -> Result<Option<T>, Failure>,
+) -> Result<(T, usize), Failure> {
+    let mut pace = interval(Duration::from_millis(150));
+    let mut number = 0;
+    let writing = async {
+        loop {
+            pace.tick().await;
+            write(producer, topic, number..number + KEYS, KEYS, 0).await?;
+            number += KEYS;
+            if let Some(found) = look(number).await? {
+                return Ok((found, number));
+            }
+        }
+    };
+    timeout(WITHIN, writing).await?
+}
+
+/// Writes the numbers as values, padded by so many bytes, with as many keys as are asked for.
 async fn write(
     producer: &Producer,
     topic: &str,
     numbers: std::ops::Range<usize>,
     keys: usize,
+    padding: usize,
 ) -> Outcome {
     let sends = numbers.map(|n| {
-        let padding = if keys == RECORDS { VALUE } else { 0 };
         let record = Record::new(topic).key(format!("key-{}", n % keys));
         producer.send(record.value(format!("{n}{}", " ".repeat(padding))))
     });
@@ -269,7 +275,7 @@ async fn group(
     client: &Client,
     topic: &str,
     newest: &BTreeSet<String>,
-) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Vec<String>, Failure> {
     let config = ConsumerConfig {
         group_id: format!("{topic}-readers"),
         auto_offset_reset: AutoOffsetReset::Earliest,

@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::shape::{Field, I32, I32S, TEXT, TEXTS, UUID, structs};
 use super::{Api, Call, Names, Outcome, Range, owned, text};
 use crate::consumer_group::{Beaten, Heartbeat, Set, TopicView};
-use crate::shared::Data;
 use crate::topics::Topics;
 use crate::{ApiKey, codes};
 
@@ -55,14 +54,9 @@ impl Api for ConsumerGroupHeartbeat {
         let beat = read(request);
         let now = call.shared.now_ms();
         let mut data = call.shared.data();
-        let Data {
-            topics,
-            coordinators,
-            ..
-        } = &mut *data;
-        let views = views(topics);
-        let beaten = coordinators
-            .at(call.broker, &group_id, topics)
+        let views = views(&data.topics);
+        let beaten = data
+            .group(call.broker, &group_id)
             .and_then(|group| group.consumer_heartbeat(beat, &views, now));
         call.shared.timer.notify_one();
         Outcome::Answer(match beaten {

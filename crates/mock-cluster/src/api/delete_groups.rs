@@ -19,11 +19,7 @@ impl Api for DeleteGroups {
     type Response = DeleteGroupsResponse;
 
     fn names(request: &Self::Request) -> Names {
-        let groups = request.groups_names.iter().map(|group| group.to_string());
-        Names {
-            groups: groups.collect(),
-            ..Names::default()
-        }
+        Names::groups(request.groups_names.iter().map(|group| group.as_str()))
     }
 
     fn refuse(request: &Self::Request, _: i16, code: i16) -> Option<Self::Response> {

@@ -7,7 +7,6 @@ use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse};
 use super::shape::{BOOL, Field, TEXTS};
 use super::{Api, Call, Names, Outcome, Range, text};
 use crate::group::{DescribedMember, Group, GroupState};
-use crate::shared::Data;
 use crate::{ApiKey, codes};
 
 pub(super) struct DescribeGroups;
@@ -21,11 +20,7 @@ impl Api for DescribeGroups {
     type Response = DescribeGroupsResponse;
 
     fn names(request: &Self::Request) -> Names {
-        let groups = request.groups.iter().map(|group| group.to_string());
-        Names {
-            groups: groups.collect(),
-            ..Names::default()
-        }
+        Names::groups(request.groups.iter().map(|group| group.as_str()))
     }
 
     fn refuse(request: &Self::Request, _: i16, code: i16) -> Option<Self::Response> {
@@ -39,14 +34,9 @@ impl Api for DescribeGroups {
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let mut data = call.shared.data();
-        let Data {
-            topics,
-            coordinators,
-            ..
-        } = &mut *data;
         let groups = request.groups.into_iter().map(|name| {
             let answer = DescribedGroup::default().with_group_id(name.clone());
-            if coordinators.get(&name).is_none() {
+            if data.coordinators.get(&name).is_none() {
                 let dead = answer.with_group_state(text(GroupState::Dead.name()));
                 let unknown = call.version >= 6;
                 return if unknown {
@@ -55,7 +45,7 @@ impl Api for DescribeGroups {
                     dead
                 };
             }
-            match coordinators.at(call.broker, &name, topics) {
+            match data.group(call.broker, &name) {
                 Ok(group) => describe(answer, group, call.version),
                 Err(code) => answer.with_error_code(code),
             }

@@ -6,7 +6,6 @@ use super::shape::{Field, I32, TEXT};
 use super::{Api, Call, Names, Outcome, Range, owned};
 use crate::ApiKey;
 use crate::group::MemberCall;
-use crate::shared::Data;
 
 pub(super) struct Heartbeat;
 
@@ -34,12 +33,7 @@ impl Api for Heartbeat {
         };
         let now = call.shared.now_ms();
         let mut data = call.shared.data();
-        let Data {
-            topics,
-            coordinators,
-            ..
-        } = &mut *data;
-        let code = match coordinators.at(call.broker, &request.group_id, topics) {
+        let code = match data.group(call.broker, &request.group_id) {
             Ok(group) => group.heartbeat(&caller, now),
             Err(code) => code,
         };

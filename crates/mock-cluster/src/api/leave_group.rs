@@ -6,7 +6,6 @@ use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
 use super::shape::{Field, TEXT, structs};
 use super::{Api, Call, Names, Outcome, Range, owned, text};
 use crate::group::LeaveRequest;
-use crate::shared::Data;
 use crate::{ApiKey, codes};
 
 pub(super) struct LeaveGroup;
@@ -34,12 +33,7 @@ impl Api for LeaveGroup {
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let now = call.shared.now_ms();
         let mut data = call.shared.data();
-        let Data {
-            topics,
-            coordinators,
-            ..
-        } = &mut *data;
-        let group = match coordinators.at(call.broker, &request.group_id, topics) {
+        let group = match data.group(call.broker, &request.group_id) {
             Ok(group) => group,
             Err(code) => {
                 return Outcome::Answer(LeaveGroupResponse::default().with_error_code(code));
@@ -54,7 +48,7 @@ impl Api for LeaveGroup {
                 .with_error_code(code);
             results.push(result);
         }
-        coordinators.deliver(&request.group_id);
+        data.coordinators.deliver(&request.group_id);
         call.shared.timer.notify_one();
         Outcome::Answer(if call.version >= 3 {
             LeaveGroupResponse::default().with_members(results)

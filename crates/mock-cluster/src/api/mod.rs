@@ -119,8 +119,12 @@ impl Names {
     }
 
     fn group(name: &str) -> Self {
+        Self::groups(std::iter::once(name))
+    }
+
+    fn groups<'a>(names: impl Iterator<Item = &'a str>) -> Self {
         Self {
-            groups: vec![name.to_owned()],
+            groups: names.map(str::to_owned).collect(),
             ..Self::default()
         }
     }

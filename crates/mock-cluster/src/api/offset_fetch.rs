@@ -10,7 +10,6 @@ use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 use super::shape::{BOOL, Field, I32, I32S, TEXT, structs};
 use super::{Api, Call, Names, Outcome, Range, text};
 use crate::group::{Committed, Group};
-use crate::shared::Data;
 use crate::{ApiKey, codes};
 
 pub(super) struct OffsetFetch;
@@ -81,14 +80,9 @@ impl Api for OffsetFetch {
 
     async fn handle(call: &Call<'_>, request: Self::Request) -> Outcome<Self::Response> {
         let mut data = call.shared.data();
-        let Data {
-            topics,
-            coordinators,
-            ..
-        } = &mut *data;
         let response = answer(&request, call.version, |group, asked| {
             let member = request.groups.iter().find(|g| group == &**g.group_id);
-            let group = coordinators.at(call.broker, group, topics)?;
+            let group = data.group(call.broker, group)?;
             if let Some(member) = member.filter(|_| call.version >= 9) {
                 match group.check_fetch(member.member_id.as_deref(), member.member_epoch) {
                     codes::NONE => {}
