@@ -18,11 +18,9 @@ impl Producer {
         value: &T,
     ) -> Result<RecordMetadata, PublishError> {
         let topic = topic.into();
-        let json = serde_json::to_vec(value).map_err(|why| {
-            let (kind, fate) = (PublishErrorKind::InvalidRecord, Fate::NotWritten);
-            PublishError::new(kind, fate, Arc::clone(&topic)).with_source(why)
-        })?;
-        self.send(Record::new(topic).key(key).value(json)).await
+        let record = Record::new(Arc::clone(&topic)).key(key);
+        let record = record.json(value).map_err(|why| no_json(topic, why))?;
+        self.send(record).await
     }
 
     /// Writes `value` as protobuf.
@@ -53,4 +51,42 @@ impl Producer {
         let record = Record::new(topic).key(key).value(envelope.to_json());
         self.send(record).await
     }
+
+    /// Writes `event` as JSON in an envelope of type `kind`.
+    ///
+    /// # Errors
+    /// As [`send_json`](Self::send_json).
+    pub async fn send_event<T: Serialize + ?Sized>(
+        &self,
+        topic: impl Into<Arc<str>>,
+        key: impl Into<Bytes>,
+        kind: impl Into<String>,
+        event: &T,
+    ) -> Result<RecordMetadata, PublishError> {
+        let topic = topic.into();
+        let envelope =
+            Envelope::json(kind, event).map_err(|why| no_json(Arc::clone(&topic), why))?;
+        self.send_envelope(topic, key, &envelope).await
+    }
+
+    /// Writes `event` as protobuf in an envelope of type `kind`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[cfg(feature = "protobuf")]
+    pub async fn send_protobuf_event<M: prost::Message>(
+        &self,
+        topic: impl Into<Arc<str>>,
+        key: impl Into<Bytes>,
+        kind: impl Into<String>,
+        event: &M,
+    ) -> Result<RecordMetadata, PublishError> {
+        let envelope = Envelope::new(kind, event.encode_to_vec());
+        self.send_envelope(topic, key, &envelope).await
+    }
+}
+
+fn no_json(topic: Arc<str>, why: serde_json::Error) -> PublishError {
+    let (kind, fate) = (PublishErrorKind::InvalidRecord, Fate::NotWritten);
+    PublishError::new(kind, fate, topic).with_source(why)
 }

@@ -1,6 +1,25 @@
 //! Publishing a dead letter, the last place that a record can go to.
 
+use ottla_client::{Client, NewTopic};
 use ottla_types::{ConsumedRecord, Publish, PublishError, PublishErrorKind, Record, names};
+
+/// Creates the topics that do not exist, each with as many partitions and copies as the main topic
+/// that it is named with, which must exist.
+pub(crate) async fn ensure_derived(
+    client: &Client,
+    derived: impl IntoIterator<Item = (&str, Vec<String>)>,
+) -> Result<(), ottla_client::Error> {
+    let mut wanted = Vec::new();
+    for (main, topics) in derived {
+        let metadata = client.topic(main).await?;
+        let partitions = i32::try_from(metadata.partitions.len()).unwrap_or(i32::MAX);
+        let copies = metadata.partitions.first().map_or(1, |p| p.replicas.len());
+        let copies = i16::try_from(copies.max(1)).unwrap_or(i16::MAX);
+        let new = |topic| NewTopic::new(topic, partitions).replication(copies);
+        wanted.extend(topics.into_iter().map(new));
+    }
+    client.ensure_topics(wanted).await
+}
 
 /// Publishes a dead letter, with what of our headers fits: all of them, all but the error's text, or
 /// none. A record that came with just the size that brokers allow is better known to be broken, by

@@ -38,6 +38,7 @@
 
 mod config_keys;
 mod dead_letter;
+mod dead_letter_batch;
 mod dedup;
 mod delay;
 mod durations;
@@ -46,6 +47,7 @@ mod rate;
 mod retry;
 mod stamp;
 
+pub use dead_letter_batch::DeadLettered;
 pub use dedup::{CLASS_DEDUP_STORE, DedupConfig, Deduplicated};
 pub use delay::{
     CLASS_FORWARD_REFUSED, CLASS_INVALID_DELAY, DelayError, DelayForwarder, DelayLevel,

@@ -44,6 +44,17 @@ impl Envelope {
         }
     }
 
+    /// An envelope for `data` as JSON. For protobuf, give [`new`](Self::new) the encoded message.
+    ///
+    /// # Errors
+    /// Where `data` has no JSON form, such as a map whose keys are no text.
+    pub fn json<T: Serialize + ?Sized>(
+        kind: impl Into<String>,
+        data: &T,
+    ) -> Result<Self, serde_json::Error> {
+        Ok(Self::new(kind, serde_json::to_vec(data)?))
+    }
+
     /// The envelope as JSON.
     pub fn to_json(&self) -> Bytes {
         let wire = Wire {

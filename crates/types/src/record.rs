@@ -2,6 +2,7 @@
 
 use crate::{Headers, Offset, TopicPartition};
 use bytes::Bytes;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// A record to be written. Null and empty keys and values are different things.
@@ -46,6 +47,14 @@ impl Record {
     pub fn value(mut self, value: impl Into<Bytes>) -> Self {
         self.value = Some(value.into());
         self
+    }
+
+    /// Sets the value to `value` as JSON.
+    ///
+    /// # Errors
+    /// Where `value` has no JSON form, such as a map whose keys are no text.
+    pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, serde_json::Error> {
+        Ok(self.value(serde_json::to_vec(value)?))
     }
 
     /// Adds a header.

@@ -1,17 +1,19 @@
 //! Dispatch of `{type, data}` envelopes to typed handlers by the type's name.
 
-use super::typed::{count_skipped, decode_bytes};
-use super::{CLASS_UNDECODABLE, Context, Handler, HandlerError, Outcome, Undecodable};
+use super::decode::{CLASS_UNDECODABLE, Decode, Json};
+use super::typed::count_skipped;
+use super::{Context, Handler, HandlerError, Outcome, Undecodable};
 use metrics::counter;
 use ottla_types::{BoxFuture, Bytes, ConsumedRecord, Envelope};
-use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::future::Future;
 
 type Arm = Box<dyn Fn(Context, Bytes) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// A [`Handler`] that reads each value as an [`Envelope`] and calls the function registered for its
-/// type, with `data` decoded from JSON. Types that are not registered are passed over and counted.
+/// type, with `data` decoded from JSON ([`on`](Self::on)), protobuf (`on_protobuf`, feature
+/// `protobuf`) or another format ([`on_with`](Self::on_with)). Types that are not registered are
+/// passed over and counted.
 ///
 /// ```
 /// use ottla_consumer::{Dispatcher, Outcome};
@@ -36,17 +38,40 @@ impl Dispatcher {
         Self::default()
     }
 
-    /// Calls `function` for envelopes of type `kind`; a second one for the same type takes the place
-    /// of the first.
+    /// Calls `function` for envelopes of type `kind`, with their data decoded from JSON; a second
+    /// function for the same type takes the place of the first.
     #[must_use]
-    pub fn on<T, F, Fut>(mut self, kind: impl Into<String>, function: F) -> Self
+    pub fn on<T, F, Fut>(self, kind: impl Into<String>, function: F) -> Self
     where
-        T: DeserializeOwned + Send + 'static,
+        Json: Decode<T>,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Into<Outcome>> + Send + 'static,
+    {
+        self.on_with(kind, Json, function)
+    }
+
+    /// The same with data decoded from protobuf.
+    #[cfg(feature = "protobuf")]
+    #[must_use]
+    pub fn on_protobuf<T, F, Fut>(self, kind: impl Into<String>, function: F) -> Self
+    where
+        super::Protobuf: Decode<T>,
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Into<Outcome>> + Send + 'static,
+    {
+        self.on_with(kind, super::Protobuf, function)
+    }
+
+    /// The same with data decoded by `format`.
+    #[must_use]
+    pub fn on_with<T, D, F, Fut>(mut self, kind: impl Into<String>, format: D, function: F) -> Self
+    where
+        D: Decode<T>,
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: Into<Outcome>> + Send + 'static,
     {
         let arm = move |context: Context, data: Bytes| -> BoxFuture<'static, Outcome> {
-            match decode_bytes::<T>(&data) {
+            match format.decode(Some(&data)) {
                 Ok(value) => {
                     let call = function(context, value);
                     Box::pin(async move { call.await.into() })

@@ -5,6 +5,7 @@
 
 mod batch;
 mod context;
+mod decode;
 mod dispatch;
 mod error;
 mod guard;
@@ -13,12 +14,19 @@ mod typed;
 
 pub use batch::{BatchFn, BatchHandler, BatchOutcome, BoxBatchHandler, batch_fn};
 pub use context::{Context, LeaseLost, PartitionLease};
+#[cfg(feature = "protobuf")]
+pub use decode::Protobuf;
+pub use decode::{CLASS_UNDECODABLE, Decode, Json};
 pub use dispatch::Dispatcher;
 pub use error::{Failure, HandlerError};
 pub(crate) use guard::guard_until;
 pub use guard::{CLASS_PANIC, CLASS_TIMEOUT, Guard};
 pub(crate) use run::{Observer, Run, RunEnd};
-pub use typed::{CLASS_UNDECODABLE, JsonBatch, JsonHandler, Undecodable, json_batch, json_handler};
+pub use typed::{
+    TypedBatch, TypedHandler, Undecodable, json_batch, json_handler, typed_batch, typed_handler,
+};
+#[cfg(feature = "protobuf")]
+pub use typed::{protobuf_batch, protobuf_handler};
 
 use ottla_types::{BoxFuture, ConsumedRecord};
 use std::future::Future;

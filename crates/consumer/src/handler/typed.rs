@@ -1,25 +1,36 @@
-//! Typed handlers: the record's value is decoded from JSON before the function sees it.
+//! Typed handlers: the record's value is decoded before the function sees it.
 
+#[cfg(feature = "protobuf")]
+use super::decode::Protobuf;
+use super::decode::{Decode, Json};
 use super::{BatchHandler, BatchOutcome, Context, Handler, HandlerError, Outcome};
 use metrics::counter;
-use ottla_types::ConsumedRecord;
-use serde::de::DeserializeOwned;
+use ottla_types::{ConsumedRecord, with_causes};
 use std::future::Future;
 use std::marker::PhantomData;
-
-/// The class of the error when a record's value cannot be decoded.
-pub const CLASS_UNDECODABLE: &str = "Undecodable";
 
 /// What happens to a record whose value cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Undecodable {
     /// It fails for good ([`Failure::Permanent`](super::Failure::Permanent), class
-    /// [`CLASS_UNDECODABLE`]), so that a dead letter policy around the handler takes it. Without
-    /// such a policy the partition waits at it.
+    /// [`CLASS_UNDECODABLE`](super::CLASS_UNDECODABLE)), so that a dead letter policy around the
+    /// handler takes it (`Reliable`, or `DeadLettered` for batches). Without such a policy the
+    /// partition stops at it.
     #[default]
     Fail,
     /// It is passed over, logged and counted.
     Skip,
+}
+
+/// Makes a [`Handler`] of an async function over the value, decoded by `format`.
+pub fn typed_handler<T, D, F, Fut>(format: D, function: F) -> TypedHandler<T, D, F>
+where
+    T: Send + 'static,
+    D: Decode<T>,
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: Into<Outcome>> + Send,
+{
+    TypedHandler(Typed::new(format, function))
 }
 
 /// Makes a [`Handler`] of an async function over the value, decoded from JSON.
@@ -37,105 +48,173 @@ pub enum Undecodable {
 ///     Ok::<_, HandlerError>(())
 /// });
 /// ```
-pub fn json_handler<T, F, Fut>(function: F) -> JsonHandler<T, F>
+pub fn json_handler<T, F, Fut>(function: F) -> TypedHandler<T, Json, F>
 where
-    T: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    Json: Decode<T>,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: Into<Outcome>> + Send,
 {
-    JsonHandler {
-        function,
-        undecodable: Undecodable::Fail,
-        value: PhantomData,
-    }
+    typed_handler(Json, function)
 }
 
-/// See [`json_handler`].
+/// Makes a [`Handler`] of an async function over the value, decoded from protobuf. A null value
+/// cannot be decoded; an empty one is a message of default values.
+#[cfg(feature = "protobuf")]
+pub fn protobuf_handler<T, F, Fut>(function: F) -> TypedHandler<T, Protobuf, F>
+where
+    T: Send + 'static,
+    Protobuf: Decode<T>,
+    F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: Into<Outcome>> + Send,
+{
+    typed_handler(Protobuf, function)
+}
+
+/// What the forms for single records and for batches have in common.
 #[derive(Debug, Clone)]
-pub struct JsonHandler<T, F> {
+struct Typed<T, D, F> {
+    format: D,
     function: F,
     undecodable: Undecodable,
     value: PhantomData<fn() -> T>,
 }
 
-impl<T, F> JsonHandler<T, F> {
+impl<T, D: Decode<T>, F> Typed<T, D, F> {
+    fn new(format: D, function: F) -> Self {
+        Self {
+            format,
+            function,
+            undecodable: Undecodable::Fail,
+            value: PhantomData,
+        }
+    }
+
+    /// The value; none where the record is passed over.
+    fn decode(
+        &self,
+        context: &Context,
+        record: &ConsumedRecord,
+    ) -> Result<Option<T>, HandlerError> {
+        match self.format.decode(record.value.as_ref()) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.undecodable == Undecodable::Skip => {
+                count_skipped(context, record, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// See [`typed_handler`].
+#[derive(Debug, Clone)]
+pub struct TypedHandler<T, D, F>(Typed<T, D, F>);
+
+impl<T, D, F> TypedHandler<T, D, F> {
     /// Sets what happens to records that cannot be decoded.
     #[must_use]
     pub fn on_undecodable(mut self, policy: Undecodable) -> Self {
-        self.undecodable = policy;
+        self.0.undecodable = policy;
         self
     }
 }
 
-impl<T, F, Fut> Handler for JsonHandler<T, F>
+impl<T, D, F, Fut> Handler for TypedHandler<T, D, F>
 where
-    T: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    D: Decode<T>,
     F: Fn(Context, T) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: Into<Outcome>> + Send,
 {
     async fn handle(&self, context: &Context, record: &ConsumedRecord) -> Outcome {
-        match decode_json::<T>(record) {
-            Ok(value) => (self.function)(context.clone(), value).await.into(),
-            Err(error) if self.undecodable == Undecodable::Skip => {
-                count_skipped(context, record, &error);
-                Outcome::Done
-            }
+        match self.0.decode(context, record) {
+            Ok(Some(value)) => (self.0.function)(context.clone(), value).await.into(),
+            Ok(None) => Outcome::Done,
             Err(error) => Outcome::Failed(error),
         }
     }
 }
 
-/// Makes a [`BatchHandler`] of an async function over the values, decoded from JSON.
+/// Makes a [`BatchHandler`] of an async function over the values, decoded by `format`.
 ///
 /// With [`Undecodable::Fail`], the values before the first undecodable one are handed over, then
 /// the batch fails at that record.
-pub fn json_batch<T, F, Fut>(function: F) -> JsonBatch<T, F>
+pub fn typed_batch<T, D, F, Fut>(format: D, function: F) -> TypedBatch<T, D, F>
 where
-    T: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    D: Decode<T>,
     F: Fn(Context, Vec<T>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: Into<BatchOutcome>> + Send,
 {
-    JsonBatch {
-        function,
-        undecodable: Undecodable::Fail,
-        value: PhantomData,
-    }
+    TypedBatch(Typed::new(format, function))
 }
 
-/// See [`json_batch`].
+/// [`typed_batch`] for JSON.
+pub fn json_batch<T, F, Fut>(function: F) -> TypedBatch<T, Json, F>
+where
+    T: Send + 'static,
+    Json: Decode<T>,
+    F: Fn(Context, Vec<T>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: Into<BatchOutcome>> + Send,
+{
+    typed_batch(Json, function)
+}
+
+/// [`typed_batch`] for protobuf.
+#[cfg(feature = "protobuf")]
+pub fn protobuf_batch<T, F, Fut>(function: F) -> TypedBatch<T, Protobuf, F>
+where
+    T: Send + 'static,
+    Protobuf: Decode<T>,
+    F: Fn(Context, Vec<T>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: Into<BatchOutcome>> + Send,
+{
+    typed_batch(Protobuf, function)
+}
+
+/// See [`typed_batch`].
 #[derive(Debug, Clone)]
-pub struct JsonBatch<T, F> {
-    function: F,
-    undecodable: Undecodable,
-    value: PhantomData<fn() -> T>,
-}
+pub struct TypedBatch<T, D, F>(Typed<T, D, F>);
 
-impl<T, F> JsonBatch<T, F> {
+impl<T, D, F> TypedBatch<T, D, F> {
     /// Sets what happens to records that cannot be decoded.
     #[must_use]
     pub fn on_undecodable(mut self, policy: Undecodable) -> Self {
-        self.undecodable = policy;
+        self.0.undecodable = policy;
         self
     }
 }
 
-impl<T, F, Fut> BatchHandler for JsonBatch<T, F>
+impl<T, D, F, Fut> BatchHandler for TypedBatch<T, D, F>
 where
-    T: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    D: Decode<T>,
     F: Fn(Context, Vec<T>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: Into<BatchOutcome>> + Send,
 {
     async fn handle_batch(&self, context: &Context, records: &[ConsumedRecord]) -> BatchOutcome {
-        let decoded = decode_until::<T>(context, records, self.undecodable);
-        let Decoded {
-            values,
-            places,
-            stopped,
-        } = decoded;
+        // The values, where each stood, and where decoding stopped.
+        let mut values = Vec::with_capacity(records.len());
+        let mut places = Vec::with_capacity(records.len());
+        let mut stopped = None;
+        for (index, record) in records.iter().enumerate() {
+            match self.0.decode(context, record) {
+                Ok(Some(value)) => {
+                    values.push(value);
+                    places.push(index);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    stopped = Some((index, error));
+                    break;
+                }
+            }
+        }
         let outcome = if values.is_empty() {
             BatchOutcome::Done
         } else {
-            (self.function)(context.clone(), values).await.into()
+            (self.0.function)(context.clone(), values).await.into()
         };
         match (outcome, stopped) {
             (BatchOutcome::Done, Some((index, error))) => BatchOutcome::FailedAt { index, error },
@@ -148,62 +227,13 @@ where
     }
 }
 
-/// The values of a batch, where each stood, and where decoding stopped.
-struct Decoded<T> {
-    values: Vec<T>,
-    places: Vec<usize>,
-    stopped: Option<(usize, HandlerError)>,
-}
-
-fn decode_until<T: DeserializeOwned>(
-    context: &Context,
-    records: &[ConsumedRecord],
-    undecodable: Undecodable,
-) -> Decoded<T> {
-    let mut decoded = Decoded {
-        values: Vec::with_capacity(records.len()),
-        places: Vec::with_capacity(records.len()),
-        stopped: None,
-    };
-    for (index, record) in records.iter().enumerate() {
-        match decode_json(record) {
-            Ok(value) => {
-                decoded.values.push(value);
-                decoded.places.push(index);
-            }
-            Err(error) if undecodable == Undecodable::Skip => {
-                count_skipped(context, record, &error);
-            }
-            Err(error) => {
-                decoded.stopped = Some((index, error));
-                break;
-            }
-        }
-    }
-    decoded
-}
-
-pub(super) fn decode_json<T: DeserializeOwned>(record: &ConsumedRecord) -> Result<T, HandlerError> {
-    decode_bytes(record.value.as_deref().unwrap_or(b"null"))
-}
-
-pub(super) fn decode_bytes<T: DeserializeOwned>(value: &[u8]) -> Result<T, HandlerError> {
-    serde_json::from_slice(value).map_err(|e| {
-        HandlerError::permanent(
-            CLASS_UNDECODABLE,
-            format!("the value is no valid JSON: {e}"),
-        )
-        .with_source(e)
-    })
-}
-
 pub(super) fn count_skipped(context: &Context, record: &ConsumedRecord, error: &HandlerError) {
     tracing::warn!(
         group = context.group(),
         topic = %record.topic,
         partition = record.partition,
         offset = record.offset,
-        %error,
+        error = with_causes(error),
         "skipped a record that cannot be decoded"
     );
     let group = context.group().to_owned();
@@ -213,7 +243,7 @@ pub(super) fn count_skipped(context: &Context, record: &ConsumedRecord, error: &
 
 #[cfg(test)]
 mod tests {
-    use super::super::Failure;
+    use super::super::{CLASS_UNDECODABLE, Failure};
     use super::*;
     use crate::test_record;
     use std::sync::{Arc, Mutex};
@@ -288,5 +318,91 @@ mod tests {
             matches!(outcome, BatchOutcome::FailedAt { index: 2, .. }),
             "{outcome:?}"
         );
+    }
+
+    #[cfg(feature = "protobuf")]
+    mod protobuf {
+        use super::super::super::{
+            BatchOutcome, Dispatcher, Outcome, protobuf_batch, protobuf_handler,
+        };
+        use super::*;
+        use ottla_types::Envelope;
+        use prost::Message;
+
+        #[derive(Clone, PartialEq, Message)]
+        struct Paid {
+            #[prost(uint64, tag = "1")]
+            order: u64,
+            #[prost(string, tag = "2")]
+            by: String,
+        }
+
+        fn paid(order: u64) -> Vec<u8> {
+            let by = "card".to_owned();
+            Paid { order, by }.encode_to_vec()
+        }
+
+        fn of(value: Option<Vec<u8>>) -> ConsumedRecord {
+            let mut record = test_record("t", 0, 0);
+            record.value = value.map(Into::into);
+            record
+        }
+
+        #[tokio::test]
+        async fn messages_reach_handlers_batches_and_arms() {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let see = || {
+                let seen = seen.clone();
+                move |paid: Paid| seen.lock().unwrap().push((paid.order, paid.by))
+            };
+            let context = Context::new("g", "m");
+            let one = see();
+            let handler = protobuf_handler(move |_, paid: Paid| {
+                one(paid);
+                async { Outcome::Done }
+            });
+            let many = see();
+            let batch = protobuf_batch(move |_, all: Vec<Paid>| {
+                all.into_iter().for_each(&many);
+                async { BatchOutcome::Done }
+            })
+            .on_undecodable(Undecodable::Skip);
+            let arm = see();
+            let dispatcher = Dispatcher::new().on_protobuf("Paid", move |_, paid: Paid| {
+                arm(paid);
+                async { Outcome::Done }
+            });
+            let outcome = handler.handle(&context, &of(Some(paid(1)))).await;
+            assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+            let records = [Some(paid(2)), Some(b"\xff".to_vec()), None, Some(paid(3))].map(of);
+            let outcome = batch.handle_batch(&context, &records).await;
+            assert!(matches!(outcome, BatchOutcome::Done), "{outcome:?}");
+            let envelope = Envelope::new("Paid", paid(4)).to_json();
+            let outcome = dispatcher
+                .handle(&context, &of(Some(envelope.into())))
+                .await;
+            assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+            let expected = [1, 2, 3, 4].map(|order| (order, "card".to_owned()));
+            assert_eq!(*seen.lock().unwrap(), expected);
+        }
+
+        #[tokio::test]
+        async fn trap_d_null_and_truncated_messages_fail_for_good_and_empty_ones_do_not() {
+            let context = Context::new("g", "m");
+            let handler = protobuf_handler(|_, paid: Paid| async move {
+                assert_eq!(paid, Paid::default());
+                Outcome::Done
+            });
+            let mut cut = paid(7);
+            cut.pop();
+            for value in [None, Some(cut)] {
+                match handler.handle(&context, &of(value)).await {
+                    Outcome::Failed(error) => assert_eq!(error.class(), CLASS_UNDECODABLE),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let outcome = handler.handle(&context, &of(Some(Vec::new()))).await;
+            assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+        }
     }
 }

@@ -14,10 +14,10 @@ pub use backoff::Backoff;
 pub use builder::ReliableBuilder;
 pub use policy::{ClassPolicy, InPlace, RetryPolicy};
 
-use crate::dead_letter::publish_dead_letter;
+use crate::dead_letter::{ensure_derived, publish_dead_letter};
 use crate::durations::millis;
 use crate::stamp::{Failed, copy_for};
-use ottla_client::{Client, NewTopic};
+use ottla_client::Client;
 use ottla_consumer::{Context, Failure, Guard, Handler, HandlerError, Outcome, Registration};
 use ottla_types::{Clock, ConsumedRecord, Publish, PublishError, PublishErrorKind, names};
 use routes::{Route, Routes, retry_topic};
@@ -94,16 +94,7 @@ impl<H> Reliable<H> {
     /// # Errors
     /// The client's: a main topic that does not exist, or a topic that cannot be created.
     pub async fn ensure_topics(&self, client: &Client) -> Result<(), ottla_client::Error> {
-        let mut wanted = Vec::new();
-        for (main, topics) in self.routes.derived() {
-            let metadata = client.topic(main).await?;
-            let partitions = i32::try_from(metadata.partitions.len()).unwrap_or(i32::MAX);
-            let copies = metadata.partitions.first().map_or(1, |p| p.replicas.len());
-            let copies = i16::try_from(copies.max(1)).unwrap_or(i16::MAX);
-            let new = |topic| NewTopic::new(topic, partitions).replication(copies);
-            wanted.extend(topics.into_iter().map(new));
-        }
-        client.ensure_topics(wanted).await
+        ensure_derived(client, self.routes.derived()).await
     }
 
     /// When the copy on a retry topic may be tried; `None` if it may be now. A due time that is

@@ -16,7 +16,14 @@ async fn typed_sends_write_what_they_say() {
         .send_envelope("t", "k", &envelope)
         .await
         .expect("written");
-    let expected = [r#"{"id":7}"#, r#"{"type":"OrderPaid","data":"e30="}"#];
+    let order = Order { id: 7 };
+    let event = producer.send_event("t", "k", "OrderPaid", &order).await;
+    event.expect("written");
+    let expected = [
+        r#"{"id":7}"#,
+        r#"{"type":"OrderPaid","data":"e30="}"#,
+        r#"{"type":"OrderPaid","data":"eyJpZCI6N30="}"#,
+    ];
     assert_eq!(fake.log(partition), expected);
     let no_json = HashMap::from([(vec![1], 1)]);
     let error = producer
@@ -33,7 +40,10 @@ async fn protobuf_is_written_as_its_bytes() {
     // prost reads and writes a string as the well-known StringValue.
     let value = "paid".to_owned();
     let sent = producer.send_protobuf("t", "k", &value).await;
-    assert_eq!(fake.log(sent.expect("written").partition), ["\n\u{4}paid"]);
+    let event = producer.send_protobuf_event("t", "k", "Paid", &value).await;
+    event.expect("written");
+    let expected = ["\n\u{4}paid", r#"{"type":"Paid","data":"CgRwYWlk"}"#];
+    assert_eq!(fake.log(sent.expect("written").partition), expected);
 }
 
 #[tokio::test(start_paused = true)]
