@@ -4,7 +4,8 @@
 //! committed only when everything below it is handled, and only by the member that owns the
 //! partition now.
 //!
-//! - [`App`] starts handlers for groups and topics and stops them gracefully,
+//! - [`App`] starts handlers for groups and topics and stops them gracefully; its [`Health`] is for
+//!   a web server in the same process,
 //! - [`Handler`] and [`BatchHandler`] are what it calls; [`json_handler`], [`json_batch`] and
 //!   [`Dispatcher`] decode values first,
 //! - [`GroupConsumer`] is for callers that ask for records themselves,
@@ -41,7 +42,8 @@ mod status;
 mod work;
 
 pub use app::{
-    App, BatchRoute, Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
+    App, AppPhase, BatchRoute, GroupHealth, Health, HealthProblem, HealthReport, ProblemKind,
+    Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
 };
 pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnreadable};
 pub use error::{Error, ErrorKind};

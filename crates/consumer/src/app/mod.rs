@@ -3,17 +3,20 @@
 //!
 //! An `App` owns the registrations; [`RunningApp`] owns the tasks, one a member of a group.
 
+mod health;
 mod registration;
 mod running;
 mod signal;
 mod supervisor;
 
+pub use health::{AppPhase, GroupHealth, Health, HealthProblem, HealthReport, ProblemKind};
 pub use registration::Registration;
 pub use running::{RunningApp, ShutdownReport};
 pub use signal::shutdown_signal;
 
 use crate::handler::{BatchHandler, Handler};
 use crate::{ConsumerConfig, Error, ErrorKind};
+use health::Phase;
 use ottla_client::Client;
 use ottla_types::{ConfigError, Publish};
 use std::collections::BTreeSet;
@@ -43,6 +46,7 @@ pub struct App {
     defaults: ConsumerConfig,
     outputs: Option<Arc<dyn Publish>>,
     registrations: Vec<Registration>,
+    phase: Phase,
 }
 
 /// How long [`App::run`] gives the handlers once a signal came.
@@ -59,6 +63,7 @@ impl App {
             defaults,
             outputs: None,
             registrations: Vec::new(),
+            phase: Phase::default(),
         }
     }
 
@@ -67,6 +72,12 @@ impl App {
     pub fn outputs(mut self, outputs: Arc<dyn Publish>) -> Self {
         self.outputs = Some(outputs);
         self
+    }
+
+    /// Whether the app is ready and live, for a web server that is started beside it. The handle
+    /// can be taken before the start and goes on to tell.
+    pub fn health(&self) -> Health {
+        self.phase.health().clone()
     }
 
     /// Starts a registration for `topic`.
@@ -113,7 +124,34 @@ impl App {
             }
         }
         let members = self.registrations.into_iter().zip(resolved).collect();
-        Ok(RunningApp::start(self.client, self.outputs, members))
+        Ok(RunningApp::start(
+            self.client,
+            self.outputs,
+            members,
+            self.phase,
+        ))
+    }
+
+    /// Starts, waits for `stop` and stops gracefully within `deadline`. `stop` may be shared with a
+    /// web server, such as a `CancellationToken` that the signals cancel: both then end together.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start), and the fatal error of a member that ended the app.
+    pub async fn run_until(
+        self,
+        stop: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Result<ShutdownReport, Error> {
+        tokio::pin!(stop);
+        let running = tokio::select! {
+            running = self.start() => running?,
+            () = &mut stop => {
+                // Nothing runs yet.
+                let clean = true;
+                return Ok(ShutdownReport { clean, ..ShutdownReport::default() });
+            }
+        };
+        running.shutdown_on(stop, deadline).await
     }
 
     /// Starts, waits for SIGINT or SIGTERM, and stops gracefully within 30 s.

@@ -1,9 +1,10 @@
 //! [`RunningApp`]: the owner of the members' tasks.
 
+use super::health::{Group, Health, Phase};
 use super::registration::Registration;
 use super::supervisor::{self, Ended};
 use crate::member::{MemberReport, MemberSpec, Stop};
-use crate::status::{AppStatus, MemberBoard, RegistrationStatus};
+use crate::status::AppStatus;
 use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
 use ottla_client::Client;
 use ottla_types::{Offset, Publish, TopicPartition};
@@ -17,18 +18,11 @@ use tokio::time::Instant;
 /// coordinator notices by the session timeout; use [`shutdown`](Self::shutdown).
 #[derive(Debug)]
 pub struct RunningApp {
-    groups: Vec<Group>,
+    phase: Phase,
     tasks: JoinSet<Ended>,
     stop: watch::Sender<Stop>,
     /// The first fatal error of a member.
     fatal: watch::Receiver<Option<Error>>,
-}
-
-#[derive(Debug)]
-struct Group {
-    name: String,
-    topics: Vec<String>,
-    boards: Vec<Arc<MemberBoard>>,
 }
 
 /// What a shutdown left behind.
@@ -52,6 +46,7 @@ impl RunningApp {
         client: Client,
         outputs: Option<Arc<dyn Publish>>,
         registrations: Vec<(Registration, ConsumerConfig)>,
+        phase: Phase,
     ) -> Self {
         let (stop, stopped) = watch::channel(Stop::Run);
         let (fatal_sender, fatal) = watch::channel(None);
@@ -71,8 +66,9 @@ impl RunningApp {
                 boards,
             });
         }
+        phase.run(groups);
         Self {
-            groups,
+            phase,
             tasks,
             stop,
             fatal,
@@ -81,14 +77,12 @@ impl RunningApp {
 
     /// What every member is doing now.
     pub fn status(&self) -> AppStatus {
-        let status = |group: &Group| RegistrationStatus {
-            group: group.name.clone(),
-            topics: group.topics.clone(),
-            members: group.boards.iter().map(|b| b.snapshot()).collect(),
-        };
-        AppStatus {
-            registrations: self.groups.iter().map(status).collect(),
-        }
+        self.phase.health().status()
+    }
+
+    /// Whether the app is ready and live; the same handle as [`App::health`](super::App::health).
+    pub fn health(&self) -> Health {
+        self.phase.health().clone()
     }
 
     /// Waits until a member fails for good, and gives the first such error. Members whose failure may
@@ -119,9 +113,11 @@ impl RunningApp {
     /// Resolves by the deadline plus a second, in which the last commits go out; plus two at most.
     pub async fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
         let by = Instant::now() + deadline;
+        self.phase.stop();
         self.stop.send_replace(Stop::By(by));
         let mut report = ShutdownReport::default();
-        let mut unheard: Vec<_> = self.groups.iter().flat_map(|g| &g.boards).collect();
+        let groups = self.phase.health().groups().iter();
+        let mut unheard: Vec<_> = groups.flat_map(|g| &g.boards).collect();
         let give_up = by + Duration::from_secs(2);
         while let Ok(Some(ended)) = tokio::time::timeout_at(give_up, self.tasks.join_next()).await {
             // A supervisor catches its member's panics, so an error here is its own; the member then
@@ -146,10 +142,36 @@ impl RunningApp {
     /// When a member fails for good, after the shutdown of the others; when the signals cannot be
     /// waited for.
     pub async fn shutdown_on_signals(self, deadline: Duration) -> Result<ShutdownReport, Error> {
+        let signal = async {
+            let signal = shutdown_signal().await;
+            signal.map_err(|e| Error::new(ErrorKind::Config).with_source(e))
+        };
+        self.shutdown_when(signal, deadline).await
+    }
+
+    /// Waits for `stop`, then shuts down within `deadline`.
+    ///
+    /// # Errors
+    /// When a member fails for good before that, after the shutdown of the others.
+    pub async fn shutdown_on(
+        self,
+        stop: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Result<ShutdownReport, Error> {
+        let stop = async {
+            stop.await;
+            Ok(())
+        };
+        self.shutdown_when(stop, deadline).await
+    }
+
+    async fn shutdown_when(
+        self,
+        stop: impl Future<Output = Result<(), Error>>,
+        deadline: Duration,
+    ) -> Result<ShutdownReport, Error> {
         let ended = tokio::select! {
-            signal = shutdown_signal() => {
-                signal.map_err(|e| Error::new(ErrorKind::Config).with_source(e))
-            }
+            stopped = stop => stopped,
             error = self.failed() => Err(error),
         };
         let report = self.shutdown(deadline).await;

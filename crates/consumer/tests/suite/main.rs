@@ -8,6 +8,7 @@ mod commits;
 mod delivery;
 mod faults;
 mod group_consumer;
+mod health;
 mod parallel;
 mod sharing;
 mod start;
