@@ -330,7 +330,7 @@ async fn undecodable_json_waits_or_is_skipped_as_told() {
         .clone()
         .unwrap();
     assert!(
-        error.starts_with("Undecodable: the value is no valid JSON"),
+        error.starts_with("Undecodable: the value is not the JSON expected"),
         "{error}"
     );
     stop(running).await;
