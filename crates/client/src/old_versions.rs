@@ -253,20 +253,19 @@ async fn administer(cluster: &Arc<Cluster>, topic: &str, group: &GroupClient, ca
         .1
         .as_ref()
         .unwrap();
-    let entries = admin
-        .describe_configs(vec![resource])
-        .await
-        .remove(0)
-        .1
-        .unwrap();
-    let entry = entries
-        .iter()
-        .find(|entry| entry.name == "retention.ms")
-        .unwrap();
-    assert_eq!(
-        (entry.value.as_deref(), entry.source),
-        (Some("4711000"), ConfigSource::Topic)
-    );
+    // A broker hears of what the controller has decided a moment later.
+    let limit = Instant::now() + Duration::from_secs(15);
+    let entry = loop {
+        let described = admin.describe_configs(vec![resource.clone()]).await;
+        let entries = described.into_iter().next().unwrap().1.unwrap();
+        let mut named = entries.into_iter().filter(|e| e.name == "retention.ms");
+        let entry = named.next().unwrap();
+        if entry.source == ConfigSource::Topic {
+            break entry;
+        }
+        assert!(Instant::now() < limit, "{entry:?}");
+    };
+    assert_eq!(entry.value.as_deref(), Some("4711000"));
     assert_eq!(entry.synonyms[0].1.as_deref(), Some("4711000"));
     let made = admin.create_partitions(vec![(topic.to_owned(), 3)]).await;
     made[0].1.as_ref().unwrap();

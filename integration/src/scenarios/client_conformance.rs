@@ -38,10 +38,18 @@ async fn test(bootstrap: &str, targets: &[&str], expected: usize, filter: &[&str
     let is_run =
         results.len() == expected && results.iter().all(|line| !line.contains(" 0 passed"));
     if !status.success() || !is_run {
-        return Err(format!("{status}\n{}", tests.tail(60)).into());
+        return Err(format!("{status}\n{}", what_failed(&lines)).into());
     }
     for line in results {
         println!("{line}");
     }
     Ok(())
+}
+
+/// What the tests that failed said themselves; the end of the output if none of them did.
+fn what_failed(lines: &[String]) -> String {
+    let said = |line: &String| line == "failures:" || line.starts_with("! error");
+    let end = || lines.len().saturating_sub(60);
+    let from = lines.iter().position(said).unwrap_or_else(end);
+    lines[from..].join("\n")
 }

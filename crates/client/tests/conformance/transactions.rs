@@ -1,6 +1,6 @@
 //! Transactions of another producer, read.
 
-use crate::bed::{Bed, MockBed, PATIENCE, SECOND, batch, limits, options};
+use crate::bed::{Bed, MockBed, PATIENCE, SECOND, Topic, batch, limits, options};
 use crate::txn::TxnProducer;
 use crate::verdict::lacks;
 use ottla_client::transport::OffsetSpec;
@@ -8,9 +8,23 @@ use ottla_client::{ErrorKind, IsolationLevel, TransportKind};
 use ottla_record_batch::BatchBuilder;
 use ottla_types::Headers;
 
+/// Waits for a marker, which takes an offset and comes a little after the answer.
+async fn ends_at(topic: &Topic<'_>, end: i64) {
+    let marker = async {
+        loop {
+            let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
+            let found = topic.bed.transport().list_offsets(PATIENCE, wanted).await;
+            if found.into_iter().next().unwrap().1.unwrap().offset == end {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, marker).await.unwrap();
+}
+
 /// Writes committed, aborted and plain records; the offsets and values that are committed, and the
 /// end.
-async fn write_everything(bed: &Bed, topic: &crate::bed::Topic<'_>) -> (Vec<(i64, String)>, i64) {
+async fn write_everything(bed: &Bed, topic: &Topic<'_>) -> (Vec<(i64, String)>, i64) {
     let id = format!("{}-txn", topic.name);
     let mut producer = TxnProducer::new(&bed.bootstrap, &topic.name, &id).await;
     let (mut committed, mut offset) = (Vec::new(), 0);
@@ -33,18 +47,8 @@ async fn write_everything(bed: &Bed, topic: &crate::bed::Topic<'_>) -> (Vec<(i64
         sent.unwrap();
         producer.write(say(1, &word, is_committed)).await;
         producer.end(is_committed).await;
-        // The marker takes an offset, and comes a little after the answer.
         say(1, "marker", false);
-        let markers = async {
-            loop {
-                let wanted = vec![(topic.p(0), OffsetSpec::Latest)];
-                let found = bed.transport().list_offsets(PATIENCE, wanted).await;
-                if found.into_iter().next().unwrap().1.unwrap().offset == 5 * round {
-                    break;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, markers).await.unwrap();
+        ends_at(topic, 5 * round).await;
     }
     (committed, offset)
 }
@@ -123,6 +127,7 @@ pub(crate) async fn uncommitted_records_are_read_by_those_who_ask_for_them(bed: 
     let there = reader.existing(&topic.name);
     assert_eq!(there.read_to(0, 0, 1).await, [(0, "open".to_owned())]);
     producer.end(false).await;
+    ends_at(&there, 2).await;
     topic.write(0, &["behind"]).await.unwrap();
     let seen = there.read_to(0, 0, 3).await;
     assert_eq!(seen, [(0, "open".to_owned()), (2, "behind".to_owned())]);
