@@ -88,6 +88,18 @@ impl Broker {
         Ok(count)
     }
 
+    /// How many records a group that began with the first ones has committed.
+    pub(super) async fn committed(&self, group: &str) -> Result<u64, BenchError> {
+        let client = self.client().await?;
+        let offsets = client.admin().group_offsets(group, None).await;
+        client.close().await;
+        let mut count = 0;
+        for (_, offset) in offsets? {
+            count += offset?.map_or(0, |committed| committed.offset.cast_unsigned());
+        }
+        Ok(count)
+    }
+
     pub(super) async fn delete(&self, topic: &str) -> Result<(), BenchError> {
         let client = self.client().await?;
         let deleted = client.delete_topics(vec![topic.to_owned()]).await;

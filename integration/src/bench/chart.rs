@@ -2,7 +2,8 @@
 
 use super::Mode;
 use super::contenders::is_ours;
-use super::summary::{Field, Summary, charted};
+use super::figures::{Field, charted};
+use super::summary::Summary;
 use std::fmt::Write;
 
 const PANEL: usize = 300;

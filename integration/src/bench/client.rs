@@ -1,30 +1,27 @@
 //! Our own contender: does one [`Task`] with ottla, prints its line, and keeps its client open until
 //! standard input ends.
 
-use super::workload::{Workload, touch};
+use super::parallel::Plan;
+use super::reader::Reader;
+use super::workload::Workload;
 use super::{Mode, Task};
 use ottla::client::{Client, ClientConfig};
-use ottla::consumer::{App, AutoOffsetReset, BatchHandler, BatchOutcome, Registration, RunningApp};
 use ottla::producer::DeliveryHandle;
-use ottla::types::{ConsumedRecord, Record};
-use ottla::{ConsumerConfig, Context, Producer, ProducerConfig};
+use ottla::types::Record;
+use ottla::{Producer, ProducerConfig};
 use ottla_client::TransportKind;
 use serde_json::json;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// Handles that are not looked at yet.
 const UNSEEN_MAX: usize = 32_768;
-/// Records of one call of the batch handler.
-const BATCH_RECORDS_MAX: usize = 5_000;
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Does `task` over `transport`, or over the default one.
 ///
@@ -48,16 +45,11 @@ pub async fn run(transport: Option<TransportKind>, task: &Task) -> Result<(), Fa
             input_ended().await?;
             close(&producer).await?;
         }
-        Mode::Consume => {
-            let counter = Arc::new(Counter::new(task.records));
-            let app = consume(&client, task, &counter).await?;
-            let (seconds, sum) = counter.finished(&app).await?;
-            tell(json!({"records": task.records, "seconds": seconds, "sum": sum}))?;
+        Mode::Consume | Mode::Runner | Mode::Parallel => {
+            let reader = Reader::start(&client, task).await?;
+            tell(reader.finished().await?)?;
             input_ended().await?;
-            let report = app.shutdown(CLOSE_WITHIN).await;
-            if !report.clean {
-                return Err(format!("the shutdown was not clean: {report:?}").into());
-            }
+            reader.close(CLOSE_WITHIN).await?;
         }
     }
     client.close().await;
@@ -67,7 +59,13 @@ pub async fn run(transport: Option<TransportKind>, task: &Task) -> Result<(), Fa
 /// Writes the records of `task`, for the readers of it.
 pub(super) async fn fill(client: &Client, task: &Task) -> Result<(), Failure> {
     let producer = Producer::new(client, producer_config(task))?;
-    send_all(&producer, task, &Workload::new(task.value_bytes)).await?;
+    if task.mode == Mode::Parallel {
+        let topic: Arc<str> = task.topic.as_str().into();
+        let plan = Plan::new(task.records);
+        send(&producer, task.records, |i| plan.record(&topic, i)).await?;
+    } else {
+        send_all(&producer, task, &Workload::new(task.value_bytes)).await?;
+    }
     close(&producer).await
 }
 
@@ -80,7 +78,10 @@ async fn close(producer: &Producer) -> Result<(), Failure> {
     }
 }
 
-async fn connect(transport: Option<TransportKind>, task: &Task) -> Result<Client, Failure> {
+pub(super) async fn connect(
+    transport: Option<TransportKind>,
+    task: &Task,
+) -> Result<Client, Failure> {
     let mut config = ClientConfig::new(&task.bootstrap);
     config.transport = transport.unwrap_or_default();
     Ok(Client::connect(config).await?)
@@ -104,18 +105,23 @@ fn record(topic: &Arc<str>, workload: &Workload, i: u64) -> Record {
 
 async fn send_all(producer: &Producer, task: &Task, workload: &Workload) -> Result<f64, Failure> {
     let topic: Arc<str> = task.topic.as_str().into();
+    send(producer, task.records, |i| record(&topic, workload, i)).await
+}
+
+async fn send(
+    producer: &Producer,
+    records: u64,
+    record: impl Fn(u64) -> Record,
+) -> Result<f64, Failure> {
     let mut unseen: VecDeque<DeliveryHandle> = VecDeque::with_capacity(UNSEEN_MAX);
     let started = Instant::now();
-    for i in 0..task.records {
+    for i in 0..records {
         if unseen.len() == UNSEEN_MAX
             && let Some(oldest) = unseen.pop_front()
         {
             oldest.await?;
         }
-        let handle = producer
-            .enqueue_when_room(record(&topic, workload, i))
-            .await;
-        unseen.push_back(handle);
+        unseen.push_back(producer.enqueue_when_room(record(i)).await);
     }
     for handle in unseen {
         handle.await?;
@@ -156,84 +162,6 @@ fn nearest_rank(sorted: &[f64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
-async fn consume(
-    client: &Client,
-    task: &Task,
-    counter: &Arc<Counter>,
-) -> Result<RunningApp, Failure> {
-    let config = ConsumerConfig {
-        auto_offset_reset: AutoOffsetReset::Earliest,
-        queued_max_bytes: task.buffer_bytes,
-        ..ConsumerConfig::default()
-    };
-    let topics = [task.topic.as_str()];
-    let handler = Touch(counter.clone());
-    let group = task.group.as_str();
-    let registration =
-        Registration::batch(group, topics, BATCH_RECORDS_MAX, Duration::ZERO, handler);
-    let mut app = App::new(client, config);
-    app.register(registration);
-    Ok(app.start().await?)
-}
-
-struct Counter {
-    wanted: u64,
-    first: OnceLock<Instant>,
-    last: OnceLock<Instant>,
-    records: AtomicU64,
-    sum: AtomicU64,
-    done: Notify,
-}
-
-impl Counter {
-    fn new(wanted: u64) -> Self {
-        Self {
-            wanted,
-            first: OnceLock::new(),
-            last: OnceLock::new(),
-            records: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-            done: Notify::new(),
-        }
-    }
-
-    async fn finished(&self, app: &RunningApp) -> Result<(f64, u64), Failure> {
-        tokio::select! {
-            () = self.done.notified() => {}
-            error = app.failed() => return Err(error.into()),
-        }
-        let (Some(first), Some(last)) = (self.first.get(), self.last.get()) else {
-            return Err("the end came before the beginning".into());
-        };
-        let read = self.records.load(Ordering::Acquire);
-        if read != self.wanted {
-            return Err(format!("{read} records were read, not {}", self.wanted).into());
-        }
-        let seconds = last.duration_since(*first).as_secs_f64();
-        Ok((seconds, self.sum.load(Ordering::Acquire)))
-    }
-}
-
-struct Touch(Arc<Counter>);
-
-impl BatchHandler for Touch {
-    async fn handle_batch(&self, _context: &Context, records: &[ConsumedRecord]) -> BatchOutcome {
-        let counter = &*self.0;
-        counter.first.get_or_init(Instant::now);
-        let touched = records.iter().map(|record| {
-            let key = record.key.as_deref().unwrap_or_default();
-            touch(key, record.value.as_deref().unwrap_or_default())
-        });
-        counter.sum.fetch_add(touched.sum(), Ordering::AcqRel);
-        let count = records.len() as u64;
-        if counter.records.fetch_add(count, Ordering::AcqRel) + count >= counter.wanted {
-            counter.last.get_or_init(Instant::now);
-            counter.done.notify_one();
-        }
-        BatchOutcome::Done
-    }
-}
-
 fn tell(mut line: serde_json::Value) -> Result<(), Failure> {
     line["version"] = json!(env!("CARGO_PKG_VERSION"));
     let mut out = std::io::stdout().lock();
@@ -261,26 +189,6 @@ mod tests {
         assert_eq!(nearest_rank(&sorted, 0.99), 198.0);
         assert_eq!(nearest_rank(&[7.0], 0.50), 7.0);
         assert_eq!(nearest_rank(&[], 0.99), 0.0);
-    }
-
-    #[tokio::test]
-    async fn what_is_written_is_read_and_adds_up() {
-        let cluster = MockCluster::builder().brokers(1).start().await.unwrap();
-        cluster.create_topic("t", 8).unwrap();
-        let mut task = Task::new(Mode::Consume, cluster.bootstrap(), "t");
-        task.records = 2_500;
-        let client = connect(None, &task).await.unwrap();
-        fill(&client, &task).await.unwrap();
-        assert_eq!(cluster.records("t").len(), 2_500);
-
-        let counter = Arc::new(Counter::new(task.records));
-        let app = consume(&client, &task, &counter).await.unwrap();
-        let read = tokio::time::timeout(Duration::from_secs(30), counter.finished(&app));
-        let (_, sum) = read.await.unwrap().unwrap();
-        assert_eq!(sum, Workload::new(task.value_bytes).sum(task.records));
-        assert!(app.shutdown(CLOSE_WITHIN).await.clean);
-        client.close().await;
-        cluster.shutdown().await;
     }
 
     #[tokio::test]

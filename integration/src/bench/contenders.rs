@@ -1,7 +1,7 @@
 //! Who can be measured, and what must be run for each.
 
-use super::BenchError;
 use super::peers::{self, Peer};
+use super::{BenchError, Mode};
 use crate::harness::Jars;
 use ottla_client::TransportKind;
 use std::collections::BTreeMap;
@@ -47,6 +47,16 @@ fn kind(name: &str) -> Option<Kind> {
     ALL.iter()
         .find(|(own, _)| *own == name)
         .map(|(_, kind)| *kind)
+}
+
+/// Whether the contender has something to measure there: handlers and commits are compared with the
+/// poll loop of one peer, and no peer calls handlers in parallel.
+pub(super) fn takes_part(name: &str, mode: Mode) -> bool {
+    match (mode, kind(name)) {
+        (Mode::Runner, Some(Kind::Peer(peer))) => peer == Peer::Go("franz-go"),
+        (Mode::Parallel, Some(Kind::Peer(_))) => false,
+        (_, kind) => kind.is_some(),
+    }
 }
 
 /// The contenders that the user named, or all of them: then a transport that is the default one is
@@ -128,6 +138,21 @@ mod tests {
         assert!(error.contains("franz-go"), "{error}");
         let twice = ["java", "java"].map(str::to_owned);
         assert_eq!(select(&twice).unwrap(), ["java"]);
+    }
+
+    #[test]
+    fn the_runner_is_measured_beside_one_poll_loop() {
+        let of = |mode| {
+            names()
+                .into_iter()
+                .filter(move |name| takes_part(name, mode))
+        };
+        assert_eq!(of(Mode::Consume).count(), ALL.len());
+        let peers: Vec<_> = of(Mode::Runner).filter(|name| !is_ours(name)).collect();
+        assert_eq!(peers, ["franz-go"]);
+        assert!(of(Mode::Runner).any(|name| name == "ottla"));
+        assert!(of(Mode::Parallel).all(is_ours));
+        assert!(of(Mode::Parallel).any(|name| name == "ottla"));
     }
 
     #[test]

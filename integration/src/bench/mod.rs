@@ -7,13 +7,18 @@
 //! interleaved, and what is told is the median. A contender that cannot be built or that fails is
 //! told as such, never left out.
 
+mod alarm;
 mod broker;
 mod chart;
 pub mod client;
 mod contenders;
 mod error;
+mod figures;
+mod machine;
 mod measure;
+mod parallel;
 mod peers;
+mod reader;
 mod run;
 mod summary;
 mod task;

@@ -2,9 +2,10 @@
 
 use super::broker::Broker;
 use super::contenders::{self, Program};
-use super::summary::{Sample, Summary};
+use super::figures::Sample;
+use super::summary::Summary;
 use super::workload::Workload;
-use super::{BenchError, Mode, Task, measure};
+use super::{BenchError, Mode, Task, machine, measure};
 use crate::harness::{Fetch, Guard, Jars, KAFKA_VERSION};
 use serde::Deserialize;
 use std::fs::File;
@@ -61,19 +62,29 @@ pub async fn run(options: &Options) -> Result<Tally, BenchError> {
     let jars = Jars::locate(KAFKA_VERSION, options.fetch).await;
     let reason = jars.as_ref().map(Clone::clone).map_err(ToString::to_string);
     let programs = contenders::prepare(&names, &reason).await;
+    let machine = machine::describe(options.bootstrap.as_deref())?;
     let broker = match &options.bootstrap {
         Some(bootstrap) => Broker::external(bootstrap),
         None => Broker::start(jars?).await?,
     };
     let mut tally = Tally::default();
     for mode in &options.modes {
-        let mut bench = Bench::new(options, *mode, &broker);
+        let names = names
+            .iter()
+            .copied()
+            .filter(|name| contenders::takes_part(name, *mode));
+        let names: Vec<_> = names.collect();
+        if names.is_empty() {
+            let problem = format!("none of the named contenders takes part in {mode}");
+            return Err(BenchError::Usage(problem));
+        }
+        let mut bench = Bench::new(options, *mode, &broker, &machine);
         for name in &names {
             bench.summary.add(name, &programs[name]);
         }
         let ready = names
-            .iter()
-            .filter_map(|name| Some((*name, programs[name].as_ref().ok()?)));
+            .into_iter()
+            .filter_map(|name| Some((name, programs[name].as_ref().ok()?)));
         bench.rounds(&ready.collect::<Vec<_>>()).await?;
         print(&bench.summary, options)?;
         tally.failed += bench.summary.failed(contenders::is_ours);
@@ -105,14 +116,14 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(options: &Options, mode: Mode, broker: &'a Broker) -> Self {
+    fn new(options: &Options, mode: Mode, broker: &'a Broker, machine: &str) -> Self {
         let prefix = format!("ottla-bench-{:08x}-{mode}", fastrand::u32(..));
         let mut task = Task::new(mode, broker.bootstrap(), format!("{prefix}-filled"));
         task.records = options.records.unwrap_or(task.records);
         let rounds = options.rounds.unwrap_or(mode.rounds());
         Self {
             broker,
-            summary: Summary::new(task.clone(), rounds),
+            summary: Summary::new(task.clone(), rounds, machine),
             task,
             rounds,
             prefix,
@@ -166,7 +177,7 @@ impl<'a> Bench<'a> {
     /// Whether all runs have one topic. The first write to a partition costs the broker much, which a
     /// thousand partitions would show in place of the client.
     fn shares_a_topic(&self) -> bool {
-        matches!(self.task.mode, Mode::Consume | Mode::Partitions)
+        !matches!(self.task.mode, Mode::Produce | Mode::Latency)
     }
 
     async fn sample(
@@ -179,6 +190,9 @@ impl<'a> Bench<'a> {
         task.group = format!("{}-{round}-{name}", self.prefix);
         if !task.mode.writes() {
             let (sample, sum) = run_one(name, program, &task).await?;
+            if task.mode != Mode::Consume {
+                return self.all_committed(name, &task).await.map(|()| sample);
+            }
             let expected = Workload::new(task.value_bytes).sum(task.records);
             return if sum == Some(expected) {
                 Ok(sample)
@@ -214,6 +228,18 @@ impl<'a> Bench<'a> {
     }
 }
 
+impl Bench<'_> {
+    /// What a client left behind: the offsets of all records.
+    async fn all_committed(&self, name: &str, task: &Task) -> Result<(), BenchError> {
+        let committed = self.broker.committed(&task.group).await?;
+        if committed == task.records {
+            return Ok(());
+        }
+        let problem = format!("committed {committed} of {} records", task.records);
+        Err(wrong(name, problem))
+    }
+}
+
 fn wrong(name: &str, problem: String) -> BenchError {
     BenchError::Wrong {
         contender: name.to_owned(),
@@ -230,6 +256,7 @@ struct Line {
     sum: Option<u64>,
     p50_us: Option<f64>,
     p99_us: Option<f64>,
+    ideal_s: Option<f64>,
     note: Option<String>,
 }
 
@@ -323,6 +350,8 @@ async fn measured(pid: u32, said: Line, task: &Task) -> Result<Sample, BenchErro
         p99_us: said.p99_us,
         sockets: None,
         idle_cpu_percent: None,
+        seconds: said.seconds,
+        ideal_s: said.ideal_s,
         duplicates: 0,
     };
     if task.mode == Mode::Partitions {

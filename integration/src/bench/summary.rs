@@ -1,101 +1,11 @@
 //! Medians, and the three forms in which they are told: a table, JSON lines, a chart.
 
 use super::contenders::{Program, is_ours};
-use super::{BenchError, Mode, Task, chart};
+use super::figures::{FIELDS, Field, Sample};
+use super::{BenchError, Task, chart};
 use serde_json::{Map, Value, json};
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::path::Path;
-
-/// One run.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sample {
-    pub(super) version: String,
-    pub(super) note: Option<String>,
-    pub(super) records_per_s: f64,
-    pub(super) cpu_s_per_million: f64,
-    pub(super) peak_mb: f64,
-    pub(super) p50_us: Option<f64>,
-    pub(super) p99_us: Option<f64>,
-    pub(super) sockets: Option<f64>,
-    pub(super) idle_cpu_percent: Option<f64>,
-    /// Records in the topic beyond those that were sent.
-    pub(super) duplicates: u64,
-}
-
-impl fmt::Display for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, field) in FIELDS.iter().enumerate() {
-            if let Some(value) = (field.of)(self) {
-                let comma = if at > 0 { ", " } else { "" };
-                write!(f, "{comma}{} {}", field.shown(value), field.title)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One figure of a run.
-pub(super) struct Field {
-    key: &'static str,
-    pub(super) title: &'static str,
-    decimals: usize,
-    pub(super) of: fn(&Sample) -> Option<f64>,
-}
-
-pub(super) const FIELDS: [Field; 7] = [
-    field("records_per_s", "records/s", 0, |s| Some(s.records_per_s)),
-    field("cpu_s_per_million", "CPU s/million", 3, |s| {
-        Some(s.cpu_s_per_million)
-    }),
-    field("peak_mb", "peak MB", 1, |s| Some(s.peak_mb)),
-    field("p50_us", "p50 us", 0, |s| s.p50_us),
-    field("p99_us", "p99 us", 0, |s| s.p99_us),
-    field("sockets", "sockets", 0, |s| s.sockets),
-    field("idle_cpu_percent", "idle CPU %", 2, |s| s.idle_cpu_percent),
-];
-
-const fn field(
-    key: &'static str,
-    title: &'static str,
-    decimals: usize,
-    of: fn(&Sample) -> Option<f64>,
-) -> Field {
-    Field {
-        key,
-        title,
-        decimals,
-        of,
-    }
-}
-
-impl Field {
-    pub(super) fn shown(&self, value: f64) -> String {
-        let text = format!("{value:.*}", self.decimals);
-        let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-        let mut grouped = String::new();
-        for (at, digit) in whole.char_indices() {
-            if at > 0 && (whole.len() - at).is_multiple_of(3) {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        grouped + rest
-    }
-
-    fn median(&self, samples: &[Sample]) -> Option<f64> {
-        median(samples.iter().filter_map(self.of).collect())
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() % 2 {
-        _ if values.is_empty() => None,
-        1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
 
 #[derive(Debug)]
 enum State {
@@ -112,14 +22,17 @@ enum State {
 pub(super) struct Summary {
     task: Task,
     rounds: u32,
+    machine: String,
     rows: Vec<(&'static str, State)>,
 }
 
 impl Summary {
-    pub(super) fn new(task: Task, rounds: u32) -> Self {
+    /// `machine` says what all of it is measured on.
+    pub(super) fn new(task: Task, rounds: u32, machine: &str) -> Self {
         Self {
             task,
             rounds,
+            machine: machine.to_owned(),
             rows: Vec::new(),
         }
     }
@@ -210,6 +123,7 @@ impl Summary {
     /// In Markdown, with the settings above and what is missing below.
     pub(super) fn table(&self) -> String {
         let mut text = format!("## {}\n\n{}.\n\n", self.title(), self.task.stated());
+        let _ = writeln!(text, "Machine: {}.\n", self.machine);
         text.push_str(METHOD);
         let fields: Vec<&Field> = self.fields().collect();
         let mut rows = vec![vec!["contender".to_owned(), "version".to_owned()]];
@@ -283,13 +197,16 @@ impl Summary {
         lines
     }
 
-    /// Writes `NAME.md` and `NAME.svg`.
+    /// Writes `NAME.md`, which shows `NAME.svg`, and that.
     pub(super) fn write(&self, folder: &Path) -> Result<(), BenchError> {
         std::fs::create_dir_all(folder)
             .map_err(BenchError::io(format!("create {}", folder.display())))?;
         let name = self.task.mode.name();
         let files = [
-            (format!("{name}.md"), self.table()),
+            (
+                format!("{name}.md"),
+                format!("{}\n![{}]({name}.svg)\n", self.table(), self.title()),
+            ),
             (format!("{name}.svg"), chart::draw(self, self.task.mode)),
         ];
         for (name, text) in files {
@@ -367,37 +284,14 @@ fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The figures that a chart shows.
-pub(super) fn charted(mode: Mode) -> impl Iterator<Item = &'static Field> {
-    let keys: &[&str] = match mode {
-        Mode::Latency => &["p50_us", "p99_us"],
-        Mode::Produce | Mode::Consume => &["cpu_s_per_million", "records_per_s", "peak_mb"],
-        Mode::Partitions => &["records_per_s", "sockets", "idle_cpu_percent"],
-    };
-    FIELDS.iter().filter(|field| keys.contains(&field.key))
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::Mode;
+    use super::super::figures::tests::sample;
     use super::*;
 
-    pub(in super::super) fn sample(records_per_s: f64) -> Sample {
-        Sample {
-            version: "1".to_owned(),
-            note: None,
-            records_per_s,
-            cpu_s_per_million: 1.5,
-            peak_mb: 20.0,
-            p50_us: None,
-            p99_us: None,
-            sockets: None,
-            idle_cpu_percent: None,
-            duplicates: 0,
-        }
-    }
-
     pub(in super::super) fn summary() -> Summary {
-        let mut summary = Summary::new(Task::new(Mode::Produce, "h:1", "t"), 3);
+        let mut summary = Summary::new(Task::new(Mode::Produce, "h:1", "t"), 3, "4 cores");
         let program = Program {
             path: "x".into(),
             arguments: Vec::new(),
@@ -413,13 +307,6 @@ pub(super) mod tests {
         summary.take("ottla", false, Ok(sample(9e9)));
         summary.take("java", true, Err("it fell\nover".to_owned()));
         summary
-    }
-
-    #[test]
-    fn medians_of_odd_and_even_counts() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(Vec::new()), None);
     }
 
     #[test]
@@ -444,6 +331,8 @@ pub(super) mod tests {
             "failed: java (it fell; over)",
             "acks=all",
             "linger 5 ms",
+            "Machine: 4 cores.",
+            "medians of 3 interleaved rounds",
             "records/s beside franz-go's: ottla 0.50",
         ] {
             assert!(table.contains(wanted), "{wanted}: {table}");
@@ -460,9 +349,51 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(FIELDS[0].shown(1_234_567.4), "1,234,567");
-        assert_eq!(FIELDS[1].shown(1_000.5), "1,000.500");
-        assert_eq!(FIELDS[0].shown(999.0), "999");
+    fn latency_is_told_in_the_keys_of_the_contract() {
+        let mut summary = Summary::new(Task::new(Mode::Latency, "h:1", "t"), 2, "4 cores");
+        let program = Program {
+            path: "x".into(),
+            arguments: Vec::new(),
+        };
+        summary.add("ottla", &Ok(program));
+        for (p50, p99) in [(70.04, 150.0), (72.0, 160.5)] {
+            let sample = Sample {
+                p50_us: Some(p50),
+                p99_us: Some(p99),
+                ..sample(1000.0)
+            };
+            summary.take("ottla", true, Ok(sample));
+        }
+        let line: Value = serde_json::from_str(&summary.json()).unwrap();
+        let keys = [
+            "records_per_s",
+            "cpu_s_per_million",
+            "peak_mb",
+            "p50_us",
+            "p99_us",
+        ];
+        let values = keys.map(|key| line[key].as_f64().unwrap());
+        assert_eq!(values, [1000.0, 1.5, 20.0, 71.0, 155.3]);
+    }
+
+    #[test]
+    fn the_written_table_shows_the_written_chart() {
+        let folder = tempfile::tempdir().unwrap();
+        summary().write(&folder.path().join("new")).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join("new").join(name));
+        let table = read("produce.md").unwrap();
+        assert!(
+            table.starts_with("## produce: ") && table.contains("(produce.svg)"),
+            "{table}"
+        );
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 4, "head, rule and those that ran: {table}");
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{table}");
+        assert!(
+            rows[2].contains("ottla") && rows[2].contains("2,000"),
+            "{table}"
+        );
+        let chart = read("produce.svg").unwrap();
+        assert!(chart.starts_with("<svg ") && chart.contains(&summary().title()));
     }
 }

@@ -1,5 +1,7 @@
 //! What a contender is asked to do: the same words for every program, in every language.
 
+use super::parallel::{CALL_US_MAX, CONCURRENCY, KEYS};
+use super::reader::COMMIT_EVERY;
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,15 +16,21 @@ pub enum Mode {
     Latency,
     /// A producer on a topic of very many partitions, and what it costs when nothing is sent.
     Partitions,
+    /// The runner with a handler that does nothing, and offsets committed all the time.
+    Runner,
+    /// One partition, handlers that take their time, many calls at a time, the order of keys kept.
+    Parallel,
 }
 
 impl Mode {
     /// All of them, in the order in which they run.
-    pub const ALL: [Mode; 4] = [
+    pub const ALL: [Mode; 6] = [
         Self::Produce,
         Self::Consume,
         Self::Latency,
         Self::Partitions,
+        Self::Runner,
+        Self::Parallel,
     ];
 
     /// Its name on the command line.
@@ -32,6 +40,8 @@ impl Mode {
             Self::Consume => "consume",
             Self::Latency => "latency",
             Self::Partitions => "partitions",
+            Self::Runner => "runner",
+            Self::Parallel => "parallel",
         }
     }
 
@@ -40,9 +50,10 @@ impl Mode {
         match self {
             Self::Produce => 1_000_000,
             // What was read ahead of the first record must not weigh much.
-            Self::Consume => 2_000_000,
+            Self::Consume | Self::Runner => 2_000_000,
             Self::Latency => 3_000,
             Self::Partitions => 500_000,
+            Self::Parallel => 10_000,
         }
     }
 
@@ -58,13 +69,14 @@ impl Mode {
     pub const fn partitions(self) -> i32 {
         match self {
             Self::Partitions => 1_000,
+            Self::Parallel => 1,
             _ => 8,
         }
     }
 
     const fn linger_ms(self) -> u32 {
         match self {
-            Self::Produce | Self::Consume => 5,
+            Self::Produce | Self::Consume | Self::Runner | Self::Parallel => 5,
             // One record at a time: there is nothing to wait for.
             Self::Latency => 0,
             Self::Partitions => 50,
@@ -73,7 +85,7 @@ impl Mode {
 
     /// Whether records are written.
     pub const fn writes(self) -> bool {
-        !matches!(self, Self::Consume)
+        matches!(self, Self::Produce | Self::Latency | Self::Partitions)
     }
 }
 
@@ -203,9 +215,20 @@ impl Task {
         let common = format!(
             "{records} records a run, keys of 12 and values of {value_bytes} bytes, {partitions} partitions, one broker, no compression"
         );
+        let reading = format!(
+            "from the earliest offset, batches of {batch} KiB written by ottla, at most {buffer} MiB read ahead where the client can be told"
+        );
+        let commits = COMMIT_EVERY.as_millis();
         match self.mode {
             Mode::Consume => format!(
-                "{common}; one member of a group (rskafka has none: it reads the partitions), from the earliest offset, batches of {batch} KiB written by ottla, at most {buffer} MiB read ahead where the client can be told, fetches of 1 MiB a partition, offsets committed as each client does by itself, key and value of every record touched"
+                "{common}; one member of a group (rskafka has none: it reads the partitions), {reading}, fetches of 1 MiB a partition, offsets committed as each client does by itself, key and value of every record touched"
+            ),
+            Mode::Runner => format!(
+                "{common}; one member of a group, {reading}, fetches of 1 MiB a partition, offsets committed every {commits} ms and at the end; ours through the runner, which calls a handler that does nothing for each record, the peer in its poll loop, which counts the records"
+            ),
+            Mode::Parallel => format!(
+                "{records} records a run in {partitions} partition, {KEYS} keys, handlers of 0 to {} ms (the same ones in each run), {CONCURRENCY} calls at a time, one call a key in the order of the log; one member of a group, {reading}, offsets committed every {commits} ms and at the end. Ideal: the time of the longest key, or of all calls over {CONCURRENCY}, whichever is larger",
+                CALL_US_MAX / 1_000
             ),
             _ => format!(
                 "{common}; acks=all, idempotent where the client can (not rskafka, nor ottla on it), linger {linger_ms} ms, batches of {batch} KiB, at most {buffer} MiB buffered where the client can be told, a result for each record looked at"

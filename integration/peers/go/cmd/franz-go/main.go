@@ -16,8 +16,12 @@ const module = "github.com/twmb/franz-go"
 
 func main() {
 	t := task.Parse()
-	if t.Mode == "consume" {
+	switch t.Mode {
+	case "consume":
 		consume(t)
+		return
+	case "runner":
+		poll(t)
 		return
 	}
 	client, err := kgo.NewClient(
@@ -88,5 +92,34 @@ func consume(t *task.Task) {
 	seconds := time.Since(first).Seconds()
 	task.Tell(task.Line{Records: count, Seconds: seconds, Sum: &sum}, module)
 	task.InputEnded()
+	client.Close()
+}
+
+// poll is the loop without anything done to the records, and with commits.
+func poll(t *task.Task) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(t.Bootstrap),
+		kgo.ConsumerGroup(t.Group),
+		kgo.ConsumeTopics(t.Topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.AutoCommitInterval(100*time.Millisecond),
+	)
+	task.Must(err)
+	ctx := context.Background()
+	var first time.Time
+	count := 0
+	for count < t.Records {
+		fetches := client.PollFetches(ctx)
+		task.Must(fetches.Err())
+		if first.IsZero() {
+			first = time.Now()
+		}
+		fetches.EachRecord(func(*kgo.Record) { count++ })
+	}
+	seconds := time.Since(first).Seconds()
+	task.Tell(task.Line{Records: count, Seconds: seconds}, module)
+	task.InputEnded()
+	task.Must(client.CommitUncommittedOffsets(ctx))
 	client.Close()
 }
