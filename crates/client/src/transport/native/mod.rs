@@ -18,6 +18,8 @@ mod fuzz;
 mod judge;
 mod leaders;
 #[cfg(test)]
+mod leaders_tests;
+#[cfg(test)]
 mod message_tests;
 mod offsets;
 mod outbox;
