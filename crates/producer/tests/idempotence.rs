@@ -186,6 +186,32 @@ async fn refusals_before_and_after_the_append_keep_the_order() {
     bed.check(handles).await;
 }
 
+/// KIP-360: the broker does not know the producer, and no longer knows the partition either.
+#[tokio::test]
+async fn an_unknown_producer_without_a_log_start_is_no_reason_for_another_epoch() {
+    let bed = Bed::new(1, config()).await;
+    let mut handles = vec![bed.put(0)];
+    (&mut handles[0]).await.expect("written");
+    let unknown = Fault::on(ApiKey::Produce).action(Action::Refuse(59));
+    let unknown = bed.fault(unknown.skip(1).times(3));
+    handles.extend((1..60).map(|n| bed.put(n)));
+    for handle in &mut handles {
+        timeout(LIMIT, handle)
+            .await
+            .expect("in time")
+            .expect("written");
+    }
+    assert_eq!(unknown.hits(), 3);
+    let stamps = bed.stamps(0);
+    assert!(
+        stamps
+            .iter()
+            .all(|(id, epoch, _)| (*id, *epoch) == (stamps[0].0, 0)),
+        "{stamps:?}"
+    );
+    bed.check(handles).await;
+}
+
 #[tokio::test]
 async fn trap_c9_an_unknown_topic_in_between_does_not_restart_the_sequence() {
     let bed = Bed::new(1, config()).await;

@@ -128,6 +128,7 @@ fn produce_answers_are_read_in_every_version_and_no_cut_of_them() {
         assert_eq!((part.topic.as_str(), part.partition), ("a", 7));
         assert_eq!((part.code, part.base_offset), (ErrorCode(6), 55));
         assert_eq!(part.log_append_time_ms, 66);
+        assert_eq!(part.log_start_offset, (version >= 5).then_some(3));
         let message = part.message.as_ref().map(|text| text.as_str());
         assert_eq!(message, (version >= 8).then_some("no"));
         assert_eq!(part.leader, (version >= 10).then_some((3, 4)));

@@ -91,6 +91,9 @@ pub(super) struct PartitionAnswer {
     pub(super) code: ErrorCode,
     pub(super) base_offset: i64,
     pub(super) log_append_time_ms: i64,
+    /// The first offset that is still there, -1 if the broker does not know; `None` in versions that
+    /// do not say.
+    pub(super) log_start_offset: Option<i64>,
     pub(super) message: Option<Text>,
     /// The leader's id and epoch (KIP-951).
     pub(super) leader: Option<(i32, i32)>,
@@ -139,10 +142,7 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
     let code = ErrorCode(r.i16()?);
     let base_offset = r.i64()?;
     let log_append_time_ms = r.i64()?;
-    if version >= 5 {
-        // The first offset that is still there.
-        r.i64()?;
-    }
+    let log_start_offset = (version >= 5).then(|| r.i64()).transpose()?;
     let mut message = None;
     if version >= 8 {
         // KIP-467: which records were refused, and why.
@@ -167,6 +167,7 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
         code,
         base_offset,
         log_append_time_ms,
+        log_start_offset,
         message,
         leader,
     })

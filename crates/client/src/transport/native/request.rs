@@ -140,7 +140,9 @@ fn judge(
             log_append_time_ms: None,
         }),
         code => {
-            let mut error = error(Error::from_code(code, message::NAME)).with_fate(fate_of(code));
+            let fate = fate_of(code);
+            let code = meaning(code, part.log_start_offset);
+            let mut error = error(Error::from_code(code, message::NAME)).with_fate(fate);
             if let Some(text) = &part.message {
                 error = error.with_source(BrokerMessage(text.as_str().to_owned()));
             }
@@ -153,6 +155,16 @@ fn judge(
             }
             Err(failure)
         }
+    }
+}
+
+/// What the code is to be taken for. UNKNOWN_PRODUCER_ID without the log's start says that the partition
+/// left the broker before the answer was written (KIP-360): nothing is known of the batch's number, so
+/// it is sent again as it is, to whoever leads now.
+fn meaning(code: ErrorCode, log_start_offset: Option<i64>) -> ErrorCode {
+    match (code, log_start_offset) {
+        (ErrorCode::UNKNOWN_PRODUCER_ID, Some(-1)) => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        _ => code,
     }
 }
 
@@ -171,5 +183,24 @@ fn offset_of_first(base: i64, count: u32) -> Result<Option<i64>, BadOffset> {
         -1 => Ok(None),
         0.. if last.is_some() => Ok(Some(base)),
         _ => Err(BadOffset { base, count }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_producer_is_judged_by_the_start_of_the_log() {
+        let unknown = ErrorCode::UNKNOWN_PRODUCER_ID;
+        for start in [None, Some(0), Some(40)] {
+            assert_eq!(meaning(unknown, start), unknown);
+        }
+        assert_eq!(
+            meaning(unknown, Some(-1)),
+            ErrorCode::NOT_LEADER_OR_FOLLOWER
+        );
+        let refused = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
+        assert_eq!(meaning(refused, Some(-1)), refused);
     }
 }

@@ -499,7 +499,12 @@ proptest! {
                 }
                 Step::Arrive => {
                     if let Some(dispatch) = flying.pop_front() {
-                        pair.arrive(&dispatch);
+                        let (code, offset) = pair.broker.append(&dispatch.batch);
+                        if code == OUT_OF_ORDER {
+                            // It is taken at its word: what was lost before does not come any more.
+                            lost_requests.clear();
+                        }
+                        pair.answer(&dispatch, answer(code, offset));
                     }
                 }
                 Step::LoseAnswers | Step::LoseRequests => {
