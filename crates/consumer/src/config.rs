@@ -134,6 +134,11 @@ pub struct ConsumerConfig {
     /// given up; then it is dropped. Below `max.poll.interval.ms`.
     #[serde(rename = "revoke.timeout.ms", with = "duration_ms")]
     pub revoke_timeout: Duration,
+    /// `rebalance.callback.timeout.ms` (10 s): how long a call of a
+    /// [`RebalanceListener`](crate::RebalanceListener) may take; a rebalance waits for it after
+    /// `revoke.timeout.ms`. With a listener, both together are below `max.poll.interval.ms`.
+    #[serde(rename = "rebalance.callback.timeout.ms", with = "duration_ms")]
+    pub rebalance_callback_timeout: Duration,
     /// `handler.backoff.ms` (200 ms): the first wait before a failed record is tried again in place.
     #[serde(rename = "handler.backoff.ms", with = "duration_ms")]
     pub handler_backoff: Duration,
@@ -169,6 +174,7 @@ impl Default for ConsumerConfig {
             commit_interval: Duration::from_secs(1),
             max_processing_time: Duration::from_secs(120),
             revoke_timeout: Duration::from_secs(30),
+            rebalance_callback_timeout: Duration::from_secs(10),
             handler_backoff: Duration::from_millis(200),
             handler_backoff_max: Duration::from_secs(30),
             on_unreadable: OnUnreadable::Stop,
@@ -228,6 +234,17 @@ impl ConsumerConfig {
         self.validate_fetch()
     }
 
+    /// With a listener, its calls have to fit into a rebalance, too.
+    pub(crate) fn validate_callbacks(&self) -> Result<(), ConfigError> {
+        between_ms(
+            "rebalance.callback.timeout.ms",
+            self.rebalance_callback_timeout,
+            Duration::from_millis(1),
+            self.max_poll_interval
+                .saturating_sub(self.revoke_timeout + Duration::from_millis(1)),
+        )
+    }
+
     fn validate_group_times(&self) -> Result<(), ConfigError> {
         let day = Duration::from_secs(86_400);
         between_ms(
@@ -254,6 +271,12 @@ impl ConsumerConfig {
             Duration::ZERO,
             // With the same time the rebalance would be over when the partition is given up.
             self.max_poll_interval - Duration::from_millis(1),
+        )?;
+        between_ms(
+            "rebalance.callback.timeout.ms",
+            self.rebalance_callback_timeout,
+            Duration::from_millis(1),
+            day,
         )?;
         between_ms(
             "commit.interval.ms",

@@ -75,6 +75,12 @@ ottla_types::configuration!(
             "0 to below `max.poll.interval.ms`"
         ),
         ConfigKey::new(
+            "rebalance.callback.timeout.ms",
+            "ms",
+            "10000",
+            "1 to 86400000; with a listener, below `max.poll.interval.ms` less `revoke.timeout.ms`"
+        ),
+        ConfigKey::new(
             "handler.backoff.ms",
             "ms",
             "200",

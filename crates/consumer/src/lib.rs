@@ -8,6 +8,7 @@
 //!   a web server in the same process,
 //! - [`Handler`] and [`BatchHandler`] are what it calls; [`json_handler`], [`json_batch`] and
 //!   [`Dispatcher`] decode values first,
+//! - [`RebalanceListener`] is told when partitions come and go,
 //! - [`GroupConsumer`] is for callers that ask for records themselves,
 //! - [`ConsumerConfig`] holds the settings, with Kafka's property names.
 //!
@@ -23,6 +24,7 @@
 //! | `ottla_consumer_commits_total`, `ottla_consumer_commit_failures_total` | counter | answered and failed commits |
 //! | `ottla_consumer_rebalances_total` | counter | generations joined |
 //! | `ottla_consumer_member_restarts_total` | counter | members begun anew after a failure |
+//! | `ottla_consumer_callback_failures_total` | counter | calls of a listener that failed, with `callback` and `class` |
 //! | `ottla_consumer_resets_total` | counter | positions that were out of range |
 //! | `ottla_consumer_undecodable_total`, `ottla_consumer_passed_over_total` | counter | values skipped, envelope types without a handler |
 //! | `ottla_consumer_unreadable_total` | counter | places skipped because they cannot be read |
@@ -37,6 +39,7 @@ mod group_consumer;
 mod handler;
 mod lane;
 mod latch;
+mod listener;
 mod member;
 mod status;
 mod work;
@@ -49,6 +52,7 @@ pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnr
 pub use error::{Error, ErrorKind};
 pub use group_consumer::{ConsumedBatch, GroupConsumer};
 pub use handler::*;
+pub use listener::{Assigned, Rebalance, RebalanceListener, Revoked, SeekTo};
 pub use ottla_types::ConsumedRecord;
 pub use status::{
     AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,

@@ -3,8 +3,8 @@
 //! Each member writes its [`MemberBoard`]; a snapshot reads all boards. The board outlives the
 //! member's task, so that restarts and the last error stay visible.
 
-use crate::Error;
 use crate::lane::Progress;
+use crate::{Error, HandlerError};
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{Offset, TopicPartition, with_causes};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,7 +81,11 @@ pub struct MemberStatus {
     pub handled: u64,
     /// Handler calls that failed since the start.
     pub failed: u64,
-    /// The last error of the member, its commits, fetches or handler; kept until the next one.
+    /// Calls of a [`RebalanceListener`](crate::RebalanceListener) that failed, panicked or took too
+    /// long since the start.
+    pub callback_failures: u64,
+    /// The last error of the member, its commits, fetches, callbacks or handler; kept until the next
+    /// one.
     pub last_error: Option<String>,
 }
 
@@ -155,6 +159,7 @@ struct Rest {
     state: MemberState,
     restarts: u64,
     rebalances: u64,
+    callback_failures: u64,
     partitions: Vec<(TopicPartition, Arc<Progress>)>,
     group: Option<GroupMetadata>,
     last_error: Option<String>,
@@ -188,6 +193,14 @@ impl MemberBoard {
 
     pub(crate) fn add_rebalance(&self) {
         self.write(|rest| rest.rebalances += 1);
+    }
+
+    pub(crate) fn add_callback_failure(&self, error: &HandlerError) {
+        let text = with_causes(error);
+        self.write(|rest| {
+            rest.callback_failures += 1;
+            rest.last_error = Some(text);
+        });
     }
 
     /// Notes that the member ended with an error; its partitions are gone.
@@ -232,6 +245,7 @@ impl MemberBoard {
             buffered_bytes: rest.partitions.iter().map(|(_, p)| p.buffered()).sum(),
             handled: self.handled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            callback_failures: rest.callback_failures,
             last_error: rest.last_error.clone(),
         }
     }

@@ -15,7 +15,8 @@ pub use running::{RunningApp, ShutdownReport};
 pub use signal::shutdown_signal;
 
 use crate::handler::{BatchHandler, Handler};
-use crate::{ConsumerConfig, Error, ErrorKind};
+use crate::listener::BoxListener;
+use crate::{ConsumerConfig, Error, ErrorKind, RebalanceListener};
 use health::Phase;
 use ottla_client::Client;
 use ottla_types::{ConfigError, Publish};
@@ -87,6 +88,7 @@ impl App {
             topic: topic.into(),
             instances: 1,
             concurrency: 1,
+            listener: None,
         }
     }
 
@@ -203,6 +205,7 @@ pub struct TopicRoute<'a> {
     topic: String,
     instances: usize,
     concurrency: usize,
+    listener: Option<BoxListener>,
 }
 
 impl<'a> TopicRoute<'a> {
@@ -218,6 +221,12 @@ impl<'a> TopicRoute<'a> {
         self
     }
 
+    /// Who is told when partitions come and go; see [`Registration::listener`].
+    pub fn listener(mut self, listener: impl RebalanceListener) -> Self {
+        self.listener = Some(BoxListener::new(listener));
+        self
+    }
+
     /// Collects up to `max_records` of a partition, or what comes within `max_wait` of the first.
     pub fn batch(self, max_records: usize, max_wait: Duration) -> BatchRoute<'a> {
         BatchRoute {
@@ -229,10 +238,16 @@ impl<'a> TopicRoute<'a> {
 
     /// Registers `handler` as the business logic of `group`.
     pub fn listen(self, group: impl Into<String>, handler: impl Handler) -> &'a mut App {
-        let registration = Registration::new(group, [self.topic], handler);
-        let registration = registration.instances(self.instances);
-        self.app
-            .register(registration.concurrency(self.concurrency))
+        let Self {
+            app,
+            topic,
+            instances,
+            concurrency,
+            listener,
+        } = self;
+        let mut registration = Registration::new(group, [topic], handler);
+        registration.listener = listener;
+        app.register(registration.instances(instances).concurrency(concurrency))
     }
 }
 
@@ -253,8 +268,9 @@ impl<'a> BatchRoute<'a> {
             max_records,
             max_wait,
         } = self;
-        let registration =
+        let mut registration =
             Registration::batch(group, [route.topic], max_records, max_wait, handler);
+        registration.listener = route.listener;
         let registration = registration.instances(route.instances);
         route
             .app

@@ -1,8 +1,9 @@
 //! [`Registration`]: which handler gets which topics in which group, and how many members read them.
 
 use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
+use crate::listener::BoxListener;
 use crate::work::Work;
-use crate::{AutoOffsetReset, ConsumerConfig, Error};
+use crate::{AutoOffsetReset, ConsumerConfig, Error, RebalanceListener};
 use ottla_types::{ConfigError, validate_topic_name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub struct Registration {
     pub(crate) instances: usize,
     /// What was asked for with a batch handler; only 1 is allowed.
     batch_concurrency: usize,
+    pub(crate) listener: Option<BoxListener>,
     config: Option<ConsumerConfig>,
     max_processing_time: Option<Duration>,
     auto_offset_reset: Option<AutoOffsetReset>,
@@ -75,6 +77,7 @@ impl Registration {
             work,
             instances: 1,
             batch_concurrency: 1,
+            listener: None,
             config: None,
             max_processing_time: None,
             auto_offset_reset: None,
@@ -122,6 +125,13 @@ impl Registration {
         self
     }
 
+    /// Who is told when partitions come and go; one for all members of the registration. A later
+    /// call replaces an earlier one.
+    pub fn listener(mut self, listener: impl RebalanceListener) -> Self {
+        self.listener = Some(BoxListener::new(listener));
+        self
+    }
+
     /// The group.
     pub fn group(&self) -> &str {
         &self.group
@@ -144,6 +154,9 @@ impl Registration {
             config.auto_offset_reset = reset;
         }
         config.validate().map_err(refused)?;
+        if self.listener.is_some() {
+            config.validate_callbacks().map_err(refused)?;
+        }
         self.validate().map_err(refused)?;
         Ok(config)
     }

@@ -19,8 +19,8 @@ pub use decode::Protobuf;
 pub use decode::{CLASS_UNDECODABLE, Decode, Json};
 pub use dispatch::Dispatcher;
 pub use error::{Failure, HandlerError};
-pub(crate) use guard::guard_until;
 pub use guard::{CLASS_PANIC, CLASS_TIMEOUT, Guard};
+pub(crate) use guard::{guard_until, panic_text};
 pub(crate) use run::{Observer, Run, RunEnd};
 pub use typed::{
     TypedBatch, TypedHandler, Undecodable, json_batch, json_handler, typed_batch, typed_handler,

@@ -1,16 +1,18 @@
 //! The member's task: takes what its parts report, then starts what can be started.
 
+use super::callbacks::Callbacks;
 use super::commit::Committer;
 use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::lookup::Lookups;
 use super::partition::{Lag, Owned, Partitions};
+use super::retire::Revocation;
 use super::{MemberReport, MemberSpec, Stop};
 use crate::handler::Context;
 use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
 use crate::status::MemberState;
 use crate::{Error, ErrorKind};
-use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase, RevocationId};
+use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase};
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
 use std::collections::HashMap;
@@ -32,8 +34,9 @@ pub(super) struct Member {
     pub(super) committer: Committer,
     /// Offsets that a reset found and that are not committed yet (C14).
     pub(super) pins: HashMap<TopicPartition, Offset>,
+    pub(super) callbacks: Callbacks,
     /// The revocation to be acknowledged when nothing retires any more.
-    pub(super) revocation: Option<RevocationId>,
+    pub(super) revocation: Option<Revocation>,
     /// Until when calls may go on, once the member is to end.
     pub(super) closing: Option<Instant>,
     pub(super) report: MemberReport,
@@ -60,6 +63,10 @@ impl Member {
             committer: Committer::new(group.clone(), spec.config.commit_interval, now),
             fetcher: Fetcher::new(transport.clone(), &spec.config),
             lookups: Lookups::new(group, transport, reset, timeout),
+            callbacks: Callbacks::new(
+                spec.listener.clone(),
+                spec.config.rebalance_callback_timeout,
+            ),
             spec,
             partitions: Partitions::new(),
             pins: HashMap::new(),
@@ -82,6 +89,7 @@ impl Member {
         let result = self.serve(&mut stop).await;
         match result {
             Ok(()) => {
+                self.finish_callbacks().await;
                 self.report.in_flight.sort();
                 self.report.in_flight.dedup();
                 Ok(self.report)
@@ -89,6 +97,7 @@ impl Member {
             Err(error) => {
                 self.drop_everything();
                 self.driver.leave_at_once().await;
+                self.finish_callbacks().await;
                 Err(error)
             }
         }
@@ -107,6 +116,7 @@ impl Member {
                 answers = self.fetcher.next() => self.on_fetched(answers?, Instant::now()),
                 end = self.committer.next() => self.on_committed(end, Instant::now())?,
                 Some(end) = self.lanes.join_next() => self.on_lane_end(end)?,
+                called = self.callbacks.next() => self.on_called(called, Instant::now()),
                 () = self.wake.notified() => {}
                 by = stopped(stop), if self.closing.is_none() => self.close(by, Instant::now()),
                 () = tokio::time::sleep_until(timer) => {}
@@ -126,6 +136,10 @@ impl Member {
                 break;
             }
         }
+        if let Some(called) = self.callbacks.take_overdue(now) {
+            self.on_called(called, now);
+        }
+        self.callbacks.start(now);
         self.on_troubles(now);
         self.driver.start_calls(now);
         self.lookups.start(&mut self.partitions, &self.pins, now);
@@ -151,6 +165,7 @@ impl Member {
             .chain(committing)
             .chain(self.retire_wake(now))
             .chain(self.give_up_at())
+            .chain(self.callbacks.next_wake())
             .min()
             .unwrap_or(now + IDLE)
     }
@@ -196,11 +211,17 @@ impl Member {
         let stray = self.partitions.iter().filter(is_stray);
         let stray: Vec<_> = stray.map(|(partition, _)| partition.clone()).collect();
         self.on_lost(&stray);
+        self.on_lost(&added);
+        let mut told = Vec::new();
         for partition in added {
-            self.on_lost(std::slice::from_ref(&partition));
-            let owned = self.new_incarnation(&partition, now);
+            let mut owned = self.new_incarnation(&partition, now);
+            if self.callbacks.is_listening() {
+                owned.hold();
+                told.push((partition.clone(), owned.progress.clone()));
+            }
             self.partitions.insert(partition, owned);
         }
+        self.callbacks.assigned(self.rebalance(told));
         self.committer.resume();
         self.partitions_changed();
     }
@@ -267,6 +288,9 @@ impl Member {
         self.closing = Some(by);
         for owned in self.partitions.values_mut() {
             owned.drain_by = owned.drain_by.map(|at| at.min(by));
+        }
+        if let Some(revocation) = &mut self.revocation {
+            revocation.hasten(by);
         }
         self.driver.close(now);
     }

@@ -4,7 +4,7 @@
 //! found is kept until it is committed, so that a second look-up cannot find a later one (C14).
 
 use super::partition::{Lookup, Partitions, Position, may_pass};
-use crate::{AutoOffsetReset, Error, ErrorKind};
+use crate::{AutoOffsetReset, Error, ErrorKind, SeekTo};
 use ottla_client::transport::{FetchPosition, OffsetSpec, Transport};
 use ottla_client::{Error as ClientError, GroupClient};
 use ottla_types::coordinator::OffsetFetchRequest;
@@ -123,19 +123,21 @@ impl Lookups {
 impl Finder {
     async fn find(&self, wanted: Vec<Wanted>) -> Vec<Found> {
         let (mut new, mut out_of_range) = (Vec::new(), Vec::new());
-        let (mut truncated, mut recreated) = (Vec::new(), Vec::new());
+        let (mut truncated, mut recreated, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for want in wanted {
             match want.lookup {
                 Lookup::Committed => new.push(want),
                 Lookup::OutOfRange(_) => out_of_range.push(want),
                 Lookup::Truncated => truncated.push(want),
                 Lookup::Recreated => recreated.push(want),
+                Lookup::Start(place) => told.push((want, place)),
             }
         }
         let mut found = self.find_new(new).await;
         found.extend(self.find_in_range(out_of_range).await);
         found.extend(self.reset(truncated).await);
         found.extend(self.find_first(recreated).await);
+        found.extend(self.find_places(told).await);
         found
     }
 
@@ -144,6 +146,28 @@ impl Finder {
     async fn find_first(&self, wanted: Vec<Wanted>) -> Vec<Found> {
         let first = self.list(&wanted, OffsetSpec::Earliest).await;
         wanted.into_iter().zip(first).map(listed).collect()
+    }
+
+    /// Where the application said.
+    async fn find_places(&self, told: Vec<(Wanted, SeekTo)>) -> Vec<Found> {
+        let mut found = Vec::with_capacity(told.len());
+        let (mut wanted, mut asked) = (Vec::new(), Vec::new());
+        for (want, place) in told {
+            let spec = match place {
+                SeekTo::Offset(offset) => {
+                    found.push(want.located(offset.into(), None));
+                    continue;
+                }
+                SeekTo::Beginning => OffsetSpec::Earliest,
+                SeekTo::End => OffsetSpec::Latest,
+                SeekTo::Timestamp(ms) => OffsetSpec::Timestamp(ms),
+            };
+            asked.push((want.partition.clone(), spec));
+            wanted.push(want);
+        }
+        let offsets = self.ask(asked).await;
+        found.extend(wanted.into_iter().zip(offsets).map(listed));
+        found
     }
 
     /// Committed offsets, and resets for the partitions that have none.
@@ -261,10 +285,14 @@ impl Finder {
     }
 
     async fn list(&self, wanted: &[Wanted], spec: OffsetSpec) -> Vec<Listed> {
-        if wanted.is_empty() {
+        let asked = wanted.iter().map(|w| (w.partition.clone(), spec)).collect();
+        self.ask(asked).await
+    }
+
+    async fn ask(&self, asked: Vec<(TopicPartition, OffsetSpec)>) -> Vec<Listed> {
+        if asked.is_empty() {
             return Vec::new();
         }
-        let asked = wanted.iter().map(|w| (w.partition.clone(), spec)).collect();
         let answers = self.transport.list_offsets(self.timeout, asked).await;
         answers.into_iter().map(|(_, offset)| offset).collect()
     }

@@ -8,9 +8,11 @@
 //! - [`lookup`]: where a newly assigned partition begins,
 //! - [`fetch`]: reads records into the lanes,
 //! - [`reading`]: what is done with found positions and fetched records,
+//! - [`callbacks`]: tells the listener,
 //! - [`commit`]: commits what the lanes have handled, one request at a time,
 //! - [`retire`]: gives partitions up in order: drain the lane, commit, acknowledge.
 
+mod callbacks;
 mod commit;
 mod core;
 mod driver;
@@ -21,6 +23,7 @@ mod reading;
 mod retire;
 
 use crate::app::Registration;
+use crate::listener::BoxListener;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use crate::{ConsumerConfig, Error};
@@ -57,6 +60,7 @@ pub(crate) struct MemberSpec {
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) work: Work,
     pub(crate) outputs: Option<Arc<dyn Publish>>,
+    pub(crate) listener: Option<BoxListener>,
     pub(crate) name: Arc<str>,
     pub(crate) board: Arc<MemberBoard>,
 }
@@ -84,6 +88,7 @@ impl MemberSpec {
             topics: registration.shared_topics(),
             work: registration.work.clone(),
             outputs: outputs.clone(),
+            listener: registration.listener.clone(),
             board: Arc::new(MemberBoard::new(name.clone())),
             name,
         }

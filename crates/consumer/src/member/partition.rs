@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::handler::PartitionLease;
 use crate::lane::{Chunk, LaneHandle, Progress};
+use crate::listener::SeekTo;
 use crate::status::PartitionState;
 use bytes::Bytes;
 use metrics::{Gauge, gauge};
@@ -49,6 +50,8 @@ pub(super) struct Owned {
 pub(super) enum Position {
     /// Not known; to be looked up.
     Wanted { lookup: Lookup, not_before: Instant },
+    /// Not to be looked up before the listener has heard of the partition.
+    Held,
     /// Being looked up.
     LookingUp,
     /// Known; the next fetch may ask for it.
@@ -67,6 +70,8 @@ pub(super) enum Position {
 pub(super) enum Lookup {
     /// The partition was assigned.
     Committed,
+    /// The application said where to begin.
+    Start(SeekTo),
     /// The log does not have this offset.
     OutOfRange(FetchPosition),
     /// The log was cut below the position, nobody knows where.
@@ -119,6 +124,18 @@ impl Owned {
             position,
             not_before,
         };
+    }
+
+    /// Waits for [`release`](Self::release).
+    pub(super) fn hold(&mut self) {
+        self.position = Position::Held;
+    }
+
+    /// The listener has heard of the partition and may have said where it begins.
+    pub(super) fn release(&mut self, start: Option<SeekTo>, now: Instant) {
+        if self.position == Position::Held {
+            self.look_up(start.map_or(Lookup::Committed, Lookup::Start), now);
+        }
     }
 
     /// Looks the position up.

@@ -34,7 +34,9 @@ impl Member {
                 continue;
             }
             match (result, lookup) {
-                (Ok(located), Lookup::Committed) => self.begin(&partition, located, now),
+                (Ok(located), Lookup::Committed | Lookup::Start(_)) => {
+                    self.begin(&partition, located, now);
+                }
                 (Ok(located), Lookup::OutOfRange(asked)) => {
                     self.reset(&partition, asked, located.position, now);
                 }
@@ -136,7 +138,7 @@ impl Member {
         let handled = self.partitions.get(partition);
         let handled = handled.and_then(|owned| owned.progress.handled());
         self.tell_reset(partition, handled.unwrap_or(-1), position.offset);
-        self.on_lost(std::slice::from_ref(partition));
+        self.forget(std::slice::from_ref(partition));
         let owned = self.new_incarnation(partition, now);
         self.partitions.insert(partition.clone(), owned);
         let located = Located {

@@ -1,6 +1,7 @@
 //! Gives partitions up in order: no new call begins, the call in progress may finish until a
-//! deadline, what is handled is committed, and only then is the revocation acknowledged. Heartbeats
-//! go on meanwhile (C16). Lost partitions are dropped at once, without a commit (C2, C18).
+//! deadline, the listener is called, what is handled is committed, and only then is the revocation
+//! acknowledged. Heartbeats go on meanwhile (C16). Lost partitions are dropped at once, without a
+//! commit (C2, C18).
 
 use super::core::Member;
 use super::partition::Owned;
@@ -16,6 +17,43 @@ use tokio::time::Instant;
 const COMMIT_GRACE: Duration = Duration::from_millis(600);
 /// How long leaving the group may take after that.
 const LEAVE_GRACE: Duration = Duration::from_millis(200);
+
+/// How long a lane may need to end once its call was dropped.
+const LANE_GRACE: Duration = Duration::from_millis(50);
+/// What a listener's call has at least when the member closes.
+const CALLBACK_GRACE: Duration = Duration::from_millis(150);
+
+/// Partitions that are being given up.
+pub(super) struct Revocation {
+    id: RevocationId,
+    /// When calls in progress are dropped.
+    drain_by: Instant,
+    stage: Stage,
+}
+
+/// With a listener the stages follow each other for all partitions together; without one, each
+/// partition goes as soon as it can.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Calls in progress may finish; then the listener is called.
+    Draining,
+    /// The listener's call may go on until then.
+    Calling(Instant),
+    /// What is handled is committed, until then.
+    Committing(Instant),
+}
+
+impl Revocation {
+    /// The member is to end by then.
+    pub(super) fn hasten(&mut self, by: Instant) {
+        self.drain_by = self.drain_by.min(by);
+        self.stage = match self.stage {
+            Stage::Draining => Stage::Draining,
+            Stage::Calling(at) => Stage::Calling(at.min(by + CALLBACK_GRACE)),
+            Stage::Committing(at) => Stage::Committing(at.min(by + COMMIT_GRACE)),
+        };
+    }
+}
 
 impl Member {
     /// Begins to give partitions up.
@@ -37,11 +75,32 @@ impl Member {
                 owned.progress.set_state(crate::PartitionState::Retiring);
             }
         }
-        self.revocation = Some(id);
+        let stage = match self.callbacks.is_listening() {
+            true => Stage::Draining,
+            false => Stage::Committing(drain_by + COMMIT_GRACE),
+        };
+        self.revocation = Some(Revocation {
+            id,
+            drain_by,
+            stage,
+        });
     }
 
     /// Somebody else may own these already.
     pub(super) fn on_lost(&mut self, partitions: &[TopicPartition]) {
+        if self.callbacks.is_listening() {
+            let owned = partitions.iter().filter_map(|partition| {
+                let owned = self.partitions.get(partition)?;
+                Some((partition.clone(), owned.progress.clone()))
+            });
+            let lost = self.rebalance(owned.collect());
+            self.callbacks.lost(lost);
+        }
+        self.forget(partitions);
+    }
+
+    /// Nothing of these is handled or committed any more.
+    pub(super) fn forget(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             if let Some(owned) = self.partitions.remove(partition) {
                 self.note_left_behind(partition, &owned);
@@ -53,15 +112,25 @@ impl Member {
 
     /// Moves on what retires. True when a revocation was acknowledged.
     pub(super) fn retire(&mut self, now: Instant) -> bool {
+        let Some(mut revocation) = self.revocation.take() else {
+            return false;
+        };
+        self.move_on(&mut revocation, now);
+        let commits = match revocation.stage {
+            Stage::Committing(by) => Some(by),
+            _ => None,
+        };
         let mut finished = Vec::new();
         for (partition, owned) in &self.partitions {
             let Some(drain_by) = owned.drain_by else {
                 continue;
             };
+            let is_late = commits.is_some_and(|by| by <= now);
             match &owned.lane {
-                _ if drain_by + COMMIT_GRACE <= now => finished.push(partition.clone()),
+                _ if is_late => finished.push(partition.clone()),
                 Some(_) if drain_by <= now => owned.lease.revoke(),
                 Some(_) => {}
+                None if commits.is_none() => {}
                 None if owned.progress.uncommitted().is_none() => finished.push(partition.clone()),
                 None => self.committer.hurry(now),
             }
@@ -79,13 +148,39 @@ impl Member {
         if !finished.is_empty() {
             self.partitions_changed();
         }
-        match self.revocation {
-            Some(id) if !self.is_retiring() => {
-                self.revocation = None;
-                self.driver.revoke_completed(id, now);
-                true
+        if commits.is_some() && !self.is_retiring() {
+            self.driver.revoke_completed(revocation.id, now);
+            return true;
+        }
+        self.revocation = Some(revocation);
+        false
+    }
+
+    /// From one stage to the next.
+    fn move_on(&mut self, revocation: &mut Revocation, now: Instant) {
+        if let Stage::Draining = revocation.stage {
+            let retiring = || self.partitions.iter().filter(|(_, o)| o.drain_by.is_some());
+            let is_drained = retiring().all(|(_, owned)| owned.lane.is_none());
+            if is_drained || revocation.drain_by + LANE_GRACE <= now {
+                let told = retiring().map(|(p, o)| (p.clone(), o.progress.clone()));
+                let told = self.rebalance(told.collect());
+                self.callbacks.revoked(told);
+                let by = now + self.spec.config.rebalance_callback_timeout;
+                let by = self
+                    .closing
+                    .map_or(by, |closing| by.min(closing.max(now + CALLBACK_GRACE)));
+                revocation.stage = Stage::Calling(by);
             }
-            _ => false,
+        }
+        if let Stage::Calling(by) = revocation.stage {
+            while by <= now && self.callbacks.has_revoked() {
+                if let Some(called) = self.callbacks.give_up_next() {
+                    self.on_called(called, now);
+                }
+            }
+            if !self.callbacks.has_revoked() {
+                revocation.stage = Stage::Committing(now + COMMIT_GRACE);
+            }
         }
     }
 
@@ -98,8 +193,11 @@ impl Member {
     /// The commit of a retiring partition was refused for good.
     pub(super) fn abandon_retiring(&mut self, partition: &TopicPartition) {
         let retiring = self.partitions.get(partition);
-        if retiring.is_some_and(|owned| owned.drain_by.is_some() && owned.lane.is_none()) {
-            self.on_lost(std::slice::from_ref(partition));
+        let commits = |revocation: &Revocation| matches!(revocation.stage, Stage::Committing(_));
+        if self.revocation.as_ref().is_some_and(commits)
+            && retiring.is_some_and(|owned| owned.drain_by.is_some() && owned.lane.is_none())
+        {
+            self.forget(std::slice::from_ref(partition));
         }
     }
 
@@ -128,20 +226,28 @@ impl Member {
 
     /// How long the member's parts may still need, at the most, once it is closing.
     pub(super) fn give_up_at(&self) -> Option<Instant> {
+        let telling = match self.callbacks.is_listening() {
+            true => LANE_GRACE + CALLBACK_GRACE,
+            false => Duration::ZERO,
+        };
         self.closing
-            .map(|deadline| deadline + COMMIT_GRACE + LEAVE_GRACE)
+            .map(|deadline| deadline + telling + COMMIT_GRACE + LEAVE_GRACE)
     }
 
     /// The next moment at which [`retire`](Self::retire) can do something by the clock alone.
     pub(super) fn retire_wake(&self, now: Instant) -> Option<Instant> {
-        let wake = |owned: &Owned| {
-            let drain_by = owned.drain_by?;
-            Some(match owned.lane {
-                Some(_) if drain_by > now => drain_by,
-                _ => drain_by + COMMIT_GRACE,
-            })
+        let revocation = self.revocation.as_ref()?;
+        let stage = match revocation.stage {
+            Stage::Draining => revocation.drain_by + LANE_GRACE,
+            Stage::Calling(by) | Stage::Committing(by) => by,
         };
-        self.partitions.values().filter_map(wake).min()
+        let draining = |owned: &Owned| {
+            owned
+                .drain_by
+                .filter(|at| owned.lane.is_some() && *at > now)
+        };
+        let draining = self.partitions.values().filter_map(draining);
+        draining.chain([stage]).min()
     }
 
     fn note_left_behind(&mut self, partition: &TopicPartition, owned: &Owned) {

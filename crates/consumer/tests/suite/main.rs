@@ -4,6 +4,7 @@
 
 mod batches;
 mod bed;
+mod callbacks;
 mod commits;
 mod delivery;
 mod faults;
