@@ -52,4 +52,4 @@ pub use handle::DeliveryHandle;
 pub use partition::PartitionerKind;
 pub use producer::{FlushTimedOut, Producer, ProducerBuilder};
 pub use report::{CloseReport, DeliveryReport, Reports, Undelivered};
-pub use transaction::{TransactionalConfig, TransactionalProducer};
+pub use transaction::{TransactionalConfig, TransactionalProducer, TransactionalProducerBuilder};

@@ -211,12 +211,16 @@ impl Producer {
 
     /// A producer for transactions: it has no id until [`go_on_as`](Self::go_on_as), and gets its
     /// epochs from there alone.
-    pub(crate) fn start_transactional(parts: Parts, config: ProducerConfig) -> Result<Self, Error> {
+    pub(crate) fn start_transactional(
+        parts: Parts,
+        config: ProducerConfig,
+        partitioner: Option<Box<dyn Partitioner>>,
+    ) -> Result<Self, Error> {
         let config = ProducerConfig {
             idempotence: Some(true),
             ..config
         };
-        let producer = Self::start(parts, config, None)?;
+        let producer = Self::start(parts, config, partitioner)?;
         let shared = &producer.inner.shared;
         shared.with(Accumulator::make_transactional);
         Ok(producer)

@@ -6,7 +6,11 @@ use TransactErrorKind as Kind;
 use TransactionVersion::{V1, V2};
 use ottla_client::{Client, ClientConfig, ErrorKind, TransportKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, TransactionState, Versions};
-use ottla_producer::{ProducerConfig, TransactionalConfig, TransactionalProducer};
+use ottla_producer::partition::{PartitionError, Partitioner, Partitions};
+use ottla_producer::{
+    DeliveryReport, PartitionerKind, ProducerConfig, Reports, TransactionalConfig,
+    TransactionalProducer,
+};
 use ottla_types::TransactErrorKind;
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::{GroupMetadata, TransactionVersion};
@@ -468,4 +472,110 @@ async fn the_rskafka_transport_is_refused_by_its_capability() {
     assert!(cause.contains("`transactions`"), "{cause}");
     client.close().await;
     cluster.shutdown().await;
+}
+
+/// Everything goes to the last partition.
+struct Last;
+
+impl Partitioner for Last {
+    fn partition(
+        &mut self,
+        _: &Record,
+        partitions: &Partitions<'_>,
+    ) -> Result<i32, PartitionError> {
+        partitions
+            .all()
+            .last()
+            .copied()
+            .ok_or(PartitionError::MissingPartition)
+    }
+
+    fn keeps_keys_together(&self) -> bool {
+        true
+    }
+
+    fn for_topic(&self, _: &str) -> Box<dyn Partitioner> {
+        Box::new(Last)
+    }
+}
+
+#[tokio::test]
+async fn a_partitioner_of_the_users_own_chooses_within_transactions_too() {
+    let bed = Bed::new(V2).await;
+    let builder = TransactionalProducer::builder(&bed.client, config());
+    let producer = builder
+        .partitioner(Last)
+        .require_key_order()
+        .build()
+        .unwrap();
+    producer.init().await.unwrap();
+    producer.begin().await.unwrap();
+    for n in 0..10 {
+        drop(producer.enqueue(Record::new("t").key(format!("{n}")).value("x")));
+    }
+    producer.commit().await.unwrap();
+    let written = bed.cluster.committed_records("t");
+    assert_eq!(written.len(), 10);
+    assert!(
+        written
+            .iter()
+            .all(|record| record.partition == PARTITIONS - 1)
+    );
+
+    let mut scattering = config();
+    scattering.producer.partitioner = PartitionerKind::RoundRobin;
+    let builder = TransactionalProducer::builder(&bed.client, scattering);
+    let error = builder.require_key_order().build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    bed.end(producer).await;
+}
+
+async fn read(reports: &mut Reports, count: usize) -> Vec<DeliveryReport> {
+    let mut read = Vec::new();
+    while read.len() < count {
+        let report = tokio::time::timeout(Duration::from_secs(20), reports.recv()).await;
+        read.push(report.unwrap().unwrap());
+    }
+    read
+}
+
+#[tokio::test]
+async fn reports_tell_of_every_record_of_a_transaction() {
+    let bed = Bed::new(V2).await;
+    let producer = bed.producer().await;
+    let mut reports = producer.reports().unwrap();
+    assert!(producer.reports().is_none(), "they are on already");
+    let record = |n: i32| {
+        Record::new("t")
+            .partition(n % PARTITIONS)
+            .value(format!("{n}"))
+    };
+    let outside = producer.enqueue(record(0)).await.unwrap_err();
+    assert_eq!(outside.kind(), PublishErrorKind::NoTransaction);
+
+    producer.begin().await.unwrap();
+    let ids: Vec<u64> = (0..6).map(|n| producer.enqueue(record(n)).id()).collect();
+    // Nobody reads meanwhile.
+    producer.commit().await.unwrap();
+    let told = read(&mut reports, 6).await;
+    let mut of: Vec<u64> = told.iter().map(|report| report.id).collect();
+    of.sort_unstable();
+    assert_eq!(of, ids);
+    assert!(told.iter().all(|report| report.result.is_ok()), "{told:?}");
+
+    // What an abort drops is told too.
+    producer.begin().await.unwrap();
+    let stuck = bed
+        .cluster
+        .faults()
+        .add(bed.fault(ApiKey::Produce, Action::Refuse(19)).forever());
+    let dropped = producer.enqueue(record(1)).id();
+    producer.abort().await.unwrap();
+    stuck.remove();
+    let told = read(&mut reports, 1).await.remove(0);
+    assert_eq!(told.id, dropped);
+    assert!(told.result.is_err(), "{told:?}");
+    assert_eq!(bed.committed().len(), 6);
+    bed.end(producer).await;
+    assert!(reports.recv().await.is_none());
 }

@@ -1,18 +1,21 @@
 //! [`TransactionalProducer`]: the handle that applications hold.
 
+use super::builder::TransactionalProducerBuilder;
 use super::config::TransactionalConfig;
 use super::coordinator::Coordinator;
 use super::machine::{Cause, Machine, Ticket};
 use super::transport::Enlisting;
 use crate::handle::DeliveryHandle;
+use crate::partition::Partitioner;
 use crate::producer::{Parts, Producer};
+use crate::report::Reports;
 use crate::shared::now;
 use ottla_client::{Client, Error};
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{
-    BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record, Transact,
-    TransactError,
+    BoxFuture, ConfigError, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record,
+    Transact, TransactError,
 };
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -82,6 +85,19 @@ impl TransactionalProducer {
     /// [`ErrorKind::Config`](ottla_client::ErrorKind::Config) names the key that is not allowed, or
     /// the transport's missing capability (`transactions`).
     pub fn new(client: &Client, config: TransactionalConfig) -> Result<Self, Error> {
+        Self::builder(client, config).build()
+    }
+
+    /// A builder, for a partitioner of the user's own.
+    pub fn builder(client: &Client, config: TransactionalConfig) -> TransactionalProducerBuilder {
+        TransactionalProducerBuilder::new(client, config)
+    }
+
+    pub(super) fn start(
+        client: &Client,
+        config: TransactionalConfig,
+        partitioner: Option<Box<dyn Partitioner>>,
+    ) -> Result<Self, Error> {
         config.validate()?;
         let transport = Arc::clone(client.transport());
         config.validate_for(transport.name(), &transport.capabilities())?;
@@ -93,7 +109,7 @@ impl TransactionalProducer {
         let coordinator = Arc::new(Coordinator::new(calls, transport, machine));
         let transport = Arc::new(Enlisting(Arc::clone(&coordinator)));
         let parts = Parts::transactional(client, transport);
-        let producer = Producer::start_transactional(parts, config.producer.clone())?;
+        let producer = Producer::start_transactional(parts, config.producer.clone(), partitioner)?;
         let mut task = JoinSet::new();
         task.spawn(Arc::clone(&coordinator).run());
         Ok(Self {
@@ -111,6 +127,22 @@ impl TransactionalProducer {
     /// The configuration.
     pub fn config(&self) -> &TransactionalConfig {
         &self.inner.config
+    }
+
+    /// See [`Producer::require_key_order`].
+    ///
+    /// # Errors
+    /// Names the partitioner.
+    pub fn require_key_order(&self) -> Result<(), ConfigError> {
+        self.inner.producer.require_key_order()
+    }
+
+    /// See [`Producer::reports`]. A report says what became of the record; it counts when its
+    /// transaction is committed. A record outside of a transaction is not taken, and not reported.
+    ///
+    /// A commit does not wait for reports to be read.
+    pub fn reports(&self) -> Option<Reports> {
+        self.inner.producer.reports()
     }
 
     /// Gets the producer id from the coordinator. What a producer with the same `transactional.id`
