@@ -167,6 +167,19 @@ impl Cluster {
         self.state().brokers.get(&id).cloned()
     }
 
+    /// The broker with this id. One that is named before the metadata lists it, such as a replica that
+    /// has just come back, is an error that passes.
+    pub(crate) fn known_broker(
+        &self,
+        id: i32,
+        operation: &'static str,
+    ) -> Result<Arc<Broker>, Error> {
+        self.broker(id).ok_or_else(|| {
+            let unknown = format!("no broker has the id {id}");
+            Error::new(ErrorKind::Connect, operation).with_source(unknown)
+        })
+    }
+
     /// The topic from the cache, if it is not too old.
     pub(crate) fn cached_topic(&self, name: &str) -> Option<Arc<TopicMetadata>> {
         match self.state().topics.get(name) {

@@ -16,8 +16,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct KafkaOptions {
     /// Which Kafka.
     pub jars: Jars,
-    /// Broker settings on top of the harness's own; they win. `{broker.port}`,
-    /// `{controller.port}`, `{outer.port}` and `{proxy.port}` stand for the ports that a node has.
+    /// Broker settings on top of the harness's own; they win. `{node.id}` stands for the node's id,
+    /// `{broker.port}`, `{controller.port}`, `{outer.port}` and `{proxy.port}` for its ports.
     pub properties: Vec<(String, String)>,
     /// Arguments of the storage tool's `format`, such as `--add-scram`.
     pub format: Vec<String>,
@@ -153,6 +153,15 @@ impl KafkaCluster {
     /// For each node the port that its proxy has, and where that leads.
     pub fn proxy_routes(&self) -> Vec<(u16, u16)> {
         self.nodes.iter().map(|node| node.proxy_route).collect()
+    }
+
+    /// The proxies' addresses, joined by commas.
+    pub fn proxied_bootstrap(&self) -> String {
+        let routes = self.nodes.iter().map(|node| node.proxy_route);
+        let addresses: Vec<_> = routes
+            .map(|(port, _)| format!("127.0.0.1:{port}"))
+            .collect();
+        addresses.join(",")
     }
 
     /// `host:port` of every node, joined by commas, also of those that are down.

@@ -103,6 +103,7 @@ impl Layout {
         text.push_str(QUICK);
         for (name, value) in &self.properties {
             let value = value
+                .replace("{node.id}", &(index + 1).to_string())
                 .replace("{broker.port}", &broker.to_string())
                 .replace("{controller.port}", &controller.to_string())
                 .replace("{outer.port}", &outer.to_string())

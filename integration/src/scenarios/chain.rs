@@ -76,7 +76,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     for way in WAYS {
         let chain = Chain {
             way,
-            bootstrap: proxied(&cluster),
+            bootstrap: cluster.proxied_bootstrap(),
             transport: context.transport(),
             replication: context.replication(),
             prefix: context.unique(way.name),
@@ -92,14 +92,6 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     drop(proxies);
     cluster.stop().await?;
     outcome
-}
-
-fn proxied(cluster: &KafkaCluster) -> String {
-    let routes = cluster.proxy_routes().into_iter();
-    let addresses: Vec<_> = routes
-        .map(|(port, _)| format!("127.0.0.1:{port}"))
-        .collect();
-    addresses.join(",")
 }
 
 struct Chain {

@@ -11,6 +11,7 @@ mod chain;
 mod client_conformance;
 mod codecs;
 mod foreign_clients;
+mod leaders;
 mod log_upkeep;
 mod order_flow;
 pub mod runner;
@@ -104,6 +105,17 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(600),
         run: |context| Box::pin(chain::run(context)),
+    },
+    Scenario {
+        name: "leaders",
+        about: "reading from the replica of one's rack; a log that an unclean election has cut",
+        needs: Needs::Harness,
+        nodes: &[3],
+        // The other one knows neither racks nor epochs.
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(240),
+        run: |context| Box::pin(leaders::run(context)),
     },
     Scenario {
         name: "bad-input",

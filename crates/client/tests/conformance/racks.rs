@@ -126,7 +126,10 @@ pub(crate) async fn a_replica_that_dies_leads_back_to_the_leader(kind: Transport
     bed.mock.kill(2).await.unwrap();
     offset = pass(&topic, offset).await;
     offset = pass(&topic, offset).await;
-    // Back again, it is sent to again.
+    // Back again, it is sent to again. That the metadata does not list it yet is an error that passes.
+    bed.client.refresh_topic("near").await.unwrap();
+    let slow = Fault::on(ApiKey::Metadata).action(Action::Delay(SECOND));
+    bed.mock.faults().add(slow);
     bed.mock.restart(2).await.unwrap();
     let before = replica.hits();
     while replica.hits() == before {

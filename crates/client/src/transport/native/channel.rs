@@ -249,9 +249,7 @@ impl Channel {
         }
         self.session.reset();
         let cluster = &self.fetches.leaders.cluster;
-        let broker = cluster
-            .broker(self.broker)
-            .ok_or_else(|| Error::from_code(ErrorCode::BROKER_NOT_AVAILABLE, message::NAME))?;
+        let broker = cluster.known_broker(self.broker, message::NAME)?;
         let connection = cluster
             .connector
             .connect(

@@ -149,9 +149,9 @@ async fn ask(
     deadline: Instant,
 ) {
     let cluster = &leaders.cluster;
-    let Some(broker) = cluster.broker(broker) else {
-        let error = Error::from_code(ErrorCode::BROKER_NOT_AVAILABLE, ListOffsetsRequest::NAME);
-        return fail_all(lookups, error);
+    let broker = match cluster.known_broker(broker, ListOffsetsRequest::NAME) {
+        Ok(broker) => broker,
+        Err(error) => return fail_all(lookups, error),
     };
     let asked: Vec<_> = lookups
         .iter()

@@ -146,10 +146,7 @@ impl Sender {
             metrics::counter!("ottla_client_reconnects_total").increment(1);
         }
         let cluster = &self.leaders.cluster;
-        let broker = cluster.broker(self.broker).ok_or_else(|| {
-            Error::new(ErrorKind::Connect, message::NAME)
-                .with_source(format!("no broker has the id {}", self.broker))
-        })?;
+        let broker = cluster.known_broker(self.broker, message::NAME)?;
         let last = waiting.iter().map(|order| order.deadline).max();
         let connector = &cluster.connector;
         let connecting = connector.connect(
