@@ -7,7 +7,7 @@ use ottla_client::transport::Produced;
 use ottla_types::{PublishError, RecordMetadata};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// How records that were sent together ended.
@@ -25,12 +25,15 @@ pub(crate) enum Outcome {
 pub(crate) struct BatchResult {
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
+    /// What was settled first: mostly all of it. Read without the lock.
+    first: OnceLock<Segment>,
     state: Mutex<ResultState>,
 }
 
 #[derive(Debug, Default)]
 struct ResultState {
-    segments: Vec<Segment>,
+    /// What was settled after the first.
+    more: Vec<Segment>,
     wakers: Vec<Option<Waker>>,
 }
 
@@ -46,6 +49,7 @@ impl BatchResult {
         Self {
             topic,
             partition,
+            first: OnceLock::new(),
             state: Mutex::default(),
         }
     }
@@ -58,28 +62,38 @@ impl BatchResult {
     /// Settles `count` records from `first` on and wakes those who wait.
     pub(crate) fn settle(&self, first: u32, count: u32, outcome: Outcome) {
         let mut state = self.lock();
-        state.segments.push(Segment {
+        let segment = Segment {
             first,
             count,
             outcome,
-        });
+        };
+        if let Err(segment) = self.first.set(segment) {
+            state.more.push(segment);
+        }
         // The slots stay: handles of the records that are not settled yet know theirs by number.
         let wakers: Vec<_> = state.wakers.iter_mut().filter_map(Option::take).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn find(&self, state: &ResultState, index: u32, timestamp_ms: i64) -> Option<Outcomes> {
-        let segment = state
-            .segments
-            .iter()
-            .find(|s| (s.first..s.first + s.count).contains(&index))?;
+    fn find<'a>(&'a self, state: &'a ResultState, index: u32) -> Option<&'a Segment> {
+        let mut settled = self.first.get().into_iter().chain(&state.more);
+        settled.find(|segment| segment.holds(index))
+    }
+
+    fn result(&self, segment: &Segment, index: u32, timestamp_ms: i64) -> Outcomes {
         let place = Place {
             topic: &self.topic,
             partition: self.partition,
             timestamp_ms,
         };
-        Some(segment.outcome.of(&place, index - segment.first))
+        segment.outcome.of(&place, index - segment.first)
+    }
+}
+
+impl Segment {
+    fn holds(&self, index: u32) -> bool {
+        (self.first..self.first + self.count).contains(&index)
     }
 }
 
@@ -158,8 +172,9 @@ pub struct DeliveryHandle {
 #[derive(Debug)]
 enum HandleState {
     Waiting(Arc<WaitCell>),
-    Placed { slot: Slot, waker: Option<usize> },
-    Failed(PublishError),
+    Placed { slot: Slot, waker: Option<u32> },
+    // In a box, so that the handle of a record that is taken stays small.
+    Failed(Box<PublishError>),
 }
 
 impl DeliveryHandle {
@@ -167,7 +182,7 @@ impl DeliveryHandle {
         Self {
             id,
             timestamp_ms: -1,
-            state: HandleState::Failed(error),
+            state: HandleState::Failed(Box::new(error)),
         }
     }
 
@@ -223,23 +238,27 @@ impl Future for DeliveryHandle {
         let this = &mut *self;
         loop {
             match &mut this.state {
-                HandleState::Failed(error) => return Poll::Ready(Err(error.clone())),
+                HandleState::Failed(error) => return Poll::Ready(Err((**error).clone())),
                 HandleState::Waiting(cell) => match poll_cell(cell, cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => this.state = HandleState::Failed(error),
+                    Poll::Ready(Err(error)) => this.state = HandleState::Failed(Box::new(error)),
                     Poll::Ready(Ok(slot)) => {
                         this.state = HandleState::Placed { slot, waker: None };
                     }
                 },
                 HandleState::Placed { slot, waker } => {
-                    let mut state = slot.batch.lock();
-                    if let Some(found) = slot.batch.find(&state, slot.index, this.timestamp_ms) {
-                        return Poll::Ready(found);
+                    let (batch, index) = (&slot.batch, slot.index);
+                    if let Some(segment) = batch.first.get().filter(|first| first.holds(index)) {
+                        return Poll::Ready(batch.result(segment, index, this.timestamp_ms));
                     }
-                    match waker.and_then(|at| state.wakers.get_mut(at)) {
+                    let mut state = batch.lock();
+                    if let Some(segment) = batch.find(&state, index) {
+                        return Poll::Ready(batch.result(segment, index, this.timestamp_ms));
+                    }
+                    match waker.and_then(|at| state.wakers.get_mut(at as usize)) {
                         Some(own) => *own = Some(cx.waker().clone()),
                         None => {
-                            *waker = Some(state.wakers.len());
+                            *waker = u32::try_from(state.wakers.len()).ok();
                             state.wakers.push(Some(cx.waker().clone()));
                         }
                     }
@@ -256,7 +275,7 @@ impl Drop for DeliveryHandle {
             slot,
             waker: Some(at),
         } = &self.state
-            && let Some(own) = slot.batch.lock().wakers.get_mut(*at)
+            && let Some(own) = slot.batch.lock().wakers.get_mut(*at as usize)
         {
             *own = None;
         }

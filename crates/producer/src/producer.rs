@@ -269,13 +269,13 @@ impl Producer {
     /// Hands a record over and returns at once.
     ///
     /// The order of the calls is the order within a partition. A record without a timestamp gets
-    /// the time of the call. When the buffer is full the handle fails at once with
+    /// the time of the call; a change of the system's clock shows in it within a second. When the buffer is full the handle fails at once with
     /// [`PublishErrorKind::BufferFull`], and the record was not taken: see
     /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
     pub fn enqueue(&self, record: Record) -> DeliveryHandle {
-        let topic = Arc::clone(&record.topic);
-        self.try_enqueue(&mut Some(record))
-            .unwrap_or_else(|| refused(PublishErrorKind::BufferFull, &topic))
+        let mut held = Some(record);
+        self.try_enqueue(&mut held)
+            .unwrap_or_else(|| refused(PublishErrorKind::BufferFull, held))
     }
 
     /// Waits for room in the buffer, then hands the record over. Those who wait are served in the
@@ -283,11 +283,15 @@ impl Producer {
     ///
     /// Cancellation: a record whose handle was not returned yet was not taken.
     pub async fn enqueue_when_room(&self, record: Record) -> DeliveryHandle {
-        let topic = Arc::clone(&record.topic);
         let mut held = Some(record);
-        if let Some(handle) = self.try_enqueue(&mut held) {
-            return handle;
+        match self.try_enqueue(&mut held) {
+            Some(handle) => handle,
+            // In a box, so that those for whom there is room do not carry it along.
+            None => Box::pin(self.enqueue_in_turn(held)).await,
         }
+    }
+
+    async fn enqueue_in_turn(&self, mut held: Option<Record>) -> DeliveryHandle {
         let shared = &self.inner.shared;
         let room = async {
             let _turn = self.inner.turnstile.lock().await;
@@ -295,9 +299,8 @@ impl Producer {
             Some(shared.wait_until(taken).await)
         };
         let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
-        waited
-            .unwrap_or_default()
-            .unwrap_or_else(|| refused(PublishErrorKind::TimedOut, &topic))
+        let handle = waited.unwrap_or_default();
+        handle.unwrap_or_else(|| refused(PublishErrorKind::TimedOut, held))
     }
 
     fn try_enqueue(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
@@ -455,9 +458,10 @@ impl Publish for Producer {
     }
 }
 
-fn refused(kind: PublishErrorKind, topic: &Arc<str>) -> DeliveryHandle {
-    let error = PublishError::new(kind, Fate::NotWritten, Arc::clone(topic));
-    DeliveryHandle::failed(u64::MAX, error)
+/// The handle of a record that was not taken.
+fn refused(kind: PublishErrorKind, held: Option<Record>) -> DeliveryHandle {
+    let topic = held.map_or_else(|| "".into(), |record| record.topic);
+    DeliveryHandle::failed(u64::MAX, PublishError::new(kind, Fate::NotWritten, topic))
 }
 
 fn wall_clock_ms() -> i64 {

@@ -13,6 +13,7 @@ const INITIAL_CAPACITY: usize = 4 * 1024;
 
 /// An upper bound on the bytes that a record takes in a batch; [`BATCH_OVERHEAD`] comes on top once
 /// a batch. A batch of `BATCH_OVERHEAD + record_size(..)` bytes holds the record.
+#[inline]
 pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>, headers: &Headers) -> usize {
     let content = Content {
         key,
@@ -67,6 +68,7 @@ impl BatchBuilder {
     /// time is too far from the first record's to be expressed in one batch),
     /// [`AppendError::TooLarge`] if it fits none, [`AppendError::Overflow`] if the format cannot
     /// express it. The batch is unchanged.
+    #[inline]
     pub fn try_append(
         &mut self,
         timestamp_ms: i64,
@@ -117,16 +119,19 @@ impl BatchBuilder {
     }
 
     /// How many records were added.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.count as u32
     }
 
     /// Whether no record was added.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// The bytes of the batch as it stands, the overhead included.
+    #[inline]
     pub fn size(&self) -> usize {
         self.buf.len()
     }

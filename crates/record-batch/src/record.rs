@@ -2,8 +2,8 @@
 
 use crate::error::{DecodeError, Problem};
 use crate::header::Header;
-use crate::varint::{Reader, put_varlong, varlong_len};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::varint::{Numbers, Reader, put_varlong, varlong_len};
+use bytes::{Bytes, BytesMut};
 use ottla_types::{ConsumedRecord, Header as RecordHeader, Headers, TimestampType};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ pub(crate) struct Content<'a> {
 
 impl Content<'_> {
     /// The bytes of key, value and headers with their lengths; the deltas are not in it.
+    #[inline]
     pub(crate) fn encoded_len(&self) -> usize {
         let headers: usize = self
             .headers
@@ -32,11 +33,13 @@ impl Content<'_> {
 }
 
 /// The bytes of a whole record, its length prefix included, and of what the prefix counts.
+#[inline]
 pub(crate) fn sizes(content_len: usize, timestamp_delta: i64, offset_delta: i64) -> (usize, usize) {
     let body = 1 + varlong_len(timestamp_delta) + varlong_len(offset_delta) + content_len;
     (varlong_len(body as i64) + body, body)
 }
 
+#[inline]
 fn field_len(field: Option<&[u8]>) -> usize {
     match field {
         None => 1,
@@ -44,17 +47,18 @@ fn field_len(field: Option<&[u8]>) -> usize {
     }
 }
 
-fn put_field(buf: &mut BytesMut, field: Option<&[u8]>) {
-    match field {
-        None => put_varlong(buf, -1),
-        Some(bytes) => {
-            put_varlong(buf, bytes.len() as i64);
-            buf.put_slice(bytes);
-        }
+/// Writes a field with its length, and before it what `before` holds.
+#[inline]
+fn put_field(buf: &mut BytesMut, mut before: Numbers, field: Option<&[u8]>) {
+    before.varlong(field.map_or(-1, |bytes| bytes.len() as i64));
+    buf.extend_from_slice(before.as_slice());
+    if let Some(bytes) = field {
+        buf.extend_from_slice(bytes);
     }
 }
 
 /// Writes a record whose body takes `body_len` bytes, as [`sizes`] says.
+#[inline]
 pub(crate) fn put(
     buf: &mut BytesMut,
     content: Content<'_>,
@@ -62,16 +66,18 @@ pub(crate) fn put(
     offset_delta: i64,
     body_len: usize,
 ) {
-    put_varlong(buf, body_len as i64);
-    buf.put_u8(0);
-    put_varlong(buf, timestamp_delta);
-    put_varlong(buf, offset_delta);
-    put_field(buf, content.key);
-    put_field(buf, content.value);
+    let mut numbers = Numbers::new();
+    numbers.varlong(body_len as i64);
+    // The attributes, which no record has.
+    numbers.byte(0);
+    numbers.varlong(timestamp_delta);
+    numbers.varlong(offset_delta);
+    put_field(buf, numbers, content.key);
+    put_field(buf, Numbers::new(), content.value);
     put_varlong(buf, content.headers.len() as i64);
     for header in content.headers {
-        put_field(buf, Some(&header.key));
-        put_field(buf, header.value.as_deref());
+        put_field(buf, Numbers::new(), Some(&header.key));
+        put_field(buf, Numbers::new(), header.value.as_deref());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Zigzag varints: 7 bits a byte, the lowest first, the high bit says that more follow.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 /// Bytes left to read; every read is checked against them.
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
@@ -76,11 +76,13 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[inline]
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
 /// How many bytes [`put_varlong`] writes.
+#[inline]
 pub(crate) fn varlong_len(value: i64) -> usize {
     let bits = 64 - zigzag(value).leading_zeros() as usize;
     bits.div_ceil(7).max(1)
@@ -88,12 +90,49 @@ pub(crate) fn varlong_len(value: i64) -> usize {
 
 /// Writes a varint; a 32-bit value has the same encoding in the short and the long form.
 pub(crate) fn put_varlong(buf: &mut BytesMut, value: i64) {
-    let mut raw = zigzag(value);
-    while raw >= 0x80 {
-        buf.put_u8((raw as u8) | 0x80);
-        raw >>= 7;
+    let mut numbers = Numbers::new();
+    numbers.varlong(value);
+    buf.extend_from_slice(numbers.as_slice());
+}
+
+/// The most bytes of one varint.
+const VARLONG_MAX: usize = 10;
+
+/// The numbers in front of a field, gathered so that they are written at once: as many as five.
+pub(crate) struct Numbers {
+    bytes: [u8; 5 * VARLONG_MAX],
+    len: usize,
+}
+
+impl Numbers {
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: [0; 5 * VARLONG_MAX],
+            len: 0,
+        }
     }
-    buf.put_u8(raw as u8);
+
+    #[inline]
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    #[inline]
+    pub(crate) fn varlong(&mut self, value: i64) {
+        let mut raw = zigzag(value);
+        while raw >= 0x80 {
+            self.byte((raw as u8) | 0x80);
+            raw >>= 7;
+        }
+        self.byte(raw as u8);
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 #[cfg(test)]

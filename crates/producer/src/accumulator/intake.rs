@@ -83,43 +83,50 @@ impl Accumulator {
             charge,
             epoch: self.epoch,
         };
-        let record = held.take()?;
-        let timestamp_ms = record.timestamp_ms.unwrap_or_else(wall_ms);
+        let timestamp_ms = match record.timestamp_ms {
+            Some(own) => own,
+            None => self.wall_clock.ms(now, wall_ms),
+        };
         let place = place.unwrap_or_else(|| self.add_topic(&record.topic, now));
-        Some(self.take(place, record, timestamp_ms, ticket))
+        if let Some(topic) = self.topics.at(place) {
+            topic.last_used = now;
+            if topic.view.is_none() {
+                let record = held.take()?;
+                return Some(self.hold(place, record, timestamp_ms, ticket));
+            }
+        }
+        let placed = self.place(place, record, timestamp_ms, ticket);
+        *held = None;
+        Some(match placed {
+            Ok(slot) => {
+                self.count_up(&ticket);
+                DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
+            }
+            Err(error) => self.refuse(ticket.id, error),
+        })
     }
 
-    fn take(
+    /// Keeps a record until its topic's partitions are known.
+    fn hold(
         &mut self,
         place: usize,
         record: Record,
         timestamp_ms: i64,
         ticket: Ticket,
     ) -> DeliveryHandle {
-        let topic = self.topics.at(place);
-        if let Some(topic) = topic {
-            topic.last_used = ticket.enqueued;
-            if topic.view.is_none() {
-                let cell = Arc::new(WaitCell::default());
-                let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
-                topic.waiting.push_back(WaitingRecord {
-                    record,
-                    timestamp_ms,
-                    cell,
-                    ticket,
-                });
-                self.waiting += 1;
-                self.count_up(&ticket);
-                return handle;
-            }
+        let cell = Arc::new(WaitCell::default());
+        let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
+        if let Some(topic) = self.topics.at(place) {
+            topic.waiting.push_back(WaitingRecord {
+                record,
+                timestamp_ms,
+                cell,
+                ticket,
+            });
+            self.waiting += 1;
+            self.count_up(&ticket);
         }
-        match self.place(place, &record, timestamp_ms, ticket) {
-            Ok(slot) => {
-                self.count_up(&ticket);
-                DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
-            }
-            Err(error) => self.refuse(ticket.id, error),
-        }
+        handle
     }
 
     /// Whether there is room for a record of `size` bytes ([`Record::size`]).

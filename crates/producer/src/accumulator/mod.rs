@@ -23,6 +23,7 @@ mod schedule;
 mod sequence;
 mod topic;
 mod undo;
+mod wall_clock;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use topic::{Topics, View};
+use wall_clock::WallClock;
 
 /// What to do about a topic after the cluster's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,7 @@ pub(crate) struct Accumulator {
     free: Vec<usize>,
     schedule: Schedule,
     rate_gate: Option<Instant>,
+    wall_clock: WallClock,
     used: usize,
     next_id: u64,
     next_serial: u32,
@@ -136,6 +139,7 @@ impl Accumulator {
             free: Vec::new(),
             schedule: Schedule::default(),
             rate_gate: None,
+            wall_clock: WallClock::default(),
             used: 0,
             next_id: 0,
             next_serial: 0,
