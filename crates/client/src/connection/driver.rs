@@ -8,8 +8,9 @@
 use super::frame::FrameError;
 use super::intake::{FrameBytes, Intake};
 use super::outflow::Outflow;
+use super::request_frame::RequestFrame;
 use crate::{Error, ErrorKind};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -22,13 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests that wait for an answer on one connection; more wait in the queue before it.
 pub(super) const IN_FLIGHT_MAX: usize = 64;
-/// Where the correlation id stands: behind the length, the API key and the version.
-const CORRELATION_ID_AT: std::ops::Range<usize> = 8..12;
 
 /// A request on its way to the driver.
 pub(super) struct Outgoing {
     /// The whole frame, its length included; the driver fills in the correlation id.
-    pub frame: BytesMut,
+    pub frame: RequestFrame,
     pub api: &'static str,
     pub deadline: Instant,
     /// Whether the broker answers; else the reply comes, empty, when the frame is written.
@@ -244,7 +243,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
         }
         let correlation_id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
-        request.frame[CORRELATION_ID_AT].copy_from_slice(&correlation_id.to_be_bytes());
+        request.frame.set_correlation_id(correlation_id);
         self.outgoing.push(request.frame);
         self.idleness.ends();
         let waiting = Waiting {
@@ -336,6 +335,7 @@ async fn wait_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::task::JoinSet;
     use tokio::time::sleep;
@@ -397,7 +397,7 @@ mod tests {
             frame.extend_from_slice(&[0; 8]);
             let (reply, answer) = oneshot::channel();
             let request = Outgoing {
-                frame,
+                frame: RequestFrame::new(frame),
                 api: "Test",
                 deadline: Instant::now() + 10 * LIMIT,
                 is_answered: true,

@@ -12,6 +12,7 @@ mod intake;
 mod layout;
 mod outflow;
 mod raw;
+mod request_frame;
 mod sasl;
 mod secure;
 mod tasks;
@@ -21,6 +22,7 @@ mod tls;
 pub(crate) use api::Api;
 pub(crate) use intake::FrameBytes;
 pub(crate) use raw::Submitted;
+pub(crate) use request_frame::RequestFrame;
 pub(crate) use secure::Security;
 pub(crate) use tasks::Tasks;
 #[cfg(feature = "tls")]
@@ -481,7 +483,7 @@ impl Handle {
         }
     }
 
-    fn encode<A: Api>(&self, request: &A, version: i16) -> Result<BytesMut, Error> {
+    fn encode<A: Api>(&self, request: &A, version: i16) -> Result<RequestFrame, Error> {
         let header = RequestHeader::default()
             .with_request_api_key(A::KEY)
             .with_request_api_version(version)
@@ -496,11 +498,11 @@ impl Handle {
                 self.error(ErrorKind::Unsupported, A::NAME)
                     .with_source(cause)
             })?;
-        let length = i32::try_from(frame.len() - 4).map_err(|cause| {
+        let mut frame = RequestFrame::new(frame);
+        frame.finish().map_err(|cause| {
             self.error(ErrorKind::Unsupported, A::NAME)
                 .with_source(cause)
         })?;
-        frame[..4].copy_from_slice(&length.to_be_bytes());
         Ok(frame)
     }
 

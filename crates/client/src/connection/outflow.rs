@@ -1,55 +1,63 @@
 //! Requests on their way to the socket.
 //!
-//! Small ones are gathered, so that they share a write; a large one goes out of the buffer that it
-//! was encoded into.
+//! Small ones are gathered, so that they share a write; what is large goes out of the buffer that it
+//! was encoded into, several such buffers in a write.
 
-use bytes::BytesMut;
+use super::request_frame::{Part, RequestFrame};
+use bytes::Buf;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-/// Frames up to this size are copied behind one that waits.
+/// Parts up to this size are copied behind one that waits.
 const SMALL_BYTES: usize = 8 << 10;
 /// Bytes that wait before no more are taken.
 const GATHER_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Outflow {
-    frames: VecDeque<BytesMut>,
+    parts: Parts,
     /// The stream may hold bytes back that it took (TLS does) until it is flushed.
     must_flush: bool,
 }
 
+/// What waits, in order; none is empty.
+#[derive(Debug, Default)]
+struct Parts(VecDeque<Part>);
+
 impl Outflow {
-    pub(super) fn push(&mut self, frame: BytesMut) {
-        match self.frames.back_mut() {
-            Some(last) if frame.len() <= SMALL_BYTES && last.len() <= SMALL_BYTES => {
-                last.extend_from_slice(&frame);
+    pub(super) fn push(&mut self, frame: RequestFrame) {
+        for part in frame.into_parts() {
+            match self.parts.0.back_mut() {
+                Some(Part::Own(last))
+                    if part.remaining() <= SMALL_BYTES && last.len() <= SMALL_BYTES =>
+                {
+                    last.extend_from_slice(part.chunk());
+                }
+                _ => self.parts.0.push_back(part),
             }
-            _ => self.frames.push_back(frame),
         }
     }
 
     /// Whether everything is written and flushed.
     pub(super) fn is_done(&self) -> bool {
-        self.frames.is_empty() && !self.must_flush
+        !self.parts.has_remaining() && !self.must_flush
     }
 
     /// Whether more requests may be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.frames.iter().map(BytesMut::len).sum::<usize>() < GATHER_BYTES
+        self.parts.remaining() < GATHER_BYTES
     }
 
     /// Writes some of the bytes, and flushes behind the last. Dropping it loses nothing.
     pub(super) async fn write<W: AsyncWrite + Unpin>(&mut self, writer: &mut W) -> io::Result<()> {
-        if let Some(first) = self.frames.front_mut() {
+        if self.parts.has_remaining() {
             self.must_flush = true;
-            writer.write_buf(first).await?;
-            if first.is_empty() {
-                self.frames.pop_front();
+            if writer.write_buf(&mut self.parts).await? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
-        if self.frames.is_empty() {
+        if !self.parts.has_remaining() {
             writer.flush().await?;
             self.must_flush = false;
         }
@@ -57,30 +65,153 @@ impl Outflow {
     }
 }
 
+impl Buf for Parts {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Part::remaining).sum()
+    }
+
+    fn has_remaining(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], Part::chunk)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let both = slices.iter_mut().zip(&self.0);
+        both.map(|(slice, part)| *slice = IoSlice::new(part.chunk()))
+            .count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(first) = self.0.front_mut() {
+            let left = first.remaining();
+            if count < left {
+                return first.advance(count);
+            }
+            count -= left;
+            self.0.pop_front();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::{BufMut, Bytes, BytesMut};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    fn frame(bytes: &[u8]) -> RequestFrame {
+        RequestFrame::new(BytesMut::from(bytes))
+    }
+
+    /// Takes `most` bytes a call at most, and remembers how many parts it was offered.
+    struct Trickle {
+        most: usize,
+        written: Vec<u8>,
+        offered: Vec<usize>,
+    }
+
+    impl AsyncWrite for Trickle {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.offered.push(slices.len());
+            let all = slices.iter().flat_map(|slice| slice.iter());
+            let taken: Vec<u8> = all.copied().take(self.most).collect();
+            self.written.extend_from_slice(&taken);
+            Poll::Ready(Ok(taken.len()))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn written(outflow: &mut Outflow, most: usize) -> Trickle {
+        let mut trickle = Trickle {
+            most,
+            written: Vec::new(),
+            offered: Vec::new(),
+        };
+        while !outflow.is_done() {
+            outflow.write(&mut trickle).await.unwrap();
+        }
+        trickle
+    }
 
     #[tokio::test]
-    async fn frames_go_out_in_order_whole_and_large_ones_where_they_are() {
+    async fn frames_go_out_in_order_whole_and_small_ones_together() {
         let sizes = [10, 20, 100_000, SMALL_BYTES, 5, 200_000, 1];
         let frames: Vec<_> = (0_u8..).zip(sizes).map(|(n, size)| vec![n; size]).collect();
-        let mut outflow = Outflow::default();
-        for frame in &frames {
-            outflow.push(BytesMut::from(&frame[..]));
-        }
-        let large = outflow.frames[1].as_ptr();
-        let lengths: Vec<_> = outflow.frames.iter().map(BytesMut::len).collect();
-        assert_eq!(lengths, [30, 100_000, SMALL_BYTES + 5, 200_000, 1]);
-        assert!(!outflow.has_room());
-        let mut written = Vec::new();
-        while !outflow.is_done() {
-            if outflow.frames.len() == 4 {
-                assert_eq!(outflow.frames[0].as_ptr(), large, "it was not copied");
+        for most in [7, 4096, 150_000, usize::MAX] {
+            let mut outflow = Outflow::default();
+            for bytes in &frames {
+                outflow.push(frame(bytes));
             }
-            outflow.write(&mut written).await.unwrap();
+            let lengths: Vec<_> = outflow.parts.0.iter().map(Part::remaining).collect();
+            assert_eq!(lengths, [30, 100_000, SMALL_BYTES + 5, 200_000, 1]);
+            assert!(!outflow.has_room());
+            assert!(written(&mut outflow, most).await.written == frames.concat());
+            assert!(outflow.has_room());
         }
-        assert_eq!(written, frames.concat());
-        assert!(outflow.has_room());
+    }
+
+    #[tokio::test]
+    async fn batches_are_written_from_where_they_are_and_with_what_surrounds_them() {
+        let batches = [9_000, 100, 70_000].map(|size| Bytes::from(vec![1; size]));
+        let mut request = frame(&[0; 20]);
+        for batch in &batches {
+            request.buf().put_u8(2);
+            request.put_shared(batch);
+        }
+        request.buf().put_u8(3);
+        request.finish().unwrap();
+        let expected = request.to_bytes();
+        let length = (expected.len() - 4) as u32;
+        assert_eq!(expected[..4], length.to_be_bytes());
+        assert_eq!(expected.len(), 20 + 3 + 9_000 + 100 + 70_000 + 1);
+        let mut outflow = Outflow::default();
+        outflow.push(request);
+        let places: Vec<_> = outflow.parts.0.iter().map(|p| p.chunk().as_ptr()).collect();
+        assert_eq!(places.len(), 5);
+        assert_eq!(places[1], batches[0].as_ptr(), "it was not copied");
+        assert_eq!(places[3], batches[2].as_ptr(), "it was not copied");
+        let out = written(&mut outflow, usize::MAX).await;
+        assert_eq!(out.offered, [5], "one write for all");
+        assert!(out.written == expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_takes_nothing_is_an_error() {
+        let mut outflow = Outflow::default();
+        outflow.push(frame(b"frame"));
+        let mut trickle = Trickle {
+            most: 0,
+            written: Vec::new(),
+            offered: Vec::new(),
+        };
+        let error = outflow.write(&mut trickle).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

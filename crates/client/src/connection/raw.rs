@@ -1,6 +1,7 @@
 //! Requests that the native transport encodes itself: the frame goes in as bytes, the answer comes
 //! out as a slice of what was read.
 
+use super::request_frame::RequestFrame;
 use super::{Connection, Outgoing};
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -31,7 +32,7 @@ impl Connection {
     }
 
     /// A frame with the room for its length and its header; the body is put behind it.
-    pub(crate) fn frame(&self, key: i16, version: i16, flexible: bool) -> BytesMut {
+    pub(crate) fn frame(&self, key: i16, version: i16, flexible: bool) -> RequestFrame {
         let client_id = self.0.client_id.as_bytes();
         let mut frame = BytesMut::with_capacity(256);
         frame.put_i32(0);
@@ -45,7 +46,7 @@ impl Connection {
         if flexible {
             frame.put_u8(0);
         }
-        frame
+        RequestFrame::new(frame)
     }
 
     /// Hands a frame over. Frames are sent, and answered, in the order of these calls; where the
@@ -54,14 +55,14 @@ impl Connection {
     pub(crate) async fn submit(
         &self,
         api: &'static str,
-        mut frame: BytesMut,
+        mut frame: RequestFrame,
         deadline: Instant,
         is_answered: bool,
     ) -> Result<Submitted, Error> {
         let error = |kind| self.0.error(kind, api);
-        let length = i32::try_from(frame.len() - 4)
+        frame
+            .finish()
             .map_err(|cause| error(ErrorKind::Unsupported).with_source(cause))?;
-        frame[..4].copy_from_slice(&length.to_be_bytes());
         let started = Instant::now();
         let admitted = timeout_at(deadline, self.0.gate.clone().read_owned())
             .await

@@ -2,7 +2,8 @@
 
 use super::produce_message::{Endpoint, read_endpoint};
 use super::wire::{Reader, Text, WireError, Writer};
-use bytes::{Bytes, BytesMut};
+use crate::connection::RequestFrame;
+use bytes::Bytes;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
 use std::ops::RangeInclusive;
 
@@ -50,7 +51,7 @@ pub(super) struct Wanted {
 /// Writes the request behind its header. Both lists are ordered, so that the partitions of a topic
 /// stand together.
 pub(super) fn write(
-    frame: &mut BytesMut,
+    frame: &mut RequestFrame,
     version: i16,
     terms: Terms,
     wanted: &[(&TopicPartition, Wanted)],
@@ -64,7 +65,7 @@ pub(super) fn write(
             w.text(topic);
         }
     };
-    frame.reserve(64 + 40 * wanted.len());
+    frame.buf().reserve(64 + 40 * wanted.len());
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),

@@ -2,6 +2,7 @@
 
 use super::outbox::{Order, Terms};
 use super::{fetch_message as fetch, produce_message as produce};
+use crate::connection::RequestFrame;
 use crate::transport::{Acks, Compression, answers};
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
@@ -24,7 +25,9 @@ fn partitions() -> [TopicPartition; 3] {
 #[test]
 fn produce_requests_are_read_as_they_were_written() {
     let partitions = partitions();
-    let batches: Vec<_> = (0..3).map(|n| Bytes::from(vec![n; 200])).collect();
+    let batches: Vec<_> = (0..3)
+        .map(|n| Bytes::from(vec![n; 200 << (6 * n)]))
+        .collect();
     let (sink, _answers) = answers();
     let terms = |id: Option<&str>, version_2| {
         Arc::new(Terms {
@@ -49,10 +52,10 @@ fn produce_requests_are_read_as_they_were_written() {
         all.map(order).collect()
     };
     for (version, id) in produce::VERSIONS.zip([None, Some("id")].into_iter().cycle()) {
-        let mut frame = BytesMut::new();
+        let mut frame = RequestFrame::new(BytesMut::new());
         let terms = terms(id, false);
         produce::write(&mut frame, version, &terms, 1234, &orders(&terms));
-        let mut frame = frame.freeze();
+        let mut frame = frame.to_bytes();
         let read = ProduceRequest::decode(&mut frame, version).unwrap();
         assert!(!frame.has_remaining(), "v{version}");
         assert_eq!((read.acks, read.timeout_ms), (-1, 1234));
@@ -177,9 +180,9 @@ fn fetch_requests_are_read_as_they_were_written() {
             .iter()
             .map(|p| (p.clone(), topic_id(p)))
             .collect();
-        let mut frame = BytesMut::new();
+        let mut frame = RequestFrame::new(BytesMut::new());
         fetch::write(&mut frame, version, terms, &all, &forgotten, "west");
-        let mut frame = frame.freeze();
+        let mut frame = frame.to_bytes();
         let read = FetchRequest::decode(&mut frame, version).unwrap();
         assert!(!frame.has_remaining(), "v{version}");
         let limits = (read.max_wait_ms, read.min_bytes, read.max_bytes);

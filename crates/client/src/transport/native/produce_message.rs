@@ -2,8 +2,9 @@
 
 use super::outbox::{Order, Terms};
 use super::wire::{Reader, Text, WireError, Writer};
+use crate::connection::RequestFrame;
 use crate::transport::Acks;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ottla_types::ErrorCode;
 use std::ops::RangeInclusive;
 
@@ -32,7 +33,7 @@ pub(super) fn is_flexible(version: i16) -> bool {
 /// Writes the request behind its header. `orders` are sorted by partition, so that those of a topic
 /// stand together.
 pub(super) fn write(
-    frame: &mut BytesMut,
+    frame: &mut RequestFrame,
     version: i16,
     terms: &Terms,
     timeout_ms: i32,
@@ -40,10 +41,10 @@ pub(super) fn write(
 ) {
     let size: usize = orders
         .iter()
-        .map(|order| order.records.len() + order.partition.topic.len() + 24)
+        .map(|order| order.partition.topic.len() + 24)
         .sum();
     let id_size = terms.transactional_id.as_ref().map_or(0, |id| id.len());
-    frame.reserve(size + id_size + 24);
+    frame.buf().reserve(size + id_size + 24);
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),

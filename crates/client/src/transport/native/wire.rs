@@ -4,7 +4,8 @@
 //! that it is, and record sets come out as slices of the answer's frame. What is read is untrusted:
 //! every length and count is checked against the bytes that are left before anything is reserved.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::connection::RequestFrame;
+use bytes::{BufMut, Bytes};
 
 /// How an answer's body breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -179,29 +180,29 @@ impl Text {
 /// Writes a request behind its header.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
-    pub(super) frame: &'a mut BytesMut,
+    pub(super) frame: &'a mut RequestFrame,
     pub(super) flexible: bool,
 }
 
 impl Writer<'_> {
     pub(super) fn i8(&mut self, value: i8) {
-        self.frame.put_i8(value);
+        self.frame.buf().put_i8(value);
     }
 
     pub(super) fn i16(&mut self, value: i16) {
-        self.frame.put_i16(value);
+        self.frame.buf().put_i16(value);
     }
 
     pub(super) fn i32(&mut self, value: i32) {
-        self.frame.put_i32(value);
+        self.frame.buf().put_i32(value);
     }
 
     pub(super) fn i64(&mut self, value: i64) {
-        self.frame.put_i64(value);
+        self.frame.buf().put_i64(value);
     }
 
     pub(super) fn uuid(&mut self, id: &[u8; 16]) {
-        self.frame.put_slice(id);
+        self.frame.buf().put_slice(id);
     }
 
     /// A topic's name, a rack, an id: all of them far below 32 KiB.
@@ -211,7 +212,7 @@ impl Writer<'_> {
         } else {
             self.i16(text.len() as i16);
         }
-        self.frame.put_slice(text.as_bytes());
+        self.frame.buf().put_slice(text.as_bytes());
     }
 
     pub(super) fn null_text(&mut self) {
@@ -223,9 +224,9 @@ impl Writer<'_> {
     }
 
     /// A batch, which is below 2 GiB.
-    pub(super) fn blob(&mut self, bytes: &[u8]) {
+    pub(super) fn blob(&mut self, bytes: &Bytes) {
         self.count_or_length(bytes.len());
-        self.frame.put_slice(bytes);
+        self.frame.put_shared(bytes);
     }
 
     /// The number of elements of an array that follows.
@@ -250,16 +251,17 @@ impl Writer<'_> {
 
     fn varint(&mut self, mut value: u32) {
         while value >= 0x80 {
-            self.frame.put_u8(value as u8 | 0x80);
+            self.frame.buf().put_u8(value as u8 | 0x80);
             value >>= 7;
         }
-        self.frame.put_u8(value as u8);
+        self.frame.buf().put_u8(value as u8);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::BytesMut;
 
     fn reader(bytes: &'static [u8], flexible: bool) -> Reader {
         Reader::new(Bytes::from_static(bytes), flexible)
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for flexible in [false, true] {
-            let mut frame = BytesMut::new();
+            let mut frame = RequestFrame::new(BytesMut::new());
             let mut w = Writer {
                 frame: &mut frame,
                 flexible,
@@ -279,12 +281,12 @@ mod tests {
             w.text("orders");
             w.null_text();
             w.uuid(&[7; 16]);
-            w.blob(&[9; 300]);
+            w.blob(&Bytes::from_static(&[9; 300]));
             w.count(2);
             w.i32(1);
             w.i32(2);
             w.no_tags();
-            let mut r = Reader::new(frame.freeze(), flexible);
+            let mut r = Reader::new(frame.to_bytes(), flexible);
             assert_eq!((r.i16(), r.i32(), r.i64()), (Ok(-2), Ok(7), Ok(i64::MIN)));
             assert_eq!(r.text().unwrap().unwrap().as_str(), "orders");
             assert_eq!(r.text(), Ok(None));
