@@ -1,5 +1,6 @@
 //! [`ConsumerConfig`]: Kafka's property names where Kafka has the property, checked once.
 
+use crate::ProcessingGuarantee;
 use ottla_types::{ConfigError, duration_ms, validate_group_id};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -148,6 +149,30 @@ pub struct ConsumerConfig {
     /// `unreadable.records` (stop).
     #[serde(rename = "unreadable.records")]
     pub on_unreadable: OnUnreadable,
+    /// `processing.guarantee` (at least once).
+    #[serde(rename = "processing.guarantee")]
+    pub processing_guarantee: ProcessingGuarantee,
+    /// `transactional.id.prefix`: names the members' transactional producers, each with the number
+    /// of its instance. It should be the same for each start of a process, so that what a crash left
+    /// open is ended by the next start rather than by its time-out, and no other process may have
+    /// it. Without one the static member's name is taken (`group.instance.id`), else a random one.
+    #[serde(rename = "transactional.id.prefix")]
+    pub transactional_id_prefix: Option<String>,
+    /// `transaction.timeout.ms` (3 min): how long a transaction may stay open before the coordinator
+    /// aborts it; readers wait for it. Above `max.processing.time.ms` and `transaction.interval.ms`
+    /// together, and at most the broker's `transaction.max.timeout.ms`.
+    #[serde(rename = "transaction.timeout.ms", with = "duration_ms")]
+    pub transaction_timeout: Duration,
+    /// `transaction.interval.ms` (100 ms): how long after its first record a transaction is
+    /// committed. Calls in progress are waited for, and none begins meanwhile.
+    #[serde(rename = "transaction.interval.ms", with = "duration_ms")]
+    pub transaction_interval: Duration,
+    /// `transaction.max.records` (10,000): handled records after which a transaction is committed.
+    #[serde(rename = "transaction.max.records")]
+    pub transaction_max_records: usize,
+    /// `transaction.max.bytes` (16 MiB): published bytes after which a transaction is committed.
+    #[serde(rename = "transaction.max.bytes")]
+    pub transaction_max_bytes: usize,
     /// `start.timeout.ms` (30 s): how long the start waits for the topics to exist.
     #[serde(rename = "start.timeout.ms", with = "duration_ms")]
     pub start_timeout: Duration,
@@ -178,6 +203,12 @@ impl Default for ConsumerConfig {
             handler_backoff: Duration::from_millis(200),
             handler_backoff_max: Duration::from_secs(30),
             on_unreadable: OnUnreadable::Stop,
+            processing_guarantee: ProcessingGuarantee::AtLeastOnce,
+            transactional_id_prefix: None,
+            transaction_timeout: Duration::from_secs(180),
+            transaction_interval: Duration::from_millis(100),
+            transaction_max_records: 10_000,
+            transaction_max_bytes: 16 << 20,
             start_timeout: Duration::from_secs(30),
         }
     }
@@ -231,6 +262,7 @@ impl ConsumerConfig {
         }
         self.validate_group_times()?;
         self.validate_handler_times()?;
+        self.validate_transactions()?;
         self.validate_fetch()
     }
 
@@ -353,7 +385,7 @@ fn between(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Conf
     }
 }
 
-fn between_ms(
+pub(crate) fn between_ms(
     key: &'static str,
     value: Duration,
     min: Duration,

@@ -88,6 +88,27 @@ ottla_types::configuration!(
         ),
         ConfigKey::new("handler.backoff.max.ms", "ms", "30000", "1 to 604800000"),
         ConfigKey::new("unreadable.records", "name", "stop", "`stop`, `skip`"),
+        ConfigKey::new(
+            "processing.guarantee",
+            "name",
+            "at_least_once",
+            "`at_least_once`, `exactly_once`, `exactly_once_if_possible`"
+        ),
+        ConfigKey::new(
+            "transactional.id.prefix",
+            "text",
+            "",
+            "1 to 32000 bytes; empty for none"
+        ),
+        ConfigKey::new(
+            "transaction.timeout.ms",
+            "ms",
+            "180000",
+            "1 to 86400000; with transactions above `max.processing.time.ms` and `transaction.interval.ms` together"
+        ),
+        ConfigKey::new("transaction.interval.ms", "ms", "100", "1 to 86400000"),
+        ConfigKey::new("transaction.max.records", "count", "10000", "1 or more"),
+        ConfigKey::new("transaction.max.bytes", "bytes", "16777216", "1 or more"),
         ConfigKey::new("start.timeout.ms", "ms", "30000", "1 to 604800000"),
     ]
 );

@@ -30,6 +30,10 @@ pub enum ErrorKind {
     Closed,
     /// The task of a member ended unexpectedly.
     MemberFailed,
+    /// A member that handles exactly once has no transactional producer any more: the coordinator
+    /// refused it, or another process took its `transactional.id`. The source, a
+    /// [`TransactError`](ottla_types::TransactError), says which.
+    Transaction,
 }
 
 /// Why a consumer failed. Cloning is cheap.
@@ -171,6 +175,7 @@ impl fmt::Display for Error {
             ErrorKind::TimedOut => "the deadline passed",
             ErrorKind::Closed => "the consumer is closed",
             ErrorKind::MemberFailed => "the member's task ended unexpectedly",
+            ErrorKind::Transaction => "the transactional producer cannot go on",
         })?;
         match e.code {
             Some(code) => write!(f, ": {code}"),

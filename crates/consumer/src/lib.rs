@@ -22,6 +22,7 @@
 //! | `ottla_consumer_handler_seconds` | histogram | time of a handler call |
 //! | `ottla_consumer_lag` | gauge | records not handled yet |
 //! | `ottla_consumer_commits_total`, `ottla_consumer_commit_failures_total` | counter | answered and failed commits |
+//! | `ottla_consumer_transactions_total` | counter | ended transactions, by `outcome` (`committed`, `aborted`) |
 //! | `ottla_consumer_rebalances_total` | counter | generations joined |
 //! | `ottla_consumer_member_restarts_total` | counter | members begun anew after a failure |
 //! | `ottla_consumer_callback_failures_total` | counter | calls of a listener that failed, with `callback` and `class` |
@@ -36,11 +37,13 @@ mod config;
 mod config_keys;
 mod error;
 mod group_consumer;
+mod guarantee;
 mod handler;
 mod lane;
 mod latch;
 mod listener;
 mod member;
+mod output;
 mod status;
 mod work;
 
@@ -51,9 +54,11 @@ pub use app::{
 pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnreadable};
 pub use error::{Error, ErrorKind};
 pub use group_consumer::{ConsumedBatch, GroupConsumer};
+pub use guarantee::ProcessingGuarantee;
 pub use handler::*;
 pub use listener::{Assigned, Rebalance, RebalanceListener, Revoked, SeekTo};
 pub use ottla_types::ConsumedRecord;
+pub use output::CLASS_OUTPUT_FAILED;
 pub use status::{
     AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
 };

@@ -35,7 +35,9 @@ pub use ottla_outbox as outbox;
 #[cfg(feature = "producer")]
 pub use ottla_producer as producer;
 #[cfg(feature = "producer")]
-pub use ottla_producer::{Producer, ProducerConfig, TransactionalConfig, TransactionalProducer};
+pub use ottla_producer::{
+    Producer, ProducerConfig, TransactionalConfig, TransactionalProducer, TransactionalProducers,
+};
 #[cfg(any(feature = "producer", feature = "consumer"))]
 pub use ottla_record_batch as record_batch;
 #[cfg(feature = "reliability")]

@@ -52,4 +52,7 @@ pub use handle::DeliveryHandle;
 pub use partition::PartitionerKind;
 pub use producer::{FlushTimedOut, Producer, ProducerBuilder};
 pub use report::{CloseReport, DeliveryReport, Reports, Undelivered};
-pub use transaction::{TransactionalConfig, TransactionalProducer, TransactionalProducerBuilder};
+pub use transaction::{
+    TransactionalConfig, TransactionalProducer, TransactionalProducerBuilder,
+    TransactionalProducers,
+};

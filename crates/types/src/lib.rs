@@ -48,4 +48,4 @@ pub use record::{ConsumedRecord, Record, RecordMetadata, TimestampType};
 #[doc(hidden)]
 pub use serde;
 pub use topic::{Offset, TopicPartition, validate_group_id, validate_topic_name};
-pub use transact::{Transact, TransactError, TransactErrorKind};
+pub use transact::{Transact, TransactError, TransactErrorKind, Transactions};

@@ -1,10 +1,12 @@
 //! The [`Transact`] port: records and the offsets of what they were made from, in one piece.
 
+use crate::config::ConfigError;
 use crate::coordinator::CommitOffset;
 use crate::publish::{BoxFuture, Publish};
 use crate::transactions::GroupMetadata;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where records go out in transactions: all of a transaction's records and offsets count, or none
 /// ([KIP-98](https://cwiki.apache.org/confluence/display/KAFKA/KIP-98+-+Exactly+Once+Delivery+and+Transactional+Messaging)).
@@ -61,6 +63,26 @@ impl<T: Transact + ?Sized> Transact for Arc<T> {
     fn abort(&self) -> BoxFuture<'_, Result<(), TransactError>> {
         (**self).abort()
     }
+}
+
+/// Where transactional producers come from: a consumer's runner takes one for each of its members.
+pub trait Transactions: Send + Sync {
+    /// Says, without asking the cluster, whether transactions are possible at all.
+    ///
+    /// # Errors
+    /// Names the setting that is not allowed, or the capability that is missing.
+    fn check(&self) -> Result<(), ConfigError>;
+
+    /// A producer of `transactional_id` between transactions. What another one with this id left open
+    /// is aborted, and that one is fenced. The coordinator ends transactions that are open for longer
+    /// than `timeout`.
+    ///
+    /// Cancellation: dropping the future may leave the other one fenced.
+    fn open(
+        &self,
+        transactional_id: &str,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Arc<dyn Transact>, TransactError>>;
 }
 
 /// What kind of failure a [`TransactError`] is, and so what comes next.

@@ -16,10 +16,11 @@ pub use signal::shutdown_signal;
 
 use crate::handler::{BatchHandler, Handler};
 use crate::listener::BoxListener;
-use crate::{ConsumerConfig, Error, ErrorKind, RebalanceListener};
+use crate::output::OutputMode;
+use crate::{ConsumerConfig, Error, ErrorKind, ProcessingGuarantee, RebalanceListener};
 use health::Phase;
 use ottla_client::Client;
-use ottla_types::{ConfigError, Publish};
+use ottla_types::{ConfigError, Publish, Transactions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub struct App {
     client: Client,
     defaults: ConsumerConfig,
     outputs: Option<Arc<dyn Publish>>,
+    transactions: Option<Arc<dyn Transactions>>,
     registrations: Vec<Registration>,
     phase: Phase,
 }
@@ -63,6 +65,7 @@ impl App {
             client: client.clone(),
             defaults,
             outputs: None,
+            transactions: None,
             registrations: Vec::new(),
             phase: Phase::default(),
         }
@@ -72,6 +75,14 @@ impl App {
     #[must_use]
     pub fn outputs(mut self, outputs: Arc<dyn Publish>) -> Self {
         self.outputs = Some(outputs);
+        self
+    }
+
+    /// Where the members of registrations that handle exactly once
+    /// ([`ProcessingGuarantee`]) get their transactional producers.
+    #[must_use]
+    pub fn transactions(mut self, transactions: Arc<dyn Transactions>) -> Self {
+        self.transactions = Some(transactions);
         self
     }
 
@@ -89,6 +100,7 @@ impl App {
             instances: 1,
             concurrency: 1,
             listener: None,
+            guarantee: None,
         }
     }
 
@@ -114,10 +126,14 @@ impl App {
                 let twice = ConfigError::new("group.id", registration.group(), "each group once");
                 return Err(twice.into());
             }
-            resolved.push(registration.resolve(&self.defaults)?);
+            let config = registration.resolve(&self.defaults)?;
+            let mode = self
+                .output_mode(&config)
+                .map_err(|e| Error::from(e).with_group(registration.group()))?;
+            resolved.push((config, mode));
         }
         let begun = Instant::now();
-        for (registration, config) in self.registrations.iter().zip(&resolved) {
+        for (registration, (config, _)) in self.registrations.iter().zip(&resolved) {
             let deadline = begun + config.start_timeout;
             for topic in registration.topics() {
                 wait_for_topic(&self.client, topic, deadline)
@@ -126,12 +142,31 @@ impl App {
             }
         }
         let members = self.registrations.into_iter().zip(resolved).collect();
-        Ok(RunningApp::start(
-            self.client,
-            self.outputs,
-            members,
-            self.phase,
-        ))
+        Ok(RunningApp::start(self.client, members, self.phase))
+    }
+
+    /// How handlers publish.
+    fn output_mode(&self, config: &ConsumerConfig) -> Result<OutputMode, ConfigError> {
+        let possible = match &self.transactions {
+            Some(transactions) => transactions.check().map(|()| transactions.clone()),
+            None => Err(ConfigError::new(
+                "processing.guarantee",
+                "exactly_once",
+                "at_least_once, as the app was given no transactional producers",
+            )),
+        };
+        match (config.processing_guarantee, possible) {
+            (ProcessingGuarantee::AtLeastOnce, _) => Ok(OutputMode::Plain(self.outputs.clone())),
+            (_, Ok(transactions)) => Ok(OutputMode::Transactional(transactions)),
+            (ProcessingGuarantee::ExactlyOnce, Err(error)) => Err(error),
+            (ProcessingGuarantee::ExactlyOnceIfPossible, Err(error)) => {
+                tracing::warn!(group = config.group_id, %error, "not exactly once, but at least once");
+                Ok(match &self.outputs {
+                    Some(outputs) => OutputMode::Acknowledged(outputs.clone()),
+                    None => OutputMode::Plain(None),
+                })
+            }
+        }
     }
 
     /// Starts, waits for `stop` and stops gracefully within `deadline`. `stop` may be shared with a
@@ -206,6 +241,7 @@ pub struct TopicRoute<'a> {
     instances: usize,
     concurrency: usize,
     listener: Option<BoxListener>,
+    guarantee: Option<ProcessingGuarantee>,
 }
 
 impl<'a> TopicRoute<'a> {
@@ -227,6 +263,13 @@ impl<'a> TopicRoute<'a> {
         self
     }
 
+    /// What the handler publishes and the offsets of what it handled are committed in one transaction;
+    /// see [`Registration::guarantee`].
+    pub fn exactly_once(mut self) -> Self {
+        self.guarantee = Some(ProcessingGuarantee::ExactlyOnce);
+        self
+    }
+
     /// Collects up to `max_records` of a partition, or what comes within `max_wait` of the first.
     pub fn batch(self, max_records: usize, max_wait: Duration) -> BatchRoute<'a> {
         BatchRoute {
@@ -238,16 +281,18 @@ impl<'a> TopicRoute<'a> {
 
     /// Registers `handler` as the business logic of `group`.
     pub fn listen(self, group: impl Into<String>, handler: impl Handler) -> &'a mut App {
-        let Self {
-            app,
-            topic,
-            instances,
-            concurrency,
-            listener,
-        } = self;
-        let mut registration = Registration::new(group, [topic], handler);
-        registration.listener = listener;
-        app.register(registration.instances(instances).concurrency(concurrency))
+        let registration = Registration::new(group, [self.topic.as_str()], handler);
+        self.register(registration)
+    }
+
+    fn register(self, mut registration: Registration) -> &'a mut App {
+        registration.listener = self.listener;
+        if let Some(guarantee) = self.guarantee {
+            registration = registration.guarantee(guarantee);
+        }
+        let registration = registration.instances(self.instances);
+        self.app
+            .register(registration.concurrency(self.concurrency))
     }
 }
 
@@ -268,12 +313,8 @@ impl<'a> BatchRoute<'a> {
             max_records,
             max_wait,
         } = self;
-        let mut registration =
-            Registration::batch(group, [route.topic], max_records, max_wait, handler);
-        registration.listener = route.listener;
-        let registration = registration.instances(route.instances);
-        route
-            .app
-            .register(registration.concurrency(route.concurrency))
+        let topics = [route.topic.as_str()];
+        let registration = Registration::batch(group, topics, max_records, max_wait, handler);
+        route.register(registration)
     }
 }

@@ -3,7 +3,7 @@
 use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
 use crate::listener::BoxListener;
 use crate::work::Work;
-use crate::{AutoOffsetReset, ConsumerConfig, Error, RebalanceListener};
+use crate::{AutoOffsetReset, ConsumerConfig, Error, ProcessingGuarantee, RebalanceListener};
 use ottla_types::{ConfigError, validate_topic_name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub struct Registration {
     config: Option<ConsumerConfig>,
     max_processing_time: Option<Duration>,
     auto_offset_reset: Option<AutoOffsetReset>,
+    guarantee: Option<ProcessingGuarantee>,
 }
 
 impl Registration {
@@ -81,6 +82,7 @@ impl Registration {
             config: None,
             max_processing_time: None,
             auto_offset_reset: None,
+            guarantee: None,
         }
     }
 
@@ -132,6 +134,20 @@ impl Registration {
         self
     }
 
+    /// Overrides `processing.guarantee`: [`ExactlyOnce`](ProcessingGuarantee::ExactlyOnce) commits
+    /// what the handler publishes and the offsets of what it handled in one transaction.
+    ///
+    /// When a call fails after it has published, the transaction is aborted and all of its records are
+    /// handled again; a call that published nothing only waits and is tried again. For a batch handler
+    /// [`BatchOutcome::FailedAt`](crate::BatchOutcome::FailedAt) says that what it published belongs to
+    /// the records before the failed one. Effects outside of Kafka are not part of a transaction, and
+    /// a store that remembers what was handled must not be used inside: an abort would not be known
+    /// to it.
+    pub fn guarantee(mut self, guarantee: ProcessingGuarantee) -> Self {
+        self.guarantee = Some(guarantee);
+        self
+    }
+
     /// The group.
     pub fn group(&self) -> &str {
         &self.group
@@ -152,6 +168,9 @@ impl Registration {
         }
         if let Some(reset) = self.auto_offset_reset {
             config.auto_offset_reset = reset;
+        }
+        if let Some(guarantee) = self.guarantee {
+            config.processing_guarantee = guarantee;
         }
         config.validate().map_err(refused)?;
         if self.listener.is_some() {

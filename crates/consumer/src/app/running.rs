@@ -4,10 +4,11 @@ use super::health::{Group, Health, Phase};
 use super::registration::Registration;
 use super::supervisor::{self, Ended};
 use crate::member::{MemberReport, MemberSpec, Stop};
+use crate::output::OutputMode;
 use crate::status::AppStatus;
 use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
 use ottla_client::Client;
-use ottla_types::{Offset, Publish, TopicPartition};
+use ottla_types::{Offset, TopicPartition};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -44,18 +45,17 @@ pub struct ShutdownReport {
 impl RunningApp {
     pub(super) fn start(
         client: Client,
-        outputs: Option<Arc<dyn Publish>>,
-        registrations: Vec<(Registration, ConsumerConfig)>,
+        registrations: Vec<(Registration, (ConsumerConfig, OutputMode))>,
         phase: Phase,
     ) -> Self {
         let (stop, stopped) = watch::channel(Stop::Run);
         let (fatal_sender, fatal) = watch::channel(None);
         let mut tasks = JoinSet::new();
         let mut groups = Vec::with_capacity(registrations.len());
-        for (registration, config) in registrations {
+        for (registration, (config, mode)) in registrations {
             let mut boards = Vec::with_capacity(registration.instances);
             for instance in 0..registration.instances {
-                let spec = MemberSpec::new(&client, &registration, &config, instance, &outputs);
+                let spec = MemberSpec::new(&client, &registration, &config, instance, &mode);
                 boards.push(spec.board.clone());
                 let task = supervisor::supervise(spec, stopped.clone(), fatal_sender.clone());
                 tasks.spawn(task);

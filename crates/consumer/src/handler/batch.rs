@@ -24,7 +24,9 @@ pub trait BatchHandler: Send + Sync + 'static {
 pub enum BatchOutcome {
     /// All handled: the offset behind the last record may be committed.
     Done,
-    /// The records before `index` are handled; from `index` on they are handed over again.
+    /// The records before `index` are handled; from `index` on they are handed over again. In a
+    /// transaction, what the call has published belongs to the records before `index`; where it does
+    /// not, the answer is [`Failed`](Self::Failed).
     FailedAt {
         /// The first record that is not handled; counted from 0.
         index: usize,

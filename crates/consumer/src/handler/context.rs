@@ -1,9 +1,10 @@
 //! What a handler knows besides the record: its group, its right to the partition, its outputs.
 
 use crate::latch::Latch;
+use crate::output::Scope;
 use crate::status::MemberBoard;
 use ottla_types::transactions::GroupMetadata;
-use ottla_types::{Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
+use ottla_types::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -53,6 +54,8 @@ struct Shared {
     member: Arc<str>,
     lease: PartitionLease,
     outputs: Option<Arc<dyn Publish>>,
+    /// What the present call publishes through, where the runner looks after its outputs.
+    scope: Option<Arc<Scope>>,
     board: Option<Arc<MemberBoard>>,
 }
 
@@ -65,6 +68,7 @@ impl Context {
                 member: member.into(),
                 lease: PartitionLease::new(),
                 outputs: None,
+                scope: None,
                 board: None,
             }),
             deadline: None,
@@ -83,6 +87,7 @@ impl Context {
                 member: board.name().clone(),
                 lease,
                 outputs: None,
+                scope: None,
                 board: Some(board),
             }),
             deadline: None,
@@ -123,6 +128,10 @@ impl Context {
         self
     }
 
+    pub(crate) fn set_scope(&mut self, scope: Arc<Scope>) {
+        Arc::make_mut(&mut self.shared).scope = Some(scope);
+    }
+
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = Some(deadline);
     }
@@ -161,25 +170,88 @@ impl Context {
     }
 
     /// Publishes a record to tell other services. Await the delivery before returning
-    /// [`Outcome::Done`](super::Outcome::Done), so that the source offset is not committed first.
+    /// [`Outcome::Done`](super::Outcome::Done), so that the source offset is not committed first;
+    /// with `processing.guarantee` other than `at_least_once` the runner sees to that.
+    ///
+    /// In a transaction ([`is_transactional`](Self::is_transactional)) a delivery that resolves well
+    /// says that the record is written; it counts when the transaction, and the source offset with
+    /// it, is committed.
     ///
     /// # Errors
-    /// The delivery fails with [`PublishErrorKind::NotOwner`] once the partition is lost, and with
-    /// [`PublishErrorKind::Closed`] when the runner was given no producer.
+    /// The delivery fails with [`PublishErrorKind::NotOwner`] once the partition is lost or, where the
+    /// runner looks after outputs, the call is over; with [`PublishErrorKind::Closed`] when the runner
+    /// was given no producer; with [`PublishErrorKind::BufferFull`] when there is no room
+    /// ([`ready`](Self::ready) waits for it). Where the runner looks after outputs, a failure that the
+    /// handler does not look at makes its call fail.
     pub fn publish(&self, record: Record) -> Delivery {
-        let refused = |kind, topic: &Arc<str>| {
-            Delivery::failed(PublishError::new(kind, Fate::NotWritten, topic.clone()))
-        };
+        match self.outlet() {
+            Ok(Outlet::Scope(scope)) => scope.enqueue(record),
+            Ok(Outlet::Plain(outputs)) => outputs.clone().enqueue(record),
+            Err(kind) => Delivery::failed(PublishError::new(kind, Fate::NotWritten, record.topic)),
+        }
+    }
+
+    /// Waits for room for a record of `size` bytes ([`Record::size`]); see [`Publish::ready`].
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn ready(&self, size: usize) -> Result<(), PublishError> {
+        match self.outlet() {
+            Ok(Outlet::Scope(scope)) => scope.ready(size).await,
+            Ok(Outlet::Plain(outputs)) => outputs.ready(size).await,
+            Err(kind) => Err(PublishError::new(kind, Fate::NotWritten, "")),
+        }
+    }
+
+    /// Whether what this call publishes is part of a transaction with its record's offset.
+    pub fn is_transactional(&self) -> bool {
+        let scope = self.shared.scope.as_ref();
+        scope.is_some_and(|scope| scope.is_transactional())
+    }
+
+    /// Records that this call has published into its transaction; 0 outside of one. When the call
+    /// fails with some, the whole transaction is aborted, and its records are handled again.
+    pub fn published_in_transaction(&self) -> usize {
+        let scope = self.shared.scope.as_ref();
+        let scope = scope.filter(|scope| scope.is_transactional());
+        scope.map_or(0, |scope| scope.published())
+    }
+
+    /// What a middleware publishes through: `own`, or the transaction of the call where it is in one.
+    pub fn publisher(&self, own: &Arc<dyn Publish>) -> Arc<dyn Publish> {
+        match self.is_transactional() {
+            true => Arc::new(OfCall(self.clone())),
+            false => own.clone(),
+        }
+    }
+
+    fn outlet(&self) -> Result<Outlet<'_>, PublishErrorKind> {
         if !self.shared.lease.is_held() {
-            return refused(PublishErrorKind::NotOwner, &record.topic);
+            return Err(PublishErrorKind::NotOwner);
         }
-        match &self.shared.outputs {
-            Some(outputs) => {
-                let outputs = outputs.clone();
-                outputs.enqueue(record)
-            }
-            None => refused(PublishErrorKind::Closed, &record.topic),
+        match (&self.shared.scope, &self.shared.outputs) {
+            (Some(scope), _) => Ok(Outlet::Scope(scope)),
+            (None, Some(outputs)) => Ok(Outlet::Plain(outputs)),
+            (None, None) => Err(PublishErrorKind::Closed),
         }
+    }
+}
+
+enum Outlet<'a> {
+    Scope(&'a Arc<Scope>),
+    Plain(&'a Arc<dyn Publish>),
+}
+
+/// A call's outputs as a port.
+struct OfCall(Context);
+
+impl Publish for OfCall {
+    fn enqueue(&self, record: Record) -> Delivery {
+        self.0.publish(record)
+    }
+
+    fn ready(&self, size: usize) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(self.0.ready(size))
     }
 }
 

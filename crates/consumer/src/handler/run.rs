@@ -2,6 +2,7 @@
 //! allocation a record.
 
 use super::{Context, Handler, Outcome, guard::guard_until};
+use crate::output::Call;
 use ottla_types::ConsumedRecord;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -14,8 +15,8 @@ const TELL_AFTER: Duration = Duration::from_millis(10);
 
 /// What a lane sees of the calls.
 pub(crate) trait Observer: Send + Sync {
-    /// Whether a call may begin; it does, if so.
-    fn begins(&self) -> bool;
+    /// Begins a call, if one may begin.
+    fn begins(&self, context: &mut Context) -> Option<Call>;
     /// The span of the call.
     fn span(&self, record: &ConsumedRecord) -> Span;
     /// The call has ended.
@@ -55,19 +56,28 @@ impl Run<'_> {
             outcome: None,
         };
         for record in self.records {
-            if !self.observer.begins() {
+            let Some(call) = self.observer.begins(&mut self.context) else {
                 break;
-            }
+            };
             let deadline = begun + self.limit;
             self.context.set_deadline(deadline);
-            let call = async { handler.handle(&self.context, record).await };
-            let call = guard_until(deadline, self.limit, call);
-            let outcome = call.instrument(self.observer.span(record)).await;
+            let handling = async {
+                let outcome = handler.handle(&self.context, record).await;
+                match call.has_outputs() {
+                    true => call.settle(outcome).await,
+                    false => outcome,
+                }
+            };
+            let handling = guard_until(deadline, self.limit, handling);
+            let outcome = handling.instrument(self.observer.span(record)).await;
             let now = Instant::now();
             self.observer.ends(now - begun);
             begun = now;
             match outcome {
-                Ok(Outcome::Done) => self.observer.handled(record),
+                Ok(Outcome::Done) => {
+                    self.observer.handled(record);
+                    call.done(1);
+                }
                 Ok(outcome) => end.outcome = Some(outcome),
                 Err(error) => end.outcome = Some(Outcome::Failed(error)),
             }

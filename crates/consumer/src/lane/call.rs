@@ -6,6 +6,7 @@ use crate::handler::{
     Observer, Outcome, Run, guard_until,
 };
 use crate::latch::Latch;
+use crate::output::{Call, Outputs};
 use crate::status::MemberBoard;
 use crate::work::Work;
 use metrics::{Counter, Histogram, counter, histogram};
@@ -26,6 +27,7 @@ pub(super) struct Caller {
     partition: TopicPartition,
     work: Work,
     context: Context,
+    outputs: Outputs,
     progress: Arc<Progress>,
     board: Arc<MemberBoard>,
     limits: LaneLimits,
@@ -60,6 +62,7 @@ impl Caller {
             partition: setup.partition,
             work: setup.work,
             context: setup.context,
+            outputs: setup.outputs,
             progress: setup.progress,
             board: setup.board,
             limits: setup.limits,
@@ -84,6 +87,7 @@ impl Caller {
             if self.may_not_begin() {
                 return ControlFlow::Break(());
             }
+            self.outputs.admit(&self.drain).await?;
             let left = &records[begin..];
             let (handled, then) = match &self.work {
                 Work::Each { handler, .. } => self.call_each(handler, left).await,
@@ -138,24 +142,38 @@ impl Caller {
         (end.handled, then)
     }
 
-    /// Hands one record over until it is handled; false when the lane is drained before that.
+    /// Hands one record over until it is handled; `None` when the lane is drained before that. The
+    /// call is done when that is noted.
     pub(super) async fn until_handled(
         &self,
         handler: &BoxHandler,
         record: &ConsumedRecord,
-    ) -> bool {
+    ) -> Option<Call> {
         let mut backoff = Backoff::new(self.limits.backoff, self.limits.backoff_max);
-        while self.begins() {
+        while !self.may_not_begin() {
+            if self.outputs.admit(&self.drain).await.is_break() {
+                return None;
+            }
+            let mut context = self.context.clone();
+            let Some(call) = self.begins(&mut context) else {
+                continue;
+            };
             let begun = Instant::now();
             let limit = self.limits.processing;
             let deadline = begun + limit;
-            let context = self.context.clone().with_deadline(deadline);
-            let call = async { handler.handle(&context, record).await };
-            let call = guard_until(deadline, limit, call);
-            let outcome = call.instrument(self.span(record, 1)).await;
+            context.set_deadline(deadline);
+            let handling = async { call.settle(handler.handle(&context, record).await).await };
+            let handling = guard_until(deadline, limit, handling);
+            let outcome = handling.instrument(self.span(record, 1)).await;
             self.ends(begun.elapsed());
-            let waited = match outcome.unwrap_or_else(Outcome::Failed) {
-                Outcome::Done => return true,
+            let outcome = outcome.unwrap_or_else(Outcome::Failed);
+            if matches!(outcome, Outcome::Done) {
+                return Some(call);
+            }
+            // What it published ends with it, before the wait.
+            drop(call);
+            let waited = match outcome {
+                Outcome::Done => ControlFlow::Continue(()),
                 Outcome::Failed(error) => {
                     let wait = backoff.next_delay();
                     self.note_failure(record, &error, wait);
@@ -164,10 +182,10 @@ impl Caller {
                 Outcome::NotBefore(due_ms) => self.wait_until(due_ms).await,
             };
             if waited.is_break() {
-                return false;
+                return None;
             }
         }
-        false
+        None
     }
 
     async fn call_batch(
@@ -175,20 +193,28 @@ impl Caller {
         handler: &BoxBatchHandler,
         records: &[ConsumedRecord],
     ) -> (usize, Then) {
+        let mut context = self.context.clone();
+        let Some(call) = self.begins(&mut context) else {
+            return (0, Then::Next);
+        };
         let span = self.span(&records[0], records.len());
         let begun = Instant::now();
         let limit = self.limits.processing;
         let deadline = begun + limit;
-        let context = self.context.clone().with_deadline(deadline);
-        self.count_call(1);
-        let call = async { handler.handle_batch(&context, records).await };
-        let outcome = guard_until(deadline, limit, call).instrument(span).await;
+        context.set_deadline(deadline);
+        let handling = async {
+            let outcome = handler.handle_batch(&context, records).await;
+            call.settle(outcome).await
+        };
+        let outcome = guard_until(deadline, limit, handling);
+        let outcome = outcome.instrument(span).await;
         self.ends(begun.elapsed());
         let outcome = outcome.unwrap_or_else(BatchOutcome::Failed);
         let (handled, then) = plan(outcome, records.len());
         if let Some(last) = records[..handled].last() {
             self.handled(last);
             self.tell(handled);
+            call.done(handled);
         }
         (handled, then)
     }
@@ -281,12 +307,13 @@ fn plan(outcome: BatchOutcome, count: usize) -> (usize, Then) {
 }
 
 impl Observer for Caller {
-    fn begins(&self) -> bool {
-        let begins = !self.may_not_begin();
-        if begins {
-            self.count_call(1);
+    fn begins(&self, context: &mut Context) -> Option<Call> {
+        if self.may_not_begin() {
+            return None;
         }
-        begins
+        let call = self.outputs.begin(context)?;
+        self.count_call(1);
+        Some(call)
     }
 
     fn span(&self, record: &ConsumedRecord) -> Span {

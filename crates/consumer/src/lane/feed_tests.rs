@@ -39,6 +39,7 @@ impl Bed {
                 concurrency: 1,
             },
             context: Context::new("g", "m"),
+            outputs: crate::output::Outputs::Plain,
             progress: progress.clone(),
             board: Arc::new(MemberBoard::new("m".into())),
             limits: LaneLimits {

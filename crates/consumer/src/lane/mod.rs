@@ -19,6 +19,7 @@ pub(crate) use progress::{Progress, Trouble};
 
 use crate::handler::Context;
 use crate::latch::Latch;
+use crate::output::Outputs;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use call::Caller;
@@ -78,6 +79,7 @@ pub(crate) struct LaneSetup {
     pub(crate) position: Offset,
     pub(crate) work: Work,
     pub(crate) context: Context,
+    pub(crate) outputs: Outputs,
     pub(crate) progress: Arc<Progress>,
     pub(crate) board: Arc<MemberBoard>,
     pub(crate) limits: LaneLimits,

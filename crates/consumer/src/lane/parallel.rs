@@ -142,8 +142,8 @@ pub(super) async fn run(
             && let Some(Entry { record, ticket }) = window.ready.pop_front()
         {
             calls.push(async move {
-                let handled = caller.until_handled(handler, &record).await;
-                (record, handled.then_some(ticket))
+                let call = caller.until_handled(handler, &record).await;
+                (record, ticket, call)
             });
         }
         if ends && calls.is_empty() {
@@ -152,9 +152,10 @@ pub(super) async fn run(
         let wants_more = !ends && is_dry;
         tokio::select! {
             biased;
-            Some((record, handled)) = calls.next(), if !calls.is_empty() => match handled {
-                Some(ticket) => {
+            Some((record, ticket, call)) = calls.next(), if !calls.is_empty() => match call {
+                Some(call) => {
                     progress.done(ticket);
+                    call.done(1);
                     caller.tell(1);
                     window.remove(&record);
                     window.release(progress);

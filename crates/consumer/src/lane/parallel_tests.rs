@@ -90,6 +90,7 @@ where
         position: 0,
         work,
         context: Context::new("g", "m"),
+        outputs: crate::output::Outputs::Plain,
         progress: progress.clone(),
         board: Arc::new(MemberBoard::new("m".into())),
         limits: LaneLimits {

@@ -39,11 +39,33 @@ pub(super) struct CommitEnd {
     result: Result<OffsetCommitResponse, ottla_client::Error>,
 }
 
-struct Entry {
-    partition: TopicPartition,
-    offset: Offset,
+pub(super) struct Entry {
+    pub(super) partition: TopicPartition,
+    pub(super) offset: Offset,
     /// That of the assignment in which the offset was reached.
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// What is handled and not committed.
+pub(super) fn collect(partitions: &Partitions) -> (Vec<Entry>, Vec<CommitOffset>) {
+    let mut entries = Vec::new();
+    let mut offsets = Vec::new();
+    for (partition, owned) in partitions {
+        if let Some(commit) = owned.progress.start_commit() {
+            offsets.push(CommitOffset {
+                partition: partition.clone(),
+                offset: commit.offset,
+                leader_epoch: commit.leader_epoch,
+                metadata: commit.metadata,
+            });
+            entries.push(Entry {
+                partition: partition.clone(),
+                offset: commit.offset,
+                progress: owned.progress.clone(),
+            });
+        }
+    }
+    (entries, offsets)
 }
 
 impl Committer {
@@ -78,23 +100,7 @@ impl Committer {
         if self.held && !retiring {
             return;
         }
-        let mut entries = Vec::new();
-        let mut offsets = Vec::new();
-        for (partition, owned) in partitions {
-            if let Some(commit) = owned.progress.start_commit() {
-                offsets.push(CommitOffset {
-                    partition: partition.clone(),
-                    offset: commit.offset,
-                    leader_epoch: commit.leader_epoch,
-                    metadata: commit.metadata,
-                });
-                entries.push(Entry {
-                    partition: partition.clone(),
-                    offset: commit.offset,
-                    progress: owned.progress.clone(),
-                });
-            }
-        }
+        let (entries, offsets) = collect(partitions);
         if entries.is_empty() {
             return;
         }

@@ -7,9 +7,11 @@ use super::fetch::Fetcher;
 use super::lookup::Lookups;
 use super::partition::{Lag, Owned, Partitions};
 use super::retire::Revocation;
+use super::transact::{Transactor, next_step};
 use super::{MemberReport, MemberSpec, Stop};
 use crate::handler::Context;
 use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
+use crate::output::{OutputMode, Outputs};
 use crate::status::MemberState;
 use crate::{Error, ErrorKind};
 use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase};
@@ -32,6 +34,8 @@ pub(super) struct Member {
     pub(super) driver: Driver,
     pub(super) partitions: Partitions,
     pub(super) committer: Committer,
+    /// In place of the committer, where offsets are committed in transactions.
+    pub(super) transactor: Option<Transactor>,
     /// Offsets that a reset found and that are not committed yet (C14).
     pub(super) pins: HashMap<TopicPartition, Offset>,
     pub(super) callbacks: Callbacks,
@@ -57,10 +61,12 @@ impl Member {
         let timeout = spec.client.config().request_timeout;
         let reset = spec.config.auto_offset_reset;
         let now = Instant::now();
+        let wake = Arc::new(Notify::new());
         spec.board.set_state(MemberState::Joining);
         Ok(Self {
             driver: Driver::new(&spec, group.clone())?,
             committer: Committer::new(group.clone(), spec.config.commit_interval, now),
+            transactor: Transactor::new(&spec, &wake, now),
             fetcher: Fetcher::new(transport.clone(), &spec.config),
             lookups: Lookups::new(group, transport, reset, timeout),
             callbacks: Callbacks::new(
@@ -74,7 +80,7 @@ impl Member {
             closing: None,
             report: MemberReport::default(),
             lanes: JoinSet::new(),
-            wake: Arc::new(Notify::new()),
+            wake,
             incarnations: 0,
             state: MemberState::Joining,
             shown: None,
@@ -87,6 +93,12 @@ impl Member {
         mut stop: watch::Receiver<Stop>,
     ) -> Result<MemberReport, Error> {
         let result = self.serve(&mut stop).await;
+        if result.is_err() {
+            self.drop_everything();
+        }
+        if let Some(transactor) = self.transactor.take() {
+            transactor.finish().await;
+        }
         match result {
             Ok(()) => {
                 self.finish_callbacks().await;
@@ -95,7 +107,6 @@ impl Member {
                 Ok(self.report)
             }
             Err(error) => {
-                self.drop_everything();
                 self.driver.leave_at_once().await;
                 self.finish_callbacks().await;
                 Err(error)
@@ -115,6 +126,7 @@ impl Member {
                 found = self.lookups.next() => self.on_found(found?, Instant::now()),
                 answers = self.fetcher.next() => self.on_fetched(answers?, Instant::now()),
                 end = self.committer.next() => self.on_committed(end, Instant::now())?,
+                step = next_step(&mut self.transactor) => self.on_transaction_step(step, Instant::now())?,
                 Some(end) = self.lanes.join_next() => self.on_lane_end(end)?,
                 called = self.callbacks.next() => self.on_called(called, Instant::now()),
                 () = self.wake.notified() => {}
@@ -142,11 +154,13 @@ impl Member {
         self.callbacks.start(now);
         self.on_troubles(now);
         self.driver.start_calls(now);
-        self.lookups.start(&mut self.partitions, &self.pins, now);
+        if self.transactor.as_ref().is_none_or(Transactor::is_settled) {
+            self.lookups.start(&mut self.partitions, &self.pins, now);
+        }
         self.fetcher.start(&mut self.partitions, now);
         let identity = self.driver.commit_identity();
         self.show_identity(identity.as_ref());
-        self.committer.start(&self.partitions, identity, now);
+        self.transact(identity, now);
         self.show_state();
         if self.give_up_at().is_some_and(|at| at <= now) {
             self.drop_everything();
@@ -158,8 +172,11 @@ impl Member {
     fn next_wake(&self, now: Instant) -> Instant {
         let fetching = self.fetcher.has_room();
         let reading = self.partitions.values().filter_map(|o| o.due(fetching));
-        let committing = self.committer.next_wake();
-        let committing = committing.filter(|_| !self.partitions.is_empty());
+        let committing = match &self.transactor {
+            Some(transactor) => transactor.next_wake(),
+            None if self.partitions.is_empty() => None,
+            None => self.committer.next_wake(),
+        };
         reading
             .chain(self.driver.next_wake())
             .chain(committing)
@@ -249,15 +266,22 @@ impl Member {
         let spec = &self.spec;
         let mut context =
             Context::of_member(spec.group.clone(), spec.board.clone(), owned.lease.clone());
-        if let Some(outputs) = &spec.outputs {
-            context = context.with_outputs(outputs.clone());
-        }
+        let outputs = match (&spec.mode, &self.transactor) {
+            (_, Some(transactor)) => transactor.outputs(owned.incarnation),
+            (OutputMode::Acknowledged(publish), _) => Outputs::Acknowledged(publish.clone()),
+            (OutputMode::Plain(Some(publish)), _) => {
+                context = context.with_outputs(publish.clone());
+                Outputs::Plain
+            }
+            (OutputMode::Plain(None) | OutputMode::Transactional(_), _) => Outputs::Plain,
+        };
         let (handle, run) = lane(LaneSetup {
             partition: partition.clone(),
             incarnation: owned.incarnation,
             position,
             work: spec.work.clone(),
             context,
+            outputs,
             progress: owned.progress.clone(),
             board: spec.board.clone(),
             limits: LaneLimits {

@@ -10,6 +10,7 @@
 //! - [`reading`]: what is done with found positions and fetched records,
 //! - [`callbacks`]: tells the listener,
 //! - [`commit`]: commits what the lanes have handled, one request at a time,
+//! - [`transact`]: the same in transactions, with what was published,
 //! - [`retire`]: gives partitions up in order: drain the lane, commit, acknowledge.
 
 mod callbacks;
@@ -21,14 +22,16 @@ mod lookup;
 mod partition;
 mod reading;
 mod retire;
+mod transact;
 
 use crate::app::Registration;
 use crate::listener::BoxListener;
+use crate::output::OutputMode;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use crate::{ConsumerConfig, Error};
 use ottla_client::Client;
-use ottla_types::{Offset, Publish, TopicPartition};
+use ottla_types::{Offset, TopicPartition};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,8 +62,10 @@ pub(crate) struct MemberSpec {
     pub(crate) group: Arc<str>,
     pub(crate) topics: Vec<Arc<str>>,
     pub(crate) work: Work,
-    pub(crate) outputs: Option<Arc<dyn Publish>>,
     pub(crate) listener: Option<BoxListener>,
+    pub(crate) mode: OutputMode,
+    /// Names its transactional producer, if it has one.
+    pub(crate) transactional_id: String,
     pub(crate) name: Arc<str>,
     pub(crate) board: Arc<MemberBoard>,
 }
@@ -71,7 +76,7 @@ impl MemberSpec {
         registration: &Registration,
         config: &ConsumerConfig,
         instance: usize,
-        outputs: &Option<Arc<dyn Publish>>,
+        mode: &OutputMode,
     ) -> Self {
         let mut config = config.clone();
         if registration.instances > 1
@@ -83,14 +88,15 @@ impl MemberSpec {
         let name: Arc<str> = format!("{}-{instance}-{random:032x}", registration.group).into();
         Self {
             client: client.clone(),
-            config: Arc::new(config),
             group: registration.group.as_str().into(),
             topics: registration.shared_topics(),
             work: registration.work.clone(),
-            outputs: outputs.clone(),
             listener: registration.listener.clone(),
+            mode: mode.clone(),
+            transactional_id: config.transactional_id(instance, &name),
             board: Arc::new(MemberBoard::new(name.clone())),
             name,
+            config: Arc::new(config),
         }
     }
 }

@@ -172,6 +172,12 @@ impl Owned {
         sent
     }
 
+    /// Nothing of it is handled or committed any more.
+    pub(super) fn drop_at_once(&self) {
+        self.progress.unassign();
+        self.lease.revoke();
+    }
+
     /// Stops reading because of `error`.
     pub(super) fn stop(&mut self, error: Error) {
         self.position = Position::Stopped;

@@ -75,7 +75,7 @@ impl Member {
         owned.read_at(position, now);
         if committed.is_none() {
             self.pins.insert(partition.clone(), offset);
-            self.committer.hurry(now);
+            self.hurry_commit(now);
         }
         self.partitions.insert(partition.clone(), owned);
     }

@@ -5,6 +5,7 @@
 
 use super::core::Member;
 use super::partition::Owned;
+use super::transact::Transactor;
 use crate::lane::LaneEnd;
 use crate::{Error, ErrorKind};
 use ottla_group::RevocationId;
@@ -103,11 +104,18 @@ impl Member {
     pub(super) fn forget(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             if let Some(owned) = self.partitions.remove(partition) {
-                self.note_left_behind(partition, &owned);
-                drop_at_once(&owned);
+                self.let_go(partition, &owned);
             }
         }
         self.partitions_changed();
+    }
+
+    fn let_go(&mut self, partition: &TopicPartition, owned: &Owned) {
+        self.note_left_behind(partition, owned);
+        if let Some(transactor) = &mut self.transactor {
+            transactor.lost(partition, owned.incarnation);
+        }
+        owned.drop_at_once();
     }
 
     /// Moves on what retires. True when a revocation was acknowledged.
@@ -120,7 +128,7 @@ impl Member {
             Stage::Committing(by) => Some(by),
             _ => None,
         };
-        let mut finished = Vec::new();
+        let (mut finished, mut needs_commit) = (Vec::new(), false);
         for (partition, owned) in &self.partitions {
             let Some(drain_by) = owned.drain_by else {
                 continue;
@@ -132,8 +140,11 @@ impl Member {
                 Some(_) => {}
                 None if commits.is_none() => {}
                 None if owned.progress.uncommitted().is_none() => finished.push(partition.clone()),
-                None => self.committer.hurry(now),
+                None => needs_commit = true,
             }
+        }
+        if needs_commit {
+            self.hurry_commit(now);
         }
         for partition in &finished {
             if let Some(owned) = self.partitions.remove(partition) {
@@ -141,14 +152,14 @@ impl Member {
                 if owned.lane.is_some() && self.closing.is_some() {
                     self.report.in_flight.push(partition.clone());
                 }
-                self.note_left_behind(partition, &owned);
-                drop_at_once(&owned);
+                self.let_go(partition, &owned);
             }
         }
         if !finished.is_empty() {
             self.partitions_changed();
         }
-        if commits.is_some() && !self.is_retiring() {
+        let is_ending = self.transactor.as_ref().is_some_and(Transactor::is_ending);
+        if commits.is_some() && !self.is_retiring() && !is_ending {
             self.driver.revoke_completed(revocation.id, now);
             return true;
         }
@@ -263,9 +274,4 @@ impl Member {
             }
         }
     }
-}
-
-fn drop_at_once(owned: &Owned) {
-    owned.progress.unassign();
-    owned.lease.revoke();
 }

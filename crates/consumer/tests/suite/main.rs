@@ -7,6 +7,7 @@ mod bed;
 mod callbacks;
 mod commits;
 mod delivery;
+mod exactly_once;
 mod faults;
 mod group_consumer;
 mod health;

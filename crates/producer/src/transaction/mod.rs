@@ -9,8 +9,10 @@ mod config;
 mod coordinator;
 mod machine;
 mod producer;
+mod producers;
 mod transport;
 
 pub use builder::TransactionalProducerBuilder;
 pub use config::TransactionalConfig;
 pub use producer::TransactionalProducer;
+pub use producers::TransactionalProducers;

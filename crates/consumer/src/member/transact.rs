@@ -1,0 +1,510 @@
+//! Commits what the lanes have handled together with what their handlers published, in transactions
+//! (KIP-98, KIP-447).
+//!
+//! ```text
+//!   Opening ──▶ Ready ──begin──▶ Open ──it is time──▶ Closing ──no call in progress──▶ Ending
+//!                ▲ ▲              │ ▲                   │ │                              │ │
+//!                │ │              │ └──── nothing ──────┘ │                   committed  │ │ refused
+//!                │ └──────────────┼───────────────────────┼──────────────────────────────┘ │
+//!                └── Aborting ◀───┴──── must abort ───────┴────────────────────────────────┘
+//! ```
+//!
+//! What must hold:
+//! - a call begins only while the gate is open, which it is in `Open` alone; a transaction ends only
+//!   when no call is in progress. So a record's outputs and its offset are in the same transaction;
+//! - offsets go with the generation that the member has when the transaction ends, and only those of
+//!   partitions that it owns then (C2, C12). A transaction with outputs of a partition that was lost
+//!   is aborted;
+//! - after an abort every lane with records in the transaction begins anew where the group's offset
+//!   is, so that it does not matter whether an unclear commit was carried out;
+//! - a revocation is acknowledged when no transaction is being ended.
+
+use super::MemberSpec;
+use super::commit::{Entry, collect};
+use super::core::Member;
+use super::partition::{Lookup, Partitions, Position};
+use crate::output::{Gate, GateLimits, OutputMode, Outputs};
+use crate::{Error, ErrorKind, SeekTo};
+use ottla_client::Backoff;
+use ottla_group::CommitIdentity;
+use ottla_types::transactions::GroupMetadata;
+use ottla_types::{
+    BoxFuture, Publish, TopicPartition, Transact, TransactError, TransactErrorKind, Transactions,
+    with_causes,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+const BACKOFF: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// How long the last abort of a member may take.
+const LAST_ABORT: Duration = Duration::from_millis(500);
+
+/// The member's transactions.
+pub(super) struct Transactor {
+    source: Arc<dyn Transactions>,
+    id: String,
+    timeout: Duration,
+    interval: Duration,
+    /// How often positions are committed where no record is.
+    idle_interval: Duration,
+    /// The waits of a partition whose record fails again and again.
+    retry: (Duration, Duration),
+    producer: Option<Arc<dyn Transact>>,
+    gate: Arc<Gate>,
+    state: State,
+    out: Option<BoxFuture<'static, TransactionStep>>,
+    /// The open transaction is to end now, if there is something in it.
+    hurried: bool,
+    /// While no record was handled: when positions that moved are committed.
+    idle_due: Instant,
+    /// Not before this, whatever is due: the wait after a failure.
+    not_before: Instant,
+    backoff: Backoff,
+    /// The open transaction has outputs that must not count.
+    must_abort: bool,
+    /// Partitions whose records made transactions fail.
+    failing: HashMap<TopicPartition, Backoff>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// There is no producer yet.
+    Opening,
+    /// Between transactions.
+    Ready,
+    /// Calls may begin.
+    Open,
+    /// No call begins any more.
+    Closing,
+    /// Offsets are sent, and the commit.
+    Ending,
+    /// What was open is aborted.
+    Aborting,
+}
+
+/// The end of a step.
+pub(super) enum TransactionStep {
+    Opened(Result<Arc<dyn Transact>, TransactError>),
+    Begun(Result<(), TransactError>),
+    Ended(Vec<Entry>, Result<(), TransactError>),
+    Aborted(Result<(), TransactError>),
+}
+
+impl Transactor {
+    /// The transactions of a member, if it is to have any.
+    pub(super) fn new(spec: &MemberSpec, wake: &Arc<Notify>, now: Instant) -> Option<Self> {
+        let OutputMode::Transactional(source) = &spec.mode else {
+            return None;
+        };
+        let config = &spec.config;
+        let limits = GateLimits {
+            records: config.transaction_max_records,
+            bytes: config.transaction_max_bytes,
+        };
+        Some(Self {
+            source: source.clone(),
+            id: spec.transactional_id.clone(),
+            timeout: config.transaction_timeout,
+            interval: config.transaction_interval,
+            idle_interval: config.commit_interval,
+            retry: (config.handler_backoff, config.handler_backoff_max),
+            producer: None,
+            gate: Arc::new(Gate::new(limits, wake.clone())),
+            state: State::Opening,
+            out: None,
+            hurried: false,
+            idle_due: now,
+            not_before: now,
+            backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
+            must_abort: false,
+            failing: HashMap::new(),
+        })
+    }
+
+    /// How the calls of a lane publish.
+    pub(super) fn outputs(&self, lane: u64) -> Outputs {
+        Outputs::Transactional(self.gate.clone(), lane)
+    }
+
+    /// The end of the step that is under way; for ever pending when there is none. Safe to cancel.
+    async fn step(&mut self) -> TransactionStep {
+        match &mut self.out {
+            Some(step) => {
+                let end = step.await;
+                self.out = None;
+                end
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the open transaction as soon as possible rather than when it is due.
+    pub(super) fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    /// A lane is gone before its partition's offset was committed.
+    pub(super) fn lost(&mut self, partition: &TopicPartition, lane: u64) {
+        self.failing.remove(partition);
+        if matches!(self.state, State::Open | State::Closing) {
+            self.must_abort |= self.gate.held().lanes.contains(&lane);
+        }
+    }
+
+    /// Whether a commit or an abort is under way, so that group offsets may still move.
+    pub(super) fn is_ending(&self) -> bool {
+        self.must_abort || matches!(self.state, State::Ending | State::Aborting)
+    }
+
+    /// Whether committed offsets tell how far the group is.
+    pub(super) fn is_settled(&self) -> bool {
+        !matches!(self.state, State::Opening | State::Aborting)
+    }
+
+    /// When [`Member::transact`] is to be called at the latest.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let at = match self.state {
+            _ if self.out.is_some() => return None,
+            State::Open => self.due(),
+            // The gate tells.
+            State::Ready | State::Closing if !self.gate.is_quiet() => return None,
+            _ => self.not_before,
+        };
+        Some(at.max(self.not_before))
+    }
+
+    fn start(&mut self, state: State, step: BoxFuture<'static, TransactionStep>) {
+        self.state = state;
+        self.out = Some(step);
+    }
+
+    fn open_producer(&mut self) {
+        let open = self.source.open(&self.id, self.timeout);
+        let step = async { TransactionStep::Opened(open.await) };
+        self.start(State::Opening, Box::pin(step));
+    }
+
+    fn begin(&mut self) {
+        if let Some(producer) = self.producer.clone() {
+            let step = async move { TransactionStep::Begun(producer.begin().await) };
+            self.start(State::Ready, Box::pin(step));
+        }
+    }
+
+    fn abort(&mut self) {
+        self.gate.close();
+        self.must_abort = false;
+        if let Some(producer) = self.producer.clone() {
+            let step = async move { TransactionStep::Aborted(producer.abort().await) };
+            self.start(State::Aborting, Box::pin(step));
+        }
+    }
+
+    fn later(&mut self, now: Instant) {
+        self.not_before = now + self.backoff.next_delay();
+    }
+
+    /// When the open transaction is to end.
+    fn due(&self) -> Instant {
+        let since = self.gate.since();
+        if self.hurried || since.is_over {
+            return self.not_before;
+        }
+        let due = since.begun.map(|begun| begun + self.interval);
+        due.unwrap_or(self.idle_due)
+    }
+
+    /// Lets calls begin: in a new transaction, or again in the same one.
+    fn open_gate(&mut self, is_new: bool, now: Instant) {
+        if let Some(producer) = &self.producer {
+            let publish: Arc<dyn Publish> = Arc::new(producer.clone());
+            match is_new {
+                true => self.gate.open(publish),
+                false => self.gate.reopen(publish),
+            }
+            self.state = State::Open;
+            self.hurried = false;
+            self.idle_due = now + self.idle_interval;
+        }
+    }
+
+    /// Aborts what is open, within a short time, so that readers need not wait for its time-out.
+    pub(super) async fn finish(mut self) {
+        self.gate.close();
+        self.out = None;
+        if let Some(producer) = self.producer {
+            match tokio::time::timeout(LAST_ABORT, producer.abort()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the last transaction was not aborted"),
+                Err(_) => tracing::warn!(id = self.id, "the last abort took too long"),
+            }
+        }
+    }
+}
+
+/// The end of the step that is under way; for ever pending without transactions. Safe to cancel.
+pub(super) async fn next_step(transactor: &mut Option<Transactor>) -> TransactionStep {
+    match transactor {
+        Some(transactor) => transactor.step().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Member {
+    /// Commits, by whichever way, as soon as possible.
+    pub(super) fn hurry_commit(&mut self, now: Instant) {
+        match &mut self.transactor {
+            Some(transactor) => transactor.hurry(),
+            None => self.committer.hurry(now),
+        }
+    }
+
+    /// Moves the transactions on.
+    pub(super) fn transact(&mut self, identity: Option<CommitIdentity>, now: Instant) {
+        let Some(transactor) = &mut self.transactor else {
+            return self.committer.start(&self.partitions, identity, now);
+        };
+        if transactor.out.is_some() {
+            return;
+        }
+        let is_over = transactor.must_abort || !transactor.gate.held().tainted.is_empty();
+        match transactor.state {
+            State::Open | State::Closing if is_over => self.abort(false, now),
+            State::Open if transactor.due().max(transactor.not_before) <= now => {
+                self.close_transaction(identity, now);
+            }
+            State::Closing => self.end_transaction(identity, now),
+            _ if transactor.not_before > now => {}
+            State::Opening => transactor.open_producer(),
+            // What a dropped call still publishes must not come into the next transaction.
+            State::Ready if transactor.gate.is_quiet() => transactor.begin(),
+            State::Aborting => transactor.abort(),
+            State::Ready | State::Open | State::Ending => {}
+        }
+    }
+
+    fn close_transaction(&mut self, identity: Option<CommitIdentity>, now: Instant) {
+        let Some(transactor) = &mut self.transactor else {
+            return;
+        };
+        if !has_news(transactor, &self.partitions) {
+            transactor.hurried = false;
+            transactor.idle_due = now + transactor.idle_interval;
+            return;
+        }
+        if identity.is_none() && !transactor.gate.since().is_over {
+            // Without a generation nothing can be committed; calls go on.
+            transactor.not_before = now + BACKOFF;
+            return;
+        }
+        transactor.gate.close();
+        transactor.state = State::Closing;
+        self.end_transaction(identity, now);
+    }
+
+    fn end_transaction(&mut self, identity: Option<CommitIdentity>, now: Instant) {
+        let Some(transactor) = &mut self.transactor else {
+            return;
+        };
+        if !transactor.gate.is_quiet() || transactor.not_before > now {
+            return;
+        }
+        let Some(identity) = identity else {
+            transactor.not_before = now + BACKOFF;
+            return;
+        };
+        let (entries, offsets) = collect(&self.partitions);
+        if entries.is_empty() {
+            return transactor.open_gate(false, now);
+        }
+        let group = GroupMetadata {
+            group_id: self.spec.group.to_string(),
+            generation: identity.generation,
+            member_id: identity.member_id,
+            instance_id: identity.instance_id,
+        };
+        if let Some(producer) = transactor.producer.clone() {
+            let step = async move {
+                let ended = match producer.send_offsets(group, offsets).await {
+                    Ok(()) => producer.commit().await,
+                    Err(error) => Err(error),
+                };
+                TransactionStep::Ended(entries, ended)
+            };
+            transactor.start(State::Ending, Box::pin(step));
+        }
+    }
+
+    /// Takes the end of a step.
+    ///
+    /// # Errors
+    /// What this producer, or this member, cannot go on after.
+    pub(super) fn on_transaction_step(
+        &mut self,
+        step: TransactionStep,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Some(transactor) = &mut self.transactor else {
+            return Ok(());
+        };
+        match step {
+            TransactionStep::Opened(Ok(producer)) => {
+                transactor.producer = Some(producer);
+                transactor.state = State::Ready;
+                transactor.backoff.reset();
+            }
+            TransactionStep::Opened(Err(error)) => {
+                self.note_transaction("no transactional producer yet", &error);
+                if error.kind() != TransactErrorKind::Unavailable {
+                    return Err(Error::new(ErrorKind::Transaction).with_source(error));
+                }
+                self.transact_later(now);
+            }
+            TransactionStep::Begun(Ok(())) => transactor.open_gate(true, now),
+            TransactionStep::Begun(Err(error)) => {
+                check(&error)?;
+                self.note_transaction("no transaction could be begun", &error);
+                self.transact_later(now);
+                if error.is_abortable() {
+                    self.abort(error.may_be_committed(), now);
+                }
+            }
+            TransactionStep::Ended(entries, Ok(())) => {
+                transactor.state = State::Ready;
+                transactor.backoff.reset();
+                for entry in entries {
+                    transactor.failing.remove(&entry.partition);
+                    entry.progress.committed(entry.offset);
+                    if let Some(owned) = self.partitions.get(&entry.partition) {
+                        owned.lag.show(&owned.progress);
+                    }
+                    self.pins.remove(&entry.partition);
+                }
+                self.count_transaction("committed");
+            }
+            TransactionStep::Ended(entries, Err(error)) => {
+                entries.iter().for_each(|e| e.progress.commit_failed());
+                check(&error)?;
+                self.note_transaction("a transaction was not committed; it is aborted", &error);
+                self.transact_later(now);
+                self.abort(error.may_be_committed(), now);
+            }
+            TransactionStep::Aborted(Ok(())) => {
+                transactor.state = State::Ready;
+                self.count_transaction("aborted");
+            }
+            TransactionStep::Aborted(Err(error)) => {
+                check(&error)?;
+                self.note_transaction("a transaction was not aborted yet", &error);
+                self.transact_later(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborts what is open. Lanes with records in it, or with calls that may have published into it,
+    /// begin anew. With `may_be_committed` the group's offset alone says where.
+    fn abort(&mut self, may_be_committed: bool, now: Instant) {
+        let Some(transactor) = &mut self.transactor else {
+            return;
+        };
+        let held = transactor.gate.held();
+        transactor.abort();
+        let mut lanes: BTreeSet<u64> = transactor.gate.calling();
+        lanes.extend(&held.lanes);
+        lanes.extend(&held.tainted);
+        tracing::warn!(
+            group = %self.spec.group,
+            records = held.records,
+            failed = !held.tainted.is_empty(),
+            "a transaction is aborted; its records are handled again"
+        );
+        let rewound = self
+            .partitions
+            .iter()
+            .filter(|(_, owned)| lanes.contains(&owned.incarnation));
+        let rewound: Vec<_> = rewound
+            .map(|(p, owned)| (p.clone(), owned.incarnation))
+            .collect();
+        for (partition, lane) in rewound {
+            let wait = match (held.tainted.contains(&lane), &mut self.transactor) {
+                (true, Some(transactor)) => {
+                    let (first, most) = transactor.retry;
+                    let backoff = transactor.failing.entry(partition.clone());
+                    backoff
+                        .or_insert_with(|| Backoff::new(first, most))
+                        .next_delay()
+                }
+                _ => Duration::ZERO,
+            };
+            self.rewind(&partition, may_be_committed, now + wait, now);
+        }
+        self.partitions_changed();
+    }
+
+    /// Reads a partition again from where the group is; one that is being given up is left to its
+    /// next owner.
+    fn rewind(
+        &mut self,
+        partition: &TopicPartition,
+        may_be_committed: bool,
+        not_before: Instant,
+        now: Instant,
+    ) {
+        let Some(owned) = self.partitions.get(partition) else {
+            return;
+        };
+        if owned.drain_by.is_some() {
+            return self.forget(std::slice::from_ref(partition));
+        }
+        owned.drop_at_once();
+        let mut fresh = self.new_incarnation(partition, now);
+        let pin = self.pins.get(partition).filter(|_| !may_be_committed);
+        let lookup = pin.map_or(Lookup::Committed, |pin| Lookup::Start(SeekTo::Offset(*pin)));
+        fresh.position = Position::Wanted { lookup, not_before };
+        self.partitions.insert(partition.clone(), fresh);
+    }
+
+    fn transact_later(&mut self, now: Instant) {
+        if let Some(transactor) = &mut self.transactor {
+            transactor.later(now);
+        }
+    }
+
+    fn note_transaction(&self, what: &'static str, error: &TransactError) {
+        tracing::warn!(group = %self.spec.group, error = with_causes(error), "{what}");
+        self.spec.board.set_last_error(error);
+    }
+
+    fn count_transaction(&self, outcome: &'static str) {
+        let labels = [
+            ("group", self.spec.group.to_string()),
+            ("outcome", outcome.to_owned()),
+        ];
+        metrics::counter!("ottla_consumer_transactions_total", &labels).increment(1);
+    }
+}
+
+/// Whether the open transaction has anything to commit.
+fn has_news(transactor: &Transactor, partitions: &Partitions) -> bool {
+    !transactor.gate.held().lanes.is_empty()
+        || partitions
+            .values()
+            .any(|owned| owned.progress.uncommitted().is_some())
+}
+
+/// What this producer cannot go on after.
+fn check(error: &TransactError) -> Result<(), Error> {
+    let kind = match error.kind() {
+        // Another process has the id; to take it back would only fence that one.
+        TransactErrorKind::Fenced => ErrorKind::Transaction,
+        // The member begins anew, with another producer.
+        TransactErrorKind::Fatal | TransactErrorKind::InvalidState => ErrorKind::MemberFailed,
+        _ => return Ok(()),
+    };
+    Err(Error::new(kind).with_source(error.clone()))
+}

@@ -1,0 +1,196 @@
+//! [`Gate`]: lets a member's calls begin while a transaction is open, and knows what it holds.
+
+use ottla_types::Publish;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// When a transaction is full.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GateLimits {
+    /// Records that were handled.
+    pub(crate) records: usize,
+    /// Bytes that were published.
+    pub(crate) bytes: usize,
+}
+
+/// What a member's task and its lanes share about the open transaction.
+pub(crate) struct Gate {
+    limits: GateLimits,
+    state: Mutex<State>,
+    opened: Notify,
+    /// Wakes the member.
+    member: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where records go while the gate is open.
+    publish: Option<Arc<dyn Publish>>,
+    /// Calls in progress, by their lanes.
+    calls: BTreeMap<u64, usize>,
+    held: Held,
+}
+
+/// What an open transaction holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    /// When the first record was handled.
+    pub(crate) begun: Option<Instant>,
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+    /// Lanes whose handled records are in it.
+    pub(crate) lanes: BTreeSet<u64>,
+    /// Lanes of which a failed call published into it: it can only be aborted.
+    pub(crate) tainted: BTreeSet<u64>,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub(crate) fn new(limits: GateLimits, member: Arc<Notify>) -> Self {
+        Self {
+            limits,
+            state: Mutex::default(),
+            opened: Notify::new(),
+            member,
+        }
+    }
+
+    /// A new transaction is open.
+    pub(crate) fn open(&self, publish: Arc<dyn Publish>) {
+        let mut state = self.lock();
+        state.held = Held::default();
+        state.publish = Some(publish);
+        drop(state);
+        self.opened.notify_waiters();
+    }
+
+    /// The same transaction is open again.
+    pub(crate) fn reopen(&self, publish: Arc<dyn Publish>) {
+        self.lock().publish = Some(publish);
+        self.opened.notify_waiters();
+    }
+
+    /// No call begins from now on.
+    pub(crate) fn close(&self) {
+        self.lock().publish = None;
+    }
+
+    /// What the transaction holds now.
+    pub(crate) fn held(&self) -> Held {
+        self.lock().held.clone()
+    }
+
+    /// When the first record of the transaction was handled, and whether it is full or tainted.
+    pub(crate) fn since(&self) -> Since {
+        let state = self.lock();
+        let held = &state.held;
+        Since {
+            begun: held.begun,
+            is_over: self.is_full(held) || !held.tainted.is_empty(),
+        }
+    }
+
+    /// Lanes with calls in progress.
+    pub(crate) fn calling(&self) -> BTreeSet<u64> {
+        self.lock().calls.keys().copied().collect()
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lock().calls.is_empty()
+    }
+
+    /// Resolves when a call may begin. Safe to cancel.
+    pub(super) async fn opened(&self) {
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            // Registered before the look, so that no opening falls between.
+            opened.as_mut().enable();
+            if self.admits(&self.lock()) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    /// Begins a call of a lane; `None` while none may begin.
+    pub(super) fn enter(self: &Arc<Self>, lane: u64) -> Option<Entered> {
+        let mut state = self.lock();
+        if !self.admits(&state) {
+            return None;
+        }
+        let publish = state.publish.clone()?;
+        *state.calls.entry(lane).or_default() += 1;
+        drop(state);
+        Some(Entered {
+            gate: self.clone(),
+            lane,
+            publish,
+        })
+    }
+
+    fn admits(&self, state: &State) -> bool {
+        state.publish.is_some() && state.held.tainted.is_empty() && !self.is_full(&state.held)
+    }
+
+    fn is_full(&self, held: &Held) -> bool {
+        held.records >= self.limits.records || held.bytes >= self.limits.bytes
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Changed by whole steps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Gate::since`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    pub(crate) begun: Option<Instant>,
+    pub(crate) is_over: bool,
+}
+
+/// A call that began. It has to be left.
+#[must_use]
+pub(super) struct Entered {
+    gate: Arc<Gate>,
+    lane: u64,
+    pub(super) publish: Arc<dyn Publish>,
+}
+
+impl Entered {
+    /// Ends the call: with so many records handled, or failed with outputs.
+    pub(super) fn leave(self, handled: Option<usize>, bytes: usize) {
+        let mut state = self.gate.lock();
+        if let Some(calls) = state.calls.get_mut(&self.lane) {
+            *calls -= 1;
+            if *calls == 0 {
+                state.calls.remove(&self.lane);
+            }
+        }
+        let held = &mut state.held;
+        held.bytes = held.bytes.saturating_add(bytes);
+        let mut is_first = false;
+        match handled {
+            Some(0) => {}
+            Some(records) => {
+                // It sets the time for the end.
+                is_first = held.begun.is_none();
+                held.begun.get_or_insert_with(Instant::now);
+                held.records += records;
+                held.lanes.insert(self.lane);
+            }
+            None => {
+                held.tainted.insert(self.lane);
+            }
+        }
+        let is_over = self.gate.is_full(held) || !held.tainted.is_empty();
+        let is_waited_for = state.publish.is_none() && state.calls.is_empty();
+        drop(state);
+        if is_first || is_over || is_waited_for {
+            self.gate.member.notify_one();
+        }
+    }
+}
