@@ -27,7 +27,9 @@ Without a name all of them are run, on a Kafka of its own that goes away.
 async fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.first().is_some_and(|word| word == "client") {
-        return client(&words[1..]).await;
+        // As a task, which is what services do, and what the other contenders in Rust do here.
+        let client = tokio::spawn(async move { client(&words[1..]).await });
+        return client.await.unwrap_or(ExitCode::FAILURE);
     }
     let options = match parse() {
         Ok(Some(options)) => options,

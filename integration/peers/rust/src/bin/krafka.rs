@@ -13,6 +13,11 @@ const UNSEEN_MAX: usize = 32_768;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
+    // As a task, which is what services do.
+    tokio::spawn(run()).await?
+}
+
+async fn run() -> Result<(), Failure> {
     let task = Task::from_arguments()?;
     let workload = Workload::<Bytes>::new(&task);
     let kafka = Kafka::builder(task.bootstrap.clone()).connect().await?;

@@ -18,6 +18,11 @@ const OVERHEAD: usize = 10;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
+    // As a task, which is what services do.
+    tokio::spawn(run()).await?
+}
+
+async fn run() -> Result<(), Failure> {
     let task = Task::from_arguments()?;
     let client = ClientBuilder::new(vec![task.bootstrap.clone()])
         .build()
