@@ -213,7 +213,7 @@ impl Task {
         } = self;
         let (batch, buffer) = (self.batch_bytes >> 10, self.buffer_bytes >> 20);
         let common = format!(
-            "{records} records a run, keys of 12 and values of {value_bytes} bytes, {partitions} partitions, one broker, no compression"
+            "{records} records a run, keys of 12 and values of {value_bytes} bytes, {partitions} partitions, one broker, no compression, clients in Rust called from a task of a runtime with all cores"
         );
         let reading = format!(
             "from the earliest offset, batches of {batch} KiB written by ottla, at most {buffer} MiB read ahead where the client can be told"

@@ -28,8 +28,12 @@ async fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.first().is_some_and(|word| word == "client") {
         // As a task, which is what services do, and what the other contenders in Rust do here.
-        let client = tokio::spawn(async move { client(&words[1..]).await });
-        return client.await.unwrap_or(ExitCode::FAILURE);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { client(&words[1..]).await });
+        let ended = tasks.join_next().await;
+        return ended.map_or(ExitCode::FAILURE, |ended| {
+            ended.unwrap_or(ExitCode::FAILURE)
+        });
     }
     let options = match parse() {
         Ok(Some(options)) => options,
