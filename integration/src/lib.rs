@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod harness;
 pub mod history;
+pub mod member;
 pub mod order_flow;
 pub mod read_back;
 pub mod scenarios;

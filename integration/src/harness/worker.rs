@@ -208,6 +208,22 @@ impl Worker {
         self.signal(Signal::INT)
     }
 
+    /// SIGSTOP: it stands still, and its connections stay open.
+    ///
+    /// # Errors
+    /// `Io` if it has ended already.
+    pub fn freeze(&self) -> Result<(), HarnessError> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: lets it go on after [`freeze`](Self::freeze).
+    ///
+    /// # Errors
+    /// `Io` if it has ended already.
+    pub fn thaw(&self) -> Result<(), HarnessError> {
+        self.signal(Signal::CONT)
+    }
+
     fn signal(&self, signal: Signal) -> Result<(), HarnessError> {
         let doing = format!("signal {}", self.name);
         let pid = self

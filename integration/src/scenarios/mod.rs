@@ -13,6 +13,7 @@ mod codecs;
 mod foreign_clients;
 mod leaders;
 mod log_upkeep;
+mod members;
 mod order_flow;
 pub mod runner;
 mod secured_flow;
@@ -116,6 +117,56 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(240),
         run: |context| Box::pin(leaders::run(context)),
+    },
+    Scenario {
+        name: "rolling-deploy",
+        about: "members are replaced one by one: nothing comes twice; the gaps are measured",
+        needs: Needs::Cluster,
+        nodes: &[3],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(members::deploy(context)),
+    },
+    Scenario {
+        name: "rolling-restart",
+        about: "brokers are restarted one by one: static members see no rebalance",
+        needs: Needs::Harness,
+        nodes: &[3],
+        transports: NATIVE,
+        suites: &[Suite::Full],
+        within: Duration::from_secs(200),
+        run: |context| Box::pin(members::restart(context)),
+    },
+    Scenario {
+        name: "member-kill",
+        about: "a member is killed with -9: how soon its partitions are taken over",
+        needs: Needs::Cluster,
+        nodes: &[3],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(120),
+        run: |context| Box::pin(members::member_kill(context)),
+    },
+    Scenario {
+        name: "zombie",
+        about: "a member is frozen beyond its session: what it does then has no effect",
+        needs: Needs::Cluster,
+        nodes: &[3],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(150),
+        run: |context| Box::pin(members::zombie(context)),
+    },
+    Scenario {
+        name: "slow-handler",
+        about: "a call of 3 minutes in a session of 45 seconds: no rebalance",
+        needs: Needs::Cluster,
+        nodes: &[3],
+        transports: NATIVE,
+        suites: &[Suite::Full],
+        within: Duration::from_secs(330),
+        run: |context| Box::pin(members::slow_handler(context)),
     },
     Scenario {
         name: "bad-input",
