@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{interval, sleep};
+use tokio_util::task::TaskTracker;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -40,7 +41,7 @@ pub struct MemberOptions {
     pub group: String,
     /// What is read.
     pub topic: String,
-    /// Where a copy of each record is published, before it is handled.
+    /// Where a copy of a record that takes time is published when it is over.
     pub output: Option<String>,
     /// `group.instance.id`.
     pub instance: Option<String>,
@@ -86,6 +87,7 @@ pub async fn run(options: MemberOptions, stop: impl Future<Output = ()>) -> Resu
     let journalist = Journalist {
         journal: Journal::open(&options.journal)?,
         output: options.output,
+        late: TaskTracker::new(),
     };
     let mut app = App::new(&client, config).outputs(Arc::new(producer.clone()));
     app.register(Registration::new(
@@ -142,6 +144,8 @@ fn standing(app: &RunningApp) -> Standing {
 struct Journalist {
     journal: Journal,
     output: Option<String>,
+    /// Those of calls that were dropped go on.
+    late: TaskTracker,
 }
 
 impl Handler for Journalist {
@@ -170,16 +174,15 @@ impl Journalist {
             let member = context.group_metadata();
             let member = member.map_err(|e| HandlerError::transient("Lost", e.to_string()))?;
             println!("{BEGUN}{} {}", member.generation, member.member_id);
-            sleep(Duration::from_millis(takes)).await;
-        }
-        if let Some(output) = &self.output {
-            let copy: Record = record.to_record(output.as_str());
-            if let Err(error) = context.publish(copy).await {
-                if error.kind() == PublishErrorKind::NotOwner {
-                    println!("{REFUSED}{id}");
-                }
-                let failed = HandlerError::transient("Publish", error.to_string());
-                return Err(failed.with_source(error));
+            let copy = self
+                .output
+                .as_ref()
+                .map(|output| record.to_record(&**output));
+            let late = publish_late(context.clone(), takes, copy, id);
+            // A task of its own does not end with the call.
+            match self.late.spawn(late).await {
+                Ok(published) => published?,
+                Err(error) => return Err(HandlerError::transient("Panicked", error.to_string())),
             }
         }
         self.write(&Entry::Handled(Handled {
@@ -194,6 +197,24 @@ impl Journalist {
         let written = self.journal.write(entry);
         written.map_err(|e| HandlerError::outage("Journal", e.to_string()).with_source(e))
     }
+}
+
+/// Publishes when the time has passed, if there is something to publish.
+async fn publish_late(
+    context: Context,
+    takes_ms: u64,
+    copy: Option<Record>,
+    id: String,
+) -> Result<(), HandlerError> {
+    sleep(Duration::from_millis(takes_ms)).await;
+    let Some(copy) = copy else { return Ok(()) };
+    let published = context.publish(copy).await;
+    published.map(drop).map_err(|error| {
+        if error.kind() == PublishErrorKind::NotOwner {
+            println!("{REFUSED}{id}");
+        }
+        HandlerError::transient("Publish", error.to_string()).with_source(error)
+    })
 }
 
 fn text(bytes: Option<&[u8]>) -> Option<String> {

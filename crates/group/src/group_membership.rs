@@ -141,6 +141,11 @@ impl GroupMembership {
         either!(&mut self.active, member => member.commit_result(identity, code, now_ms))
     }
 
+    /// As [`Membership::owned_until`].
+    pub fn owned_until(&self) -> Option<i64> {
+        either!(&self.active, member => member.owned_until())
+    }
+
     /// As [`Membership::owns`].
     pub fn owns(&self, partition: &TopicPartition) -> bool {
         either!(&self.active, member => member.owns(partition))

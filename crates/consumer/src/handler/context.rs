@@ -6,12 +6,19 @@ use crate::status::MemberBoard;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::Instant;
 
 /// The right of this member to a partition in one generation. It is revoked once and for all; a
 /// later assignment of the same partition has a lease of its own. Clones share the state.
+///
+/// It also ends when the group's coordinator was not heard for the session's time-out: a process that
+/// stood still finds it ended before it has heard that its partitions belong to others.
 #[derive(Debug, Clone, Default)]
-pub struct PartitionLease(Latch);
+pub struct PartitionLease {
+    revoked: Latch,
+    term: Term,
+}
 
 impl PartitionLease {
     /// A lease that holds until it is revoked.
@@ -19,19 +26,64 @@ impl PartitionLease {
         Self::default()
     }
 
+    /// A lease that holds until it is revoked, and not beyond the term.
+    pub(crate) fn within(term: Term) -> Self {
+        let revoked = Latch::default();
+        Self { revoked, term }
+    }
+
     /// Ends the lease.
     pub fn revoke(&self) {
-        self.0.set();
+        self.revoked.set();
     }
 
     /// Whether the lease still holds.
     pub fn is_held(&self) -> bool {
-        !self.0.is_set()
+        !self.is_revoked() && self.term.lasts()
     }
 
-    /// Resolves when the lease has ended.
+    /// Whether it was revoked: a look that costs nothing.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.is_set()
+    }
+
+    /// Resolves when the lease was revoked.
     pub async fn lost(&self) {
-        self.0.wait().await;
+        self.revoked.wait().await;
+    }
+}
+
+/// Until when a member owns what it owns, unless its coordinator is heard before. Clones share the
+/// state.
+#[derive(Debug, Clone)]
+pub(crate) struct Term {
+    begun: Instant,
+    /// Milliseconds since `begun`.
+    ends: Arc<AtomicI64>,
+}
+
+impl Default for Term {
+    fn default() -> Self {
+        Self::since(Instant::now())
+    }
+}
+
+impl Term {
+    /// A term on the clock that began then.
+    pub(crate) fn since(begun: Instant) -> Self {
+        let ends = Arc::new(AtomicI64::new(i64::MAX));
+        Self { begun, ends }
+    }
+
+    /// Sets its end, in milliseconds of that clock; `None`: it has none.
+    pub(crate) fn set(&self, ends: Option<i64>) {
+        self.ends.store(ends.unwrap_or(i64::MAX), Ordering::Release);
+    }
+
+    fn lasts(&self) -> bool {
+        let ends = self.ends.load(Ordering::Acquire);
+        let now = self.begun.elapsed().as_millis();
+        i64::try_from(now).is_ok_and(|now| now < ends)
     }
 }
 
@@ -262,5 +314,34 @@ impl std::fmt::Debug for Context {
             .field("member", &self.shared.member)
             .field("lease_held", &self.shared.lease.is_held())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_context_refuses_when_the_session_is_over_before_anybody_says_so() {
+        let term = Term::since(Instant::now());
+        let lease = PartitionLease::within(term.clone());
+        let context = Context::new("g", "m").with_lease(lease.clone());
+        let refusal = async || {
+            let error = context.publish(Record::new("t")).await.unwrap_err();
+            (context.check_lease().is_err(), error.kind())
+        };
+        term.set(Some(6_000));
+        advance(Duration::from_millis(5_999)).await;
+        assert_eq!(refusal().await, (false, PublishErrorKind::Closed));
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(refusal().await, (true, PublishErrorKind::NotOwner));
+        assert!(!lease.is_held() && !lease.is_revoked());
+        // The coordinator was heard.
+        term.set(Some(12_000));
+        assert_eq!(refusal().await, (false, PublishErrorKind::Closed));
+        lease.revoke();
+        assert_eq!(refusal().await, (true, PublishErrorKind::NotOwner));
     }
 }

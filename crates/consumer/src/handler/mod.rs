@@ -13,6 +13,7 @@ mod run;
 mod typed;
 
 pub use batch::{BatchFn, BatchHandler, BatchOutcome, BoxBatchHandler, batch_fn};
+pub(crate) use context::Term;
 pub use context::{Context, LeaseLost, PartitionLease};
 #[cfg(feature = "protobuf")]
 pub use decode::Protobuf;

@@ -123,7 +123,7 @@ impl Caller {
     }
 
     fn may_not_begin(&self) -> bool {
-        self.drain.is_set() || !self.context.lease().is_held()
+        self.drain.is_set() || self.context.lease().is_revoked()
     }
 
     async fn call_each(&self, handler: &BoxHandler, records: &[ConsumedRecord]) -> (usize, Then) {

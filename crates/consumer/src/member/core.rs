@@ -159,6 +159,7 @@ impl Member {
         }
         self.fetcher.start(&mut self.partitions, now);
         let identity = self.driver.commit_identity();
+        self.driver.show_term();
         self.show_identity(identity.as_ref());
         self.transact(identity, now);
         self.show_state();
@@ -253,7 +254,7 @@ impl Member {
             false => Progress::new(in_flight, wake),
         });
         let lag = Lag::new(&self.spec.group, partition);
-        Owned::new(self.incarnations, progress, lag, now)
+        Owned::new(self.incarnations, progress, self.driver.term(), lag, now)
     }
 
     /// Starts the lane of a partition whose position is known.

@@ -5,6 +5,7 @@
 use super::MemberSpec;
 use super::partition::may_pass;
 use crate::config::GroupProtocol;
+use crate::handler::Term;
 use crate::status::MemberBoard;
 use crate::{Assignor, Error};
 use futures_util::StreamExt;
@@ -33,6 +34,7 @@ pub(super) struct Driver {
     calls: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// The zero of the state machine's time.
     begun: Instant,
+    term: Term,
     /// What a heartbeat of KIP-848 may take: a third of the session.
     heartbeat_limit: Duration,
     /// When the leader's metadata is refreshed next; `None` while a refresh is out.
@@ -92,6 +94,7 @@ impl Driver {
             group,
             calls: FuturesUnordered::new(),
             begun,
+            term: Term::since(begun),
             heartbeat_limit: config.session_timeout / 3,
             refresh_at: Some(begun + client.metadata_max_age),
             refresh_every: client.metadata_max_age,
@@ -249,6 +252,16 @@ impl Driver {
 
     pub(super) fn phase(&self) -> Phase {
         self.membership.phase()
+    }
+
+    /// Shows until when everything owned is owned.
+    pub(super) fn show_term(&self) {
+        self.term.set(self.membership.owned_until());
+    }
+
+    /// Until when everything owned is owned, as it was shown last.
+    pub(super) fn term(&self) -> Term {
+        self.term.clone()
     }
 
     /// When to call [`tick`](Self::tick) and [`start_calls`](Self::start_calls) at the latest.

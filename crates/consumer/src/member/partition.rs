@@ -1,7 +1,7 @@
 //! What a member knows about each partition that it owns.
 
 use crate::Error;
-use crate::handler::PartitionLease;
+use crate::handler::{PartitionLease, Term};
 use crate::lane::{Chunk, LaneHandle, Progress};
 use crate::listener::SeekTo;
 use crate::status::PartitionState;
@@ -81,7 +81,13 @@ pub(super) enum Lookup {
 }
 
 impl Owned {
-    pub(super) fn new(incarnation: u64, progress: Arc<Progress>, lag: Lag, now: Instant) -> Self {
+    pub(super) fn new(
+        incarnation: u64,
+        progress: Arc<Progress>,
+        term: Term,
+        lag: Lag,
+        now: Instant,
+    ) -> Self {
         Self {
             incarnation,
             position: Position::Wanted {
@@ -89,7 +95,7 @@ impl Owned {
                 not_before: now,
             },
             progress,
-            lease: PartitionLease::new(),
+            lease: PartitionLease::within(term),
             lane: None,
             drain_by: None,
             reading: 0,

@@ -228,6 +228,13 @@ impl Membership {
         })
     }
 
+    /// Until when everything owned is owned unless the coordinator is heard, on the clock of
+    /// [`handle`](Self::handle)'s `now_ms`: then the coordinator may have given it to others. `None`
+    /// while nothing is owned.
+    pub fn owned_until(&self) -> Option<i64> {
+        self.due_at(Timer::Ownership)
+    }
+
     /// Whether the partition is owned. While it is being revoked it still is.
     pub fn owns(&self, partition: &TopicPartition) -> bool {
         self.owned.contains(partition)
