@@ -70,7 +70,8 @@ impl<H: BatchHandler> DeadLettered<H> {
             now_ms: self.clock.now_ms(),
             is_first: true,
         };
-        publish_dead_letter(&*self.publish, copy_for(&topic, record, &failed), record).await?;
+        let publish = context.publisher(&self.publish);
+        publish_dead_letter(&*publish, copy_for(&topic, record, &failed), record).await?;
         let labels = [
             ("group", context.group().to_owned()),
             ("topic", record.topic.to_string()),

@@ -48,7 +48,7 @@ mod retry;
 mod stamp;
 
 pub use dead_letter_batch::DeadLettered;
-pub use dedup::{CLASS_DEDUP_STORE, DedupConfig, Deduplicated};
+pub use dedup::{CLASS_DEDUP_STORE, CLASS_IN_TRANSACTION, DedupConfig, Deduplicated};
 pub use delay::{
     CLASS_FORWARD_REFUSED, CLASS_INVALID_DELAY, DelayError, DelayForwarder, DelayLevel,
     DelayLevels, DelayProducer, Delayed,
@@ -56,5 +56,6 @@ pub use delay::{
 pub use identity::{claim_owner, message_id};
 pub use rate::RateLimited;
 pub use retry::{
-    Backoff, CLASS_PUBLISH_FAILED, ClassPolicy, InPlace, Reliable, ReliableBuilder, RetryPolicy,
+    Backoff, CLASS_PUBLISH_FAILED, CLASS_TAKEN_BACK, ClassPolicy, InPlace, Reliable,
+    ReliableBuilder, RetryPolicy,
 };

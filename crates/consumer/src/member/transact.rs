@@ -66,6 +66,9 @@ pub(super) struct Transactor {
     backoff: Backoff,
     /// The open transaction has outputs that must not count.
     must_abort: bool,
+    /// The most records of the next transaction: few after one was aborted, so that what made it fail
+    /// does not take the rest back again and again; then twice as many each time.
+    quota: usize,
     /// Partitions whose records made transactions fail.
     failing: HashMap<TopicPartition, Backoff>,
 }
@@ -121,6 +124,7 @@ impl Transactor {
             not_before: now,
             backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
             must_abort: false,
+            quota: usize::MAX,
             failing: HashMap::new(),
         })
     }
@@ -198,6 +202,7 @@ impl Transactor {
     fn abort(&mut self) {
         self.gate.close();
         self.must_abort = false;
+        self.quota = 1;
         if let Some(producer) = self.producer.clone() {
             let step = async move { TransactionStep::Aborted(producer.abort().await) };
             self.start(State::Aborting, Box::pin(step));
@@ -223,7 +228,7 @@ impl Transactor {
         if let Some(producer) = &self.producer {
             let publish: Arc<dyn Publish> = Arc::new(producer.clone());
             match is_new {
-                true => self.gate.open(publish),
+                true => self.gate.open(publish, self.quota),
                 false => self.gate.reopen(publish),
             }
             self.state = State::Open;
@@ -376,6 +381,7 @@ impl Member {
             TransactionStep::Ended(entries, Ok(())) => {
                 transactor.state = State::Ready;
                 transactor.backoff.reset();
+                transactor.quota = transactor.quota.saturating_mul(2);
                 for entry in entries {
                     transactor.failing.remove(&entry.partition);
                     entry.progress.committed(entry.offset);

@@ -28,6 +28,8 @@ pub(crate) struct Gate {
 struct State {
     /// Where records go while the gate is open.
     publish: Option<Arc<dyn Publish>>,
+    /// The most records of the open transaction.
+    quota: usize,
     /// Calls in progress, by their lanes.
     calls: BTreeMap<u64, usize>,
     held: Held,
@@ -57,9 +59,10 @@ impl Gate {
         }
     }
 
-    /// A new transaction is open.
-    pub(crate) fn open(&self, publish: Arc<dyn Publish>) {
+    /// A new transaction is open, for so many records, or fewer by the limits.
+    pub(crate) fn open(&self, publish: Arc<dyn Publish>, quota: usize) {
         let mut state = self.lock();
+        state.quota = quota.min(self.limits.records);
         state.held = Held::default();
         state.publish = Some(publish);
         drop(state);
@@ -88,7 +91,7 @@ impl Gate {
         let held = &state.held;
         Since {
             begun: held.begun,
-            is_over: self.is_full(held) || !held.tainted.is_empty(),
+            is_over: self.is_full(&state) || !held.tainted.is_empty(),
         }
     }
 
@@ -132,11 +135,11 @@ impl Gate {
     }
 
     fn admits(&self, state: &State) -> bool {
-        state.publish.is_some() && state.held.tainted.is_empty() && !self.is_full(&state.held)
+        state.publish.is_some() && state.held.tainted.is_empty() && !self.is_full(state)
     }
 
-    fn is_full(&self, held: &Held) -> bool {
-        held.records >= self.limits.records || held.bytes >= self.limits.bytes
+    fn is_full(&self, state: &State) -> bool {
+        state.held.records >= state.quota || state.held.bytes >= self.limits.bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,7 +189,7 @@ impl Entered {
                 held.tainted.insert(self.lane);
             }
         }
-        let is_over = self.gate.is_full(held) || !held.tainted.is_empty();
+        let is_over = self.gate.is_full(&state) || !state.held.tainted.is_empty();
         let is_waited_for = state.publish.is_none() && state.calls.is_empty();
         drop(state);
         if is_first || is_over || is_waited_for {

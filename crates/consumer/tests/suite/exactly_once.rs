@@ -339,9 +339,14 @@ async fn trap_c18_a_member_that_is_lost_inside_of_a_transaction_takes_it_back() 
     let evicted = bed.cluster.faults().add(evicted);
     wait_for("the eviction", || evicted.hits() == 1).await;
     open.add_permits(2 * INPUTS);
+    wait_for("the rest", || {
+        bed.cluster.records("out").len() >= INPUTS + 10
+    })
+    .await;
+    // The last transaction is not full.
+    stop(running).await;
     each_once(&bed).await;
     assert!(aborted(&bed) >= 10);
-    stop(running).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
+/// The class of the error in a registration that handles exactly once: the mark in the store would
+/// stay when the transaction is aborted, and the outputs of the message would be lost. The partition
+/// waits, and says so.
+pub const CLASS_IN_TRANSACTION: &str = "dedup_in_transaction";
+
 /// The class of the error when the store does not answer. It is an outage: the partition waits.
 pub const CLASS_DEDUP_STORE: &str = "dedup_store";
 
@@ -214,6 +219,10 @@ fn fenced(key: &Key<'_>, what: &str) {
 
 impl<H: Handler> Handler for Deduplicated<H> {
     async fn handle(&self, context: &Context, record: &ConsumedRecord) -> Outcome {
+        if context.is_transactional() {
+            let text = "a message that is marked as done stays so when its transaction is aborted";
+            return Outcome::Failed(HandlerError::outage(CLASS_IN_TRANSACTION, text));
+        }
         let (id, owner) = (message_id(record), claim_owner(context, record));
         let key = Key {
             scope: context.group(),

@@ -110,7 +110,7 @@ impl DelayForwarder {
         for header in [names::TARGET_TOPIC, names::NOT_BEFORE, HOPS] {
             copy.headers.remove(header);
         }
-        if let Err(error) = self.publish.publish(copy).await {
+        if let Err(error) = context.publisher(&self.publish).publish(copy).await {
             return self.not_forwarded(context, record, error).await;
         }
         let late_ms = self.clock.now_ms().saturating_sub(due_ms).max(0);
@@ -160,7 +160,8 @@ impl DelayForwarder {
             // A dead letter is taken back with all that it came with.
             copy.headers.push_raw(due);
         }
-        match publish_dead_letter(&*self.publish, copy, record).await {
+        let publish = context.publisher(&self.publish);
+        match publish_dead_letter(&*publish, copy, record).await {
             Ok(()) => {
                 let labels = [
                     ("group", context.group().to_owned()),
@@ -193,7 +194,7 @@ impl Handler for DelayForwarder {
                 let mut copy = Self::copy(record, level.topic());
                 copy.headers.set(HOPS, hops.to_string());
                 copy.timestamp_ms = Some(now_ms);
-                match self.publish.publish(copy).await {
+                match context.publisher(&self.publish).publish(copy).await {
                     Ok(_) => Outcome::Done,
                     Err(error) => self.not_forwarded(context, record, error).await,
                 }

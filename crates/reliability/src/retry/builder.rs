@@ -1,6 +1,7 @@
 //! Putting a [`Reliable`] together.
 
 use super::routes::Routes;
+use super::taken_back::TakenBack;
 use super::{Reliable, RetryPolicy};
 use ottla_store::SystemClock;
 use ottla_types::{Clock, ConfigError, Publish, validate_group_id};
@@ -72,6 +73,7 @@ impl<H> ReliableBuilder<H> {
             publish: self.publish,
             clock: self.clock,
             random: Mutex::new(fastrand::Rng::with_seed(self.seed)),
+            taken_back: TakenBack::default(),
         })
     }
 }

@@ -9,6 +9,7 @@ mod backoff;
 mod builder;
 mod policy;
 mod routes;
+mod taken_back;
 
 pub use backoff::Backoff;
 pub use builder::ReliableBuilder;
@@ -23,11 +24,15 @@ use ottla_types::{Clock, ConsumedRecord, Publish, PublishError, PublishErrorKind
 use routes::{Route, Routes, retry_topic};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use taken_back::TakenBack;
 use tokio::time::Instant;
 
 /// The class of the error when neither the retry nor the dead letter topic takes a record: the
 /// partition waits, and nothing is lost.
 pub const CLASS_PUBLISH_FAILED: &str = "retry_publish_failed";
+
+/// The class of the error when an attempt failed after it had published into its transaction.
+pub const CLASS_TAKEN_BACK: &str = "retry_taken_back";
 
 /// The handler's limit when the runner sets none.
 const LIMIT_WITHOUT_DEADLINE: Duration = Duration::from_secs(3600);
@@ -39,7 +44,12 @@ const LIMIT_WITHOUT_DEADLINE: Duration = Duration::from_secs(3600);
 /// - `Permanent` failures are dead-lettered at once.
 /// - An `Outage` makes the partition wait; it counts as no attempt.
 ///
-/// While a copy cannot be published, the source is not done and the partition waits. A copy may be
+/// In a registration that handles exactly once
+/// ([`ProcessingGuarantee`](ottla_consumer::ProcessingGuarantee)) copies are part of the transaction
+/// that has the record's offset. There an attempt that fails after it has published takes its
+/// transaction back; the copy follows in the next one, without another attempt.
+///
+/// Elsewhere, while a copy cannot be published, the source is not done and the partition waits. A copy may be
 /// published twice (a lost answer, a crash before the commit); its `message_id` says so to a
 /// [`Deduplicated`](crate::Deduplicated) handler inside.
 pub struct Reliable<H> {
@@ -50,6 +60,7 @@ pub struct Reliable<H> {
     publish: Arc<dyn Publish>,
     clock: Arc<dyn Clock>,
     random: Mutex<fastrand::Rng>,
+    taken_back: TakenBack,
 }
 
 impl<H: Handler> Reliable<H> {
@@ -135,11 +146,13 @@ impl<H> Reliable<H> {
         context: &Context,
         record: &ConsumedRecord,
         route: &Route,
-        error: HandlerError,
+        error: &HandlerError,
     ) -> Outcome {
-        if context.check_lease().is_err() {
+        if let Err(lost) = context.check_lease() {
             // The next owner handles it; a copy by this one would be a second record.
-            return Outcome::Failed(error);
+            let text = error.message().to_owned();
+            let class = error.class().to_owned();
+            return Outcome::Failed(HandlerError::transient(class, text).with_source(lost));
         }
         let now_ms = self.clock.now_ms();
         if error.failure() == Failure::Outage {
@@ -150,7 +163,7 @@ impl<H> Reliable<H> {
         let attempts = self.failures_before(record, route).saturating_add(1);
         let failed = Failed {
             group: &self.group,
-            error: &error,
+            error,
             attempts,
             now_ms,
             is_first: route.tier.is_none(),
@@ -160,14 +173,14 @@ impl<H> Reliable<H> {
             _ => self.policy.next_delay(error.class(), attempts),
         };
         if let Some(delay) = delay {
-            match self.retry(record, route, &failed, delay).await {
+            match self.retry(context, record, route, &failed, delay).await {
                 Ok(()) => return Outcome::Done,
                 // With our headers it no longer fits: more attempts are not possible.
                 Err(e) if e.kind() == PublishErrorKind::RecordTooLarge => {}
                 Err(e) => return self.not_published(record, e),
             }
         }
-        match self.dead_letter(record, route, &failed).await {
+        match self.dead_letter(context, record, route, &failed).await {
             Ok(()) => Outcome::Done,
             Err(e) => self.not_published(record, e),
         }
@@ -175,6 +188,7 @@ impl<H> Reliable<H> {
 
     async fn retry(
         &self,
+        context: &Context,
         record: &ConsumedRecord,
         route: &Route,
         failed: &Failed<'_>,
@@ -186,7 +200,7 @@ impl<H> Reliable<H> {
             .now_ms
             .saturating_add(millis(self.with_jitter(delay)));
         copy.headers.set(names::NOT_BEFORE, due_ms.to_string());
-        self.publish.publish(copy).await?;
+        context.publisher(&self.publish).publish(copy).await?;
         self.count("ottla_retry_published_total", route);
         tracing::debug!(topic, error = %failed.error, attempts = failed.attempts, "retry");
         Ok(())
@@ -194,13 +208,15 @@ impl<H> Reliable<H> {
 
     async fn dead_letter(
         &self,
+        context: &Context,
         record: &ConsumedRecord,
         route: &Route,
         failed: &Failed<'_>,
     ) -> Result<(), PublishError> {
         let topic = names::dead_letter_topic(&route.main);
         let copy = copy_for(&topic, record, failed);
-        publish_dead_letter(&*self.publish, copy, record).await?;
+        let publish = context.publisher(&self.publish);
+        publish_dead_letter(&*publish, copy, record).await?;
         self.count("ottla_dead_lettered_total", route);
         tracing::warn!(topic, error = %failed.error, attempts = failed.attempts, "dead letter");
         Ok(())
@@ -241,7 +257,9 @@ impl<H: Handler> Reliable<H> {
                 return outcome;
             };
             let in_time = begun.elapsed() + in_place.delay <= in_place.max_time;
-            if error.failure() != Failure::Transient || tries_left == 0 || !in_time {
+            // What is published in a transaction cannot be taken back alone.
+            let has_outputs = context.published_in_transaction() > 0;
+            if error.failure() != Failure::Transient || tries_left == 0 || !in_time || has_outputs {
                 return outcome;
             }
             tries_left -= 1;
@@ -275,8 +293,18 @@ impl<H: Handler> Handler for Reliable<H> {
         {
             return Outcome::NotBefore(due_ms);
         }
+        if context.is_transactional()
+            && let Some(error) = self.taken_back.of(record)
+        {
+            return self.failed(context, record, route, &error).await;
+        }
         match self.attempt(context, record).await {
-            Outcome::Failed(error) => self.failed(context, record, route, error).await,
+            Outcome::Failed(error) if context.published_in_transaction() > 0 => {
+                let text = "the attempt had published: its transaction is taken back";
+                self.taken_back.keep(record, error);
+                Outcome::Failed(HandlerError::transient(CLASS_TAKEN_BACK, text))
+            }
+            Outcome::Failed(error) => self.failed(context, record, route, &error).await,
             outcome => outcome,
         }
     }
