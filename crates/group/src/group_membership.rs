@@ -1,5 +1,6 @@
 //! A member with either protocol behind one interface, and the choice between them.
 
+use crate::assigned::Assigned;
 use crate::consumer_group::{ConsumerMembership, ConsumerMembershipConfig};
 use crate::membership::{
     CommitIdentity, CommitVerdict, Input, Membership, MembershipConfig, MembershipError,
@@ -17,6 +18,9 @@ pub enum GroupProtocol {
     Consumer(ConsumerMembershipConfig),
     /// KIP-848 where the broker has it, else the classic protocol.
     Auto(ConsumerMembershipConfig, MembershipConfig),
+    /// No membership: the application names its partitions. What is committed belongs to no
+    /// generation; a group that has members refuses it.
+    Assigned(Vec<TopicPartition>),
 }
 
 /// One member of a group, whatever its protocol. The order of the calls is that of
@@ -31,6 +35,7 @@ pub struct GroupMembership {
 enum Active {
     Classic(Box<Membership>),
     Consumer(Box<ConsumerMembership>),
+    Assigned(Assigned),
 }
 
 /// What the classic member is made of if the broker has no other protocol.
@@ -43,10 +48,11 @@ struct Fallback {
 }
 
 macro_rules! either {
-    ($of:expr, $member:ident => $do:expr) => {
+    ($of:expr, $member:ident => $do:expr, $assigned:ident => $fixed:expr) => {
         match $of {
             Active::Classic($member) => $do,
             Active::Consumer($member) => $do,
+            Active::Assigned($assigned) => $fixed,
         }
     };
 }
@@ -65,6 +71,9 @@ impl GroupMembership {
         let (active, fallback) = match protocol {
             GroupProtocol::Classic(config) => (Active::Classic(classic(config)?), None),
             GroupProtocol::Consumer(config) => (consumer(config)?, None),
+            GroupProtocol::Assigned(partitions) => {
+                (Active::Assigned(Assigned::new(partitions)), None)
+            }
             GroupProtocol::Auto(config, instead) => {
                 let fallback = Fallback {
                     member: classic(instead)?,
@@ -88,13 +97,17 @@ impl GroupMembership {
                 _ => {}
             }
         }
-        either!(&mut self.active, member => member.handle(input, now_ms));
+        match &mut self.active {
+            Active::Classic(member) => member.handle(input, now_ms),
+            Active::Consumer(member) => member.handle(input, now_ms),
+            Active::Assigned(assigned) => assigned.handle(&input),
+        }
     }
 
     /// As [`Membership::poll_event`]. A broker without KIP-848 is no event if there is another
     /// protocol to use; an expression over topic names has none.
     pub fn poll_event(&mut self) -> Option<MembershipEvent> {
-        let event = either!(&mut self.active, member => member.poll_event())?;
+        let event = either!(&mut self.active, m => m.poll_event(), a => a.poll_event())?;
         let error = MembershipError::NotOffered;
         if event != (MembershipEvent::Fatal { error }) {
             return Some(event);
@@ -113,22 +126,22 @@ impl GroupMembership {
 
     /// As [`Membership::poll_request`].
     pub fn poll_request(&mut self) -> Option<Request> {
-        either!(&mut self.active, member => member.poll_request())
+        either!(&mut self.active, m => m.poll_request(), _a => None)
     }
 
     /// As [`Membership::next_timeout`].
     pub fn next_timeout(&self) -> Option<i64> {
-        either!(&self.active, member => member.next_timeout())
+        either!(&self.active, m => m.next_timeout(), _a => None)
     }
 
     /// As [`Membership::phase`].
     pub fn phase(&self) -> Phase {
-        either!(&self.active, member => member.phase())
+        either!(&self.active, m => m.phase(), a => a.phase())
     }
 
     /// As [`Membership::commit_identity`].
     pub fn commit_identity(&self) -> Option<CommitIdentity> {
-        either!(&self.active, member => member.commit_identity())
+        either!(&self.active, m => m.commit_identity(), a => a.commit_identity())
     }
 
     /// As [`Membership::commit_result`].
@@ -138,7 +151,11 @@ impl GroupMembership {
         code: ErrorCode,
         now_ms: i64,
     ) -> CommitVerdict {
-        either!(&mut self.active, member => member.commit_result(identity, code, now_ms))
+        either!(
+            &mut self.active,
+            m => m.commit_result(identity, code, now_ms),
+            a => a.commit_result(code)
+        )
     }
 
     /// As [`Membership::owned_until`].
@@ -148,19 +165,20 @@ impl GroupMembership {
 
     /// As [`Membership::owns`].
     pub fn owns(&self, partition: &TopicPartition) -> bool {
-        either!(&self.active, member => member.owns(partition))
+        either!(&self.active, m => m.owns(partition), a => a.owned().contains(partition))
     }
 
     /// Everything owned, in order.
     pub fn owned(&self) -> Vec<TopicPartition> {
-        either!(&self.active, member => member.owned().cloned().collect())
+        either!(&self.active, m => m.owned().cloned().collect(), a => a.owned().to_vec())
     }
 
-    /// As [`Membership::watched_topics`]; empty with KIP-848, where the coordinator watches.
+    /// As [`Membership::watched_topics`]; empty with KIP-848, where the coordinator watches, and
+    /// without a membership.
     pub fn watched_topics(&self) -> Vec<Arc<str>> {
         match &self.active {
             Active::Classic(member) => member.watched_topics(),
-            Active::Consumer(_) => Vec::new(),
+            Active::Consumer(_) | Active::Assigned(_) => Vec::new(),
         }
     }
 
@@ -173,7 +191,7 @@ impl GroupMembership {
     /// for one that never joined. A static member keeps its place for its next start: the classic
     /// one says nothing, that of KIP-848 releases it, so that its successor is not refused.
     pub fn abrupt_leave(&self) -> Option<RequestBody> {
-        either!(&self.active, member => member.abrupt_leave())
+        either!(&self.active, m => m.abrupt_leave(), _a => None)
     }
 }
 

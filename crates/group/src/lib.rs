@@ -11,6 +11,7 @@
 //!   order.
 
 pub mod assign;
+mod assigned;
 pub mod consumer_group;
 mod group_membership;
 pub mod membership;
