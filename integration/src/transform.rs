@@ -5,7 +5,7 @@
 use futures_util::future::try_join_all;
 use ottla::client::{Client, ClientConfig, TransportKind};
 use ottla::consumer::{
-    AutoOffsetReset, ConsumedBatch, ConsumerConfig, GroupConsumer, HandlerError,
+    AutoOffsetReset, ConsumedBatch, Consumer, ConsumerConfig, ErrorKind, SeekTo,
 };
 use ottla::producer::{TransactionalConfig, TransactionalProducer};
 use ottla::types::coordinator::{CommitOffset, OffsetFetchRequest};
@@ -65,19 +65,21 @@ pub async fn run(
         session_timeout: Duration::from_secs(6),
         heartbeat_interval: Duration::from_millis(500),
         auto_offset_reset: AutoOffsetReset::Earliest,
+        max_poll_records: 100,
         ..ConsumerConfig::new(&transform.group)
     };
-    let mut consumer = GroupConsumer::start(&client, config, [&transform.input], 100).await?;
+    let mut consumer = Consumer::subscribe(&client, config, [&transform.input]).await?;
     tokio::pin!(stop);
     loop {
         let batch = tokio::select! {
-            batch = consumer.next_batch() => batch,
+            batch = consumer.recv() => batch?,
             () = &mut stop => break,
         };
-        let batch = batch.ok_or("the member has failed for good")?;
         let count = batch.records().len() as u64;
-        if handle(transform, &client, &producer, batch).await? {
+        if handle(transform, &client, &producer, &batch).await? {
             progress(count);
+        } else {
+            read_again(&mut consumer, &batch).await?;
         }
     }
     producer.close(Duration::from_secs(5)).await?;
@@ -91,32 +93,33 @@ async fn handle(
     transform: &Transform,
     client: &Client,
     producer: &TransactionalProducer,
-    batch: ConsumedBatch,
+    batch: &ConsumedBatch,
 ) -> Result<bool, Failure> {
-    let committed = match in_transaction(transform, producer, &batch).await {
-        Ok(()) => true,
+    match in_transaction(transform, producer, batch).await {
+        Ok(()) => Ok(true),
         Err(Broken::Lost) => {
             producer.abort().await?;
-            false
+            Ok(false)
         }
         Err(Broken::Transaction(error)) if error.is_abortable() => {
             eprintln!("aborting: {}", ottla::types::with_causes(&error));
             producer.abort().await?;
             // The offset was a part of it: it tells what became of the rest.
-            error.may_be_committed() && is_committed(transform, client, &batch).await?
+            Ok(error.may_be_committed() && is_committed(transform, client, batch).await?)
         }
-        Err(Broken::Transaction(error)) => return Err(error.into()),
-    };
-    // One that was lost meanwhile is its next owner's.
-    let _ = if committed {
-        batch.done()
-    } else {
-        batch.failed_at(
-            0,
-            HandlerError::transient("Aborted", "the transaction was aborted"),
-        )
-    };
-    Ok(committed)
+        Err(Broken::Transaction(error)) => Err(error.into()),
+    }
+}
+
+/// Nothing of the batch counts.
+async fn read_again(consumer: &mut Consumer, batch: &ConsumedBatch) -> Result<(), Failure> {
+    let first = SeekTo::Offset(batch.records()[0].offset);
+    match consumer.seek(batch.partition(), first).await {
+        Ok(_) => Ok(()),
+        // One that was lost meanwhile is its next owner's.
+        Err(error) if error.kind() == ErrorKind::NotOwner => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn in_transaction(
@@ -140,7 +143,7 @@ async fn in_transaction(
     let group = batch.group_metadata().map_err(|_| Broken::Lost)?;
     let offsets = vec![CommitOffset {
         partition: batch.partition().clone(),
-        offset: end_of(batch),
+        offset: batch.next_offset(),
         leader_epoch: None,
         metadata: String::new(),
     }];
@@ -151,11 +154,6 @@ async fn in_transaction(
     }
     producer.commit().await?;
     Ok(())
-}
-
-/// The next offset to be read after the batch.
-fn end_of(batch: &ConsumedBatch) -> i64 {
-    batch.records().last().map_or(0, |last| last.offset + 1)
 }
 
 /// Whether the group's offset is behind the batch, once nothing is open any more.
@@ -173,7 +171,7 @@ async fn is_committed(
         let answer = group.fetch_offsets(request).await?;
         match answer.offsets.first() {
             Some(found) if answer.error.is_ok() && found.error.is_ok() => {
-                return Ok(found.offset.is_some_and(|at| at >= end_of(batch)));
+                return Ok(found.offset.is_some_and(|at| at >= batch.next_offset()));
             }
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }

@@ -66,7 +66,8 @@ pub enum OnUnreadable {
 /// How a consumer group's member behaves. Serde names are Kafka's property names; durations are
 /// whole milliseconds.
 ///
-/// There is no auto commit: an offset is committed when everything below it is handled.
+/// An [`App`](crate::App) commits an offset when everything below it is handled; a
+/// [`Consumer`](crate::Consumer) when its caller says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields)]
 pub struct ConsumerConfig {
@@ -86,7 +87,8 @@ pub struct ConsumerConfig {
     /// none leaves it to the broker.
     #[serde(rename = "group.remote.assignor")]
     pub group_remote_assignor: Option<String>,
-    /// `enable.auto.commit`: only `false` is accepted.
+    /// `enable.auto.commit` (false): whether a [`Consumer`](crate::Consumer) commits by itself what its
+    /// caller is done with. A runner takes `false` alone: it commits what its handlers have handled.
     #[serde(rename = "enable.auto.commit")]
     pub enable_auto_commit: bool,
     /// `session.timeout.ms` (45 s): the coordinator removes a member that it has not heard from.
@@ -127,6 +129,14 @@ pub struct ConsumerConfig {
     /// `commit.interval.ms` (1 s): how often handled offsets are committed.
     #[serde(rename = "commit.interval.ms", with = "duration_ms")]
     pub commit_interval: Duration,
+    /// `max.poll.records` (500): the most records that a [`Consumer`](crate::Consumer) hands out
+    /// together; they are of one partition.
+    #[serde(rename = "max.poll.records")]
+    pub max_poll_records: usize,
+    /// `default.api.timeout.ms` (60 s): how long a [`Consumer`](crate::Consumer)'s commits, seeks and
+    /// look-ups may take before they fail with [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut).
+    #[serde(rename = "default.api.timeout.ms", with = "duration_ms")]
+    pub default_api_timeout: Duration,
     /// `max.processing.time.ms` (2 min): a handler's call is dropped after it and counts as failed
     /// with the class `timeout`.
     #[serde(rename = "max.processing.time.ms", with = "duration_ms")]
@@ -197,6 +207,8 @@ impl Default for ConsumerConfig {
             max_partition_fetch_bytes: 1 << 20,
             queued_max_bytes: 32 << 20,
             commit_interval: Duration::from_secs(1),
+            max_poll_records: 500,
+            default_api_timeout: Duration::from_secs(60),
             max_processing_time: Duration::from_secs(120),
             revoke_timeout: Duration::from_secs(30),
             rebalance_callback_timeout: Duration::from_secs(10),
@@ -233,19 +245,20 @@ impl ConsumerConfig {
     /// # Errors
     /// Names the first key that is wrong, its value and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        validate_group_id(&self.group_id)?;
+        self.validate_group()?;
+        self.validate_times_and_sizes()
+    }
+
+    pub(crate) fn validate_group(&self) -> Result<(), ConfigError> {
+        validate_group_id(&self.group_id)
+    }
+
+    pub(crate) fn validate_times_and_sizes(&self) -> Result<(), ConfigError> {
         if let Some(id) = &self.group_instance_id {
             validate_group_id(id).map_err(|e| ConfigError {
                 key: "group.instance.id",
                 ..e
             })?;
-        }
-        if self.enable_auto_commit {
-            return Err(ConfigError::new(
-                "enable.auto.commit",
-                true,
-                "false: offsets are committed when records are handled",
-            ));
         }
         if self.group_remote_assignor.as_deref() == Some("") {
             let key = "group.remote.assignor";
@@ -322,6 +335,12 @@ impl ConsumerConfig {
         let week = Duration::from_secs(7 * 86_400);
         let least = Duration::from_millis(1);
         between_ms(
+            "default.api.timeout.ms",
+            self.default_api_timeout,
+            least,
+            week,
+        )?;
+        between_ms(
             "max.processing.time.ms",
             self.max_processing_time,
             least,
@@ -344,6 +363,12 @@ impl ConsumerConfig {
 
     fn validate_fetch(&self) -> Result<(), ConfigError> {
         let most = i32::MAX as u64;
+        between(
+            "max.poll.records",
+            self.max_poll_records as u64,
+            1,
+            1_000_000,
+        )?;
         between(
             "max.partition.fetch.bytes",
             u64::from(self.max_partition_fetch_bytes),
@@ -423,10 +448,6 @@ mod tests {
             "config `heartbeat.interval.ms` = `16000` is not allowed: expected 10 to 15000"
         );
         assert_eq!(refused_key(|c| c.group_id.clear()), "group.id");
-        assert_eq!(
-            refused_key(|c| c.enable_auto_commit = true),
-            "enable.auto.commit"
-        );
         assert_eq!(
             refused_key(|c| c.assignors.clear()),
             "partition.assignment.strategy"

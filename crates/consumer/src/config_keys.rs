@@ -30,7 +30,12 @@ ottla_types::configuration!(
             "",
             "a name that the broker knows; empty leaves it to the broker"
         ),
-        ConfigKey::new("enable.auto.commit", "bool", "false", "`false`"),
+        ConfigKey::new(
+            "enable.auto.commit",
+            "bool",
+            "false",
+            "`false`; `true` for a plain consumer alone"
+        ),
         ConfigKey::new("session.timeout.ms", "ms", "45000", "100 to 86400000"),
         ConfigKey::new(
             "heartbeat.interval.ms",
@@ -67,6 +72,8 @@ ottla_types::configuration!(
         ),
         ConfigKey::new("queued.max.bytes", "bytes", "33554432", "65536 or more"),
         ConfigKey::new("commit.interval.ms", "ms", "1000", "1 to 86400000"),
+        ConfigKey::new("max.poll.records", "count", "500", "1 to 1000000"),
+        ConfigKey::new("default.api.timeout.ms", "ms", "60000", "1 to 604800000"),
         ConfigKey::new("max.processing.time.ms", "ms", "120000", "1 to 604800000"),
         ConfigKey::new(
             "revoke.timeout.ms",

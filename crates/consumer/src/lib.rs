@@ -9,7 +9,7 @@
 //! - [`Handler`] and [`BatchHandler`] are what it calls; [`json_handler`], [`json_batch`] and
 //!   [`Dispatcher`] decode values first,
 //! - [`RebalanceListener`] is told when partitions come and go,
-//! - [`GroupConsumer`] is for callers that ask for records themselves,
+//! - [`Consumer`] is for callers that ask for records themselves, with and without a group,
 //! - [`ConsumerConfig`] holds the settings, with Kafka's property names.
 //!
 //! # Metrics
@@ -36,7 +36,6 @@ mod app;
 mod config;
 mod config_keys;
 mod error;
-mod group_consumer;
 mod guarantee;
 mod handler;
 mod lane;
@@ -44,6 +43,7 @@ mod latch;
 mod listener;
 mod member;
 mod output;
+mod plain;
 mod status;
 mod work;
 
@@ -53,12 +53,12 @@ pub use app::{
 };
 pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnreadable};
 pub use error::{Error, ErrorKind};
-pub use group_consumer::{ConsumedBatch, GroupConsumer};
 pub use guarantee::ProcessingGuarantee;
 pub use handler::*;
 pub use listener::{Assigned, Rebalance, RebalanceListener, Revoked, SeekTo};
 pub use ottla_types::ConsumedRecord;
 pub use output::CLASS_OUTPUT_FAILED;
+pub use plain::{Batches, CommitHandle, ConsumedBatch, Consumer, ConsumerBuilder, Records};
 pub use status::{
     AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
 };

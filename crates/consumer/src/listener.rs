@@ -6,7 +6,7 @@
 
 use crate::lane::Progress;
 use crate::{Error, ErrorKind, HandlerError};
-use ottla_types::{BoxFuture, Offset, TopicPartition};
+use ottla_types::{BoxFuture, ConfigError, Offset, TopicPartition};
 use std::collections::HashMap;
 use std::future::{Future, ready};
 use std::ops::Deref;
@@ -209,6 +209,25 @@ impl Assigned {
 }
 
 impl Revoked {
+    /// Asks for a commit of `offset`, the next one to be read, before the partition is given up. For
+    /// a plain consumer; a runner commits by itself what its handler has handled.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotOwner`] when the partition is not among these; [`ErrorKind::Config`] in a
+    /// runner, and for an offset below 0.
+    pub fn commit(&self, partition: &TopicPartition, offset: Offset) -> Result<(), Error> {
+        let progress = self.rebalance.progress_of(partition);
+        let progress = progress.ok_or_else(|| self.rebalance.not_owner(partition))?;
+        if !progress.is_asked() {
+            let expected = "nothing in a runner, which commits what is handled";
+            return Err(ConfigError::new("commit", offset, expected).into());
+        }
+        crate::plain::check_offset(offset)?;
+        // What becomes of it is seen in the member's status and metrics.
+        let _ = progress.ask(offset);
+        Ok(())
+    }
+
     pub(crate) fn new(rebalance: Rebalance) -> Self {
         Self { rebalance }
     }

@@ -1,6 +1,8 @@
 //! [`Work`]: the handler of a registration, in the form that lanes call it.
 
 use crate::handler::{BoxBatchHandler, BoxHandler};
+use crate::lane::Desk;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Records of a partition that are looked at for one call in progress.
@@ -22,6 +24,8 @@ pub(crate) enum Work {
         max_records: usize,
         max_wait: Duration,
     },
+    /// A plain consumer's caller takes them.
+    Pull(Arc<Desk>),
 }
 
 impl Work {
@@ -31,6 +35,14 @@ impl Work {
         matches!(self, Self::Each { concurrency, .. } if *concurrency > 1)
     }
 
+    /// Where a plain consumer's caller takes its records.
+    pub(crate) fn desk(&self) -> Option<&Arc<Desk>> {
+        match self {
+            Self::Pull(desk) => Some(desk),
+            _ => None,
+        }
+    }
+
     /// How many records may be with the handler at once.
     pub(crate) fn in_flight_max(&self) -> usize {
         match self {
@@ -38,6 +50,7 @@ impl Work {
             // So many that enough keys are among them.
             Self::Each { concurrency, .. } => (concurrency * WINDOW).max(WINDOW_MIN),
             Self::Batch { max_records, .. } => *max_records,
+            Self::Pull(_) => 1,
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Without an address it runs on a mock cluster in this process.
 
 use ottla::client::{IsolationLevel, NewTopic, TransportKind};
-use ottla::consumer::{AutoOffsetReset, ConsumedBatch, GroupConsumer, HandlerError};
+use ottla::consumer::{AutoOffsetReset, ConsumedBatch, Consumer, SeekTo};
 use ottla::mock_cluster::MockCluster;
 use ottla::producer::{TransactionalConfig, TransactionalProducer};
 use ottla::types::coordinator::CommitOffset;
@@ -42,19 +42,13 @@ async fn main() -> Result<(), Failure> {
     transform(&client, &lower, &upper).await?;
 
     // Whoever reads the output reads each record once.
-    let mut reader = GroupConsumer::start(
-        &client,
-        from_the_start(format!("reader-{run}")),
-        [&upper],
-        500,
-    )
-    .await?;
+    let config = from_the_start(format!("reader-{run}"));
+    let mut reader = Consumer::subscribe(&client, config, [&upper]).await?;
     let mut seen = 0;
     while seen < INPUTS {
-        let batch = reader.next_batch().await.ok_or("the reader has failed")?;
-        seen += batch.records().len();
-        batch.done()?;
+        seen += reader.recv().await?.records().len();
     }
+    reader.commit_sync().await?;
     println!("{INPUTS} records in, {seen} records out");
     assert_eq!(seen, INPUTS);
     let _ = reader.close(Duration::from_secs(5)).await;
@@ -68,6 +62,7 @@ async fn main() -> Result<(), Failure> {
 fn from_the_start(group: String) -> ConsumerConfig {
     ConsumerConfig {
         auto_offset_reset: AutoOffsetReset::Earliest,
+        max_poll_records: 100,
         ..ConsumerConfig::new(group)
     }
 }
@@ -79,22 +74,21 @@ async fn transform(client: &Client, from: &str, to: &str) -> Result<(), Failure>
     // Shuts out an earlier run of this program, and aborts what it left open.
     producer.init().await?;
     let config = from_the_start(format!("transform-{from}"));
-    let mut consumer = GroupConsumer::start(client, config, [from], 100).await?;
+    let mut consumer = Consumer::subscribe(client, config, [from]).await?;
     let mut transformed = 0;
     while transformed < INPUTS {
-        let batch = consumer.next_batch().await.ok_or("the member has failed")?;
+        let batch = consumer.recv().await?;
         let count = batch.records().len();
         match in_transaction(&producer, &batch, to).await {
-            Ok(()) => {
-                transformed += count;
-                batch.done()?;
-            }
+            // The group's offset is a part of the transaction: nothing else is to be committed.
+            Ok(()) => transformed += count,
             Err(error) => {
-                // Nothing of the batch counts: it comes again. A service would look at the error:
+                // Nothing of the batch counts: it is read again. A service would look at the error:
                 // after an unknown outcome the group's offset tells whether it was committed.
                 eprintln!("aborting: {error}");
                 producer.abort().await?;
-                batch.failed_at(0, HandlerError::transient("Aborted", error.to_string()))?;
+                let first = SeekTo::Offset(batch.records()[0].offset);
+                consumer.seek(batch.partition(), first).await?;
             }
         }
     }
@@ -123,10 +117,9 @@ async fn in_transaction(
     for delivery in deliveries {
         delivery.await?;
     }
-    let next = batch.records().last().map_or(0, |last| last.offset + 1);
     let offset = CommitOffset {
         partition: batch.partition().clone(),
-        offset: next,
+        offset: batch.next_offset(),
         leader_epoch: None,
         metadata: String::new(),
     };

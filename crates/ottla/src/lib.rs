@@ -26,7 +26,8 @@ pub use ottla_client::{Client, ClientConfig};
 pub use ottla_consumer as consumer;
 #[cfg(feature = "consumer")]
 pub use ottla_consumer::{
-    App, ConsumerConfig, Context, Handler, HandlerError, Outcome, Registration, handler_fn,
+    App, Consumer, ConsumerConfig, Context, Handler, HandlerError, Outcome, Registration,
+    handler_fn,
 };
 #[cfg(feature = "mock-cluster")]
 pub use ottla_mock_cluster as mock_cluster;

@@ -8,7 +8,7 @@ use crate::read_back::{bounds, read_topic};
 use futures_util::future::try_join_all;
 use ottla::client::transport::FetchLimits;
 use ottla::client::{Client, ClientConfig, ErrorKind, NewTopic};
-use ottla::consumer::{AutoOffsetReset, ConsumerConfig, GroupConsumer};
+use ottla::consumer::{AutoOffsetReset, Consumer, ConsumerConfig};
 use ottla::types::{Record, TopicPartition};
 use ottla::{Producer, ProducerConfig};
 use std::collections::{BTreeMap, BTreeSet};
@@ -281,15 +281,14 @@ async fn group(
         auto_offset_reset: AutoOffsetReset::Earliest,
         ..ConsumerConfig::default()
     };
-    let mut consumer = GroupConsumer::start(client, config, [topic], 100).await?;
+    let mut consumer = Consumer::subscribe(client, config, [topic]).await?;
     let mut seen = Vec::new();
     let reading = timeout(WITHIN, async {
         while !newest.iter().all(|value| seen.contains(value)) {
-            let batch = consumer.next_batch().await.ok_or("the member has failed")?;
+            let batch = consumer.recv().await?;
             seen.extend(batch.records().iter().map(|r| text(r.value.as_deref())));
-            batch.done()?;
         }
-        Ok(())
+        Ok(consumer.commit_sync().await?)
     });
     let read: Outcome = reading.await?;
     let report = consumer.close(SOON).await;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::try_join_all;
 use ottla::client::security::{OauthToken, SaslMechanism, SecurityConfig, SecurityProtocol};
 use ottla::client::{Client, ClientConfig, NewTopic, TransportKind};
-use ottla::consumer::{AutoOffsetReset, ConsumerConfig, GroupConsumer};
+use ottla::consumer::{AutoOffsetReset, Consumer, ConsumerConfig};
 use ottla::types::Record;
 use ottla::{Producer, ProducerConfig};
 use std::path::PathBuf;
@@ -110,19 +110,17 @@ async fn flow(
     // Reads beside the writing, and then on to the end.
     let (written, mut writes) = tokio::sync::oneshot::channel();
     let reading = async {
-        let mut consumer = GroupConsumer::start(&client, group, [topic.as_str()], 100).await?;
+        let mut consumer = Consumer::subscribe(&client, group, [topic.as_str()]).await?;
         let mut seen = Vec::new();
         let mut wanted = None;
         while wanted.is_none_or(|wanted| seen.len() < wanted) {
             tokio::select! {
                 sent = &mut writes, if wanted.is_none() => wanted = Some(sent?),
-                batch = consumer.next_batch() => {
-                    let batch = batch.ok_or("the member has failed")?;
-                    for record in batch.records() {
+                batch = consumer.recv() => {
+                    for record in &batch? {
                         let value = record.value.as_deref().unwrap_or_default();
                         seen.push(std::str::from_utf8(value)?.parse::<usize>()?);
                     }
-                    batch.done()?;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! [`Registration`]: which handler gets which topics in which group, and how many members read them.
 
 use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
+use crate::lane::Desk;
 use crate::listener::BoxListener;
 use crate::work::Work;
 use crate::{AutoOffsetReset, ConsumerConfig, Error, ProcessingGuarantee, RebalanceListener};
@@ -67,6 +68,11 @@ impl Registration {
         Self::with_work(group, topics, work)
     }
 
+    /// A plain consumer's, who takes its records from the desk.
+    pub(crate) fn pulled(group: String, topics: BTreeSet<String>, desk: Arc<Desk>) -> Self {
+        Self::with_work(group, topics, Work::Pull(desk))
+    }
+
     fn with_work<T: Into<String>>(
         group: impl Into<String>,
         topics: impl IntoIterator<Item = T>,
@@ -104,6 +110,7 @@ impl Registration {
         match &mut self.work {
             Work::Each { concurrency, .. } => *concurrency = calls,
             Work::Batch { .. } => self.batch_concurrency = calls,
+            Work::Pull(_) => {}
         }
         self
     }
@@ -172,12 +179,38 @@ impl Registration {
         if let Some(guarantee) = self.guarantee {
             config.processing_guarantee = guarantee;
         }
-        config.validate().map_err(refused)?;
+        config.validate_times_and_sizes().map_err(refused)?;
+        self.validate_kind(&config).map_err(refused)?;
         if self.listener.is_some() {
             config.validate_callbacks().map_err(refused)?;
         }
         self.validate().map_err(refused)?;
         Ok(config)
+    }
+
+    /// What a runner and a plain consumer do not have in common.
+    fn validate_kind(&self, config: &ConsumerConfig) -> Result<(), ConfigError> {
+        let desk = self.work.desk();
+        let is_assigned = desk.is_some_and(|desk| desk.assigned().is_some());
+        // Who names its partitions needs no group.
+        if !(is_assigned && config.group_id.is_empty()) {
+            config.validate_group()?;
+        }
+        let may_commit = desk.is_some() && !config.group_id.is_empty();
+        if config.enable_auto_commit && !may_commit {
+            let expected = "false, except for a plain consumer with a group";
+            return Err(ConfigError::new("enable.auto.commit", true, expected));
+        }
+        let guarantee = config.processing_guarantee;
+        if desk.is_some() && guarantee != ProcessingGuarantee::AtLeastOnce {
+            let (key, given) = ("processing.guarantee", format!("{guarantee:?}"));
+            return Err(ConfigError::new(
+                key,
+                given,
+                "at_least_once for a plain consumer",
+            ));
+        }
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

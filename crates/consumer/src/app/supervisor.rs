@@ -42,6 +42,9 @@ pub(super) async fn supervise(
         if !error.is_retriable() {
             tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed for good");
             spec.board.member_failed(MemberState::Failed, &error);
+            if let Some(desk) = spec.work.desk() {
+                desk.fail(error.clone());
+            }
             fatal.send_modify(|first| *first = first.take().or(Some(error)));
             break None;
         }

@@ -38,14 +38,14 @@ pub(super) struct Caller {
     meters: Meters,
 }
 
-struct Meters {
-    handled: Counter,
+pub(super) struct Meters {
+    pub(super) handled: Counter,
     failed: Counter,
     seconds: Histogram,
 }
 
 impl Meters {
-    fn new(group: &str, topic: &str) -> Self {
+    pub(super) fn new(group: &str, topic: &str) -> Self {
         let labels = [("group", group.to_owned()), ("topic", topic.to_owned())];
         Self {
             handled: counter!("ottla_consumer_handled_total", &labels),
@@ -92,6 +92,7 @@ impl Caller {
             let (handled, then) = match &self.work {
                 Work::Each { handler, .. } => self.call_each(handler, left).await,
                 Work::Batch { handler, .. } => self.call_batch(handler, left).await,
+                Work::Pull(_) => return ControlFlow::Break(()),
             };
             if handled > 0 {
                 begin += handled;

@@ -93,6 +93,10 @@ impl Feed {
         self.position
     }
 
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
     /// Decodes into `out` until it has `max` records, as much is decoded as may be, or the chunk ends.
     pub(super) fn fill(&mut self, out: &mut Slots, max: usize) {
         let before = out.len();
@@ -189,8 +193,13 @@ impl Feed {
     /// What was filled in is handled, or the tracker has it; the bytes that are free when it is
     /// handled. More may be filled in.
     pub(super) fn hand_out(&mut self) -> usize {
-        self.decoded = 0;
         self.progress.mark_handled(self.position);
+        self.give_out()
+    }
+
+    /// What was filled in is somebody else's now, who marks what is handled; the bytes that are free.
+    pub(super) fn give_out(&mut self) -> usize {
+        self.decoded = 0;
         if let Some(error) = self.broken.take() {
             self.reading += 1;
             self.progress.tell_trouble(Trouble {

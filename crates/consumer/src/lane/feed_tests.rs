@@ -54,6 +54,7 @@ impl Bed {
         let lane = LaneHandle {
             inbox: sender,
             drain: drain.clone(),
+            desk: None,
         };
         Self {
             feed: Feed::new(&setup, inbox, drain),

@@ -5,7 +5,9 @@
 //! lease is revoked (the call is dropped). It marks what is handled in its [`Progress`] and never
 //! commits anything itself.
 
+mod asked;
 mod call;
+mod desk;
 mod feed;
 #[cfg(test)]
 mod feed_tests;
@@ -15,6 +17,8 @@ mod parallel_tests;
 mod progress;
 mod slots;
 
+pub(crate) use asked::Round;
+pub(crate) use desk::{Desk, Handed, Order, SeekReply};
 pub(crate) use progress::{Progress, Trouble};
 
 use crate::handler::Context;
@@ -103,6 +107,8 @@ const INBOX_CHUNKS: usize = 16;
 pub(crate) struct LaneHandle {
     inbox: mpsc::Sender<Chunk>,
     drain: Latch,
+    /// Where a plain consumer's caller waits.
+    desk: Option<(Arc<Desk>, TopicPartition)>,
 }
 
 /// How a lane ended.
@@ -122,7 +128,11 @@ impl LaneHandle {
 
     /// Hands a chunk over; false when the lane cannot take it.
     pub(crate) fn send(&self, chunk: Chunk) -> bool {
-        self.inbox.try_send(chunk).is_ok()
+        let sent = self.inbox.try_send(chunk).is_ok();
+        if let Some((desk, partition)) = &self.desk {
+            desk.arrived(partition);
+        }
+        sent
     }
 
     /// Lets the call in progress finish and begins nothing more.
@@ -139,6 +149,7 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
     let handle = LaneHandle {
         inbox: sender,
         drain: drain.clone(),
+        desk: None,
     };
     let run = async move {
         let (partition, incarnation) = (setup.partition.clone(), setup.incarnation);
@@ -195,6 +206,8 @@ impl Lane {
                 max_wait,
                 ..
             } => (*max_records, *max_wait),
+            // The caller takes its records from the desk.
+            Work::Pull(_) => return,
         };
         while self.collect(max_records, max_wait).await.is_continue()
             && self.caller.hand_over(&self.records).await.is_continue()

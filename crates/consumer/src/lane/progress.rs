@@ -4,6 +4,8 @@
 //! A lane that calls its handler for one record after the other stores the next offset and nothing
 //! else; the tracker hears of it when somebody asks.
 
+use super::asked::{Asked, Round};
+use crate::Error;
 use crate::status::PartitionState;
 use ottla_group::{Admission, METADATA_MAX, OffsetTracker, Ticket, TrackError};
 use ottla_record_batch::DecodeError;
@@ -27,6 +29,10 @@ pub(crate) struct Progress {
     /// At this many buffered bytes or fewer the member fetches more.
     low_water: AtomicUsize,
     high_watermark: AtomicI64,
+    /// What a plain consumer's caller is done with; -1 for nothing yet.
+    done_with: AtomicI64,
+    /// Nothing more is to be fetched for now.
+    is_paused: AtomicBool,
     has_trouble: AtomicBool,
     /// Wakes the member when the buffer has sunk to the low water mark, the inbox has room again, or
     /// there is trouble.
@@ -40,6 +46,8 @@ struct Inner {
     epochs: VecDeque<(Offset, i32)>,
     state: PartitionState,
     trouble: Option<Trouble>,
+    /// With a plain consumer: only what is asked for is committed.
+    asked: Option<Asked>,
 }
 
 /// A place that the lane could not read. Everything below is handled, or is no record.
@@ -65,26 +73,39 @@ impl Progress {
     /// Progress of a partition whose position is not known yet. At most `in_flight` records are with
     /// the handler at once.
     pub(crate) fn new(in_flight: usize, wake: Arc<Notify>) -> Self {
-        Self::tracked_by(OffsetTracker::new(in_flight), wake)
+        Self::tracked_by(OffsetTracker::new(in_flight), None, wake)
     }
 
     /// The same where records are handled in any order: commits remember which were.
     pub(crate) fn with_gaps(in_flight: usize, wake: Arc<Notify>) -> Self {
-        Self::tracked_by(OffsetTracker::with_gaps(in_flight, METADATA_MAX), wake)
+        Self::tracked_by(
+            OffsetTracker::with_gaps(in_flight, METADATA_MAX),
+            None,
+            wake,
+        )
     }
 
-    fn tracked_by(tracker: OffsetTracker, wake: Arc<Notify>) -> Self {
+    /// That of a plain consumer, where the caller says what is committed; `auto`: what it is done
+    /// with is committed unasked.
+    pub(crate) fn asked(auto: bool, wake: Arc<Notify>) -> Self {
+        Self::tracked_by(OffsetTracker::new(1), Some(Asked::new(auto)), wake)
+    }
+
+    fn tracked_by(tracker: OffsetTracker, asked: Option<Asked>, wake: Arc<Notify>) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 tracker,
                 epochs: VecDeque::new(),
                 state: PartitionState::Locating,
                 trouble: None,
+                asked,
             }),
             handled: AtomicI64::new(-1),
             buffered: AtomicUsize::new(0),
             low_water: AtomicUsize::new(0),
             high_watermark: AtomicI64::new(-1),
+            done_with: AtomicI64::new(-1),
+            is_paused: AtomicBool::new(false),
             has_trouble: AtomicBool::new(false),
             wake,
         }
@@ -95,6 +116,9 @@ impl Progress {
     pub(crate) fn located(&self, position: Offset, committed: Option<Offset>) {
         let mut inner = self.lock();
         inner.tracker.assign(position, committed);
+        if let Some(asked) = &mut inner.asked {
+            asked.located(committed);
+        }
         inner.state = PartitionState::Active;
     }
 
@@ -102,12 +126,70 @@ impl Progress {
     pub(crate) fn located_with(&self, committed: Offset, metadata: &str) {
         let mut inner = self.lock();
         inner.tracker.assign_with_gaps(committed, metadata);
+        if let Some(asked) = &mut inner.asked {
+            asked.located(Some(committed));
+        }
         inner.state = PartitionState::Active;
     }
 
-    /// The partition is not owned any more: nothing of it can be committed.
-    pub(crate) fn unassign(&self) {
-        self.lock().tracker.unassign();
+    /// The partition is not owned any more: nothing of it can be committed. `error` is for those who
+    /// asked for a commit; the first one counts.
+    pub(crate) fn unassign(&self, error: &Error) {
+        let mut inner = self.lock();
+        inner.tracker.unassign();
+        if let Some(asked) = &mut inner.asked {
+            asked.end(error);
+        }
+    }
+
+    /// The application chose another position: what was fetched and not handed out is forgotten.
+    pub(crate) fn reposition(&self) {
+        let mut inner = self.lock();
+        inner.tracker.unassign();
+        inner.state = PartitionState::Locating;
+        inner.trouble = None;
+        self.has_trouble.store(false, Ordering::Release);
+        self.handled.store(-1, Ordering::Release);
+        self.done_with.store(-1, Ordering::Release);
+        self.buffered.store(0, Ordering::Release);
+    }
+
+    /// Asks for a commit of `offset`; `None` when it is committed already, and in a runner, which
+    /// commits by itself.
+    pub(crate) fn ask(&self, offset: Offset) -> Option<Arc<Round>> {
+        self.lock().asked.as_mut()?.ask(offset)
+    }
+
+    /// Whether a caller says what is committed.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.lock().asked.is_some()
+    }
+
+    /// The caller is done with what was handed out. To be called where
+    /// [`mark_handled`](Self::mark_handled) is.
+    pub(crate) fn mark_done_with(&self) {
+        let handled = self.handled.load(Ordering::Relaxed);
+        self.done_with.store(handled, Ordering::Release);
+    }
+
+    /// What was [marked](Self::mark_handled), also when the partition is not owned any more.
+    pub(crate) fn last_marked(&self) -> Option<Offset> {
+        Some(self.handled.load(Ordering::Acquire)).filter(|offset| *offset >= 0)
+    }
+
+    pub(crate) fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Release);
+        if !is_paused {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Acquire)
+    }
+
+    fn done_with(&self) -> Option<Offset> {
+        Some(self.done_with.load(Ordering::Acquire)).filter(|offset| *offset >= 0)
     }
 
     /// Everything below `next` is handled, was [dispatched](Self::dispatch), or is no record. The
@@ -162,7 +244,10 @@ impl Progress {
     /// Begins a commit, if there is something to commit.
     pub(crate) fn start_commit(&self) -> Option<Commit> {
         let mut inner = self.up_to_date();
-        let (offset, metadata) = inner.tracker.start_commit_with_gaps()?;
+        let (offset, metadata) = match &mut inner.asked {
+            Some(asked) => (asked.start(self.done_with())?, String::new()),
+            None => inner.tracker.start_commit_with_gaps()?,
+        };
         // The epoch is that of the last record below the offset.
         while inner
             .epochs
@@ -180,16 +265,37 @@ impl Progress {
     }
 
     pub(crate) fn committed(&self, offset: Offset) {
-        self.lock().tracker.committed(offset);
+        let mut inner = self.lock();
+        match &mut inner.asked {
+            Some(asked) => asked.committed(offset),
+            None => inner.tracker.committed(offset),
+        }
     }
 
+    /// The commit that is out is to be tried again.
     pub(crate) fn commit_failed(&self) {
-        self.lock().tracker.commit_failed();
+        let mut inner = self.lock();
+        match &mut inner.asked {
+            Some(asked) => asked.failed(),
+            None => inner.tracker.commit_failed(),
+        }
+    }
+
+    /// The commit that is out was refused for good. A runner tries what is handled by then again.
+    pub(crate) fn commit_refused(&self, error: Error) {
+        let mut inner = self.lock();
+        match &mut inner.asked {
+            Some(asked) => asked.refused(error),
+            None => inner.tracker.commit_failed(),
+        }
     }
 
     /// What is handled and not committed, if there is any.
     pub(crate) fn uncommitted(&self) -> Option<Offset> {
         let inner = self.up_to_date();
+        if let Some(asked) = &inner.asked {
+            return asked.uncommitted(self.done_with());
+        }
         let committable = inner.tracker.committable()?;
         inner.tracker.has_uncommitted().then_some(committable)
     }
@@ -200,7 +306,11 @@ impl Progress {
     }
 
     pub(crate) fn last_committed(&self) -> Option<Offset> {
-        self.lock().tracker.last_committed()
+        let inner = self.lock();
+        match &inner.asked {
+            Some(asked) => asked.last_committed(),
+            None => inner.tracker.last_committed(),
+        }
     }
 
     pub(crate) fn state(&self) -> PartitionState {
@@ -243,6 +353,7 @@ impl Progress {
     /// Whether the member may fetch more.
     pub(crate) fn has_room(&self) -> bool {
         self.buffered.load(Ordering::Acquire) <= self.low_water.load(Ordering::Relaxed)
+            && !self.is_paused()
     }
 
     pub(crate) fn buffered(&self) -> usize {

@@ -38,6 +38,20 @@ impl Slots {
         self.len += 1;
     }
 
+    /// Room for so many records.
+    pub(super) fn with_capacity(records: usize) -> Self {
+        Self {
+            records: Vec::with_capacity(records),
+            len: 0,
+        }
+    }
+
+    /// The records alone.
+    pub(super) fn into_records(mut self) -> Vec<ConsumedRecord> {
+        self.records.truncate(self.len);
+        self.records
+    }
+
     /// Lets go of what the records hold and keeps their room.
     pub(super) fn clear(&mut self) {
         // A record that was written and not taken may be there too.

@@ -283,6 +283,8 @@ impl Member {
         if kind == Kind::Assigned {
             for partition in partitions {
                 let start = starts.get(&partition).copied();
+                let desk = self.spec.work.desk();
+                let start = start.or_else(|| desk.and_then(|desk| desk.place(&partition)));
                 if let Some(owned) = self.partitions.get_mut(&partition) {
                     owned.release(start, now);
                 }

@@ -167,13 +167,21 @@ impl Member {
         let response = match end.result {
             Ok(response) => response,
             Err(error) => {
-                end.entries.iter().for_each(|e| e.progress.commit_failed());
                 metrics::counter!("ottla_consumer_commit_failures_total", "group" => group)
                     .increment(1);
                 self.spec.board.set_last_error(&error);
                 if !may_pass(&error) {
-                    return Err(error.into());
+                    let error = Error::from(error);
+                    for entry in &end.entries {
+                        entry.progress.commit_refused(error.clone());
+                    }
+                    // A plain consumer's caller hears of it, and decides.
+                    return match self.spec.work.desk() {
+                        Some(_) => Ok(()),
+                        None => Err(error),
+                    };
                 }
+                end.entries.iter().for_each(|e| e.progress.commit_failed());
                 tracing::warn!(group = %self.spec.group, %error, "a commit failed; trying again");
                 self.committer.retry(now);
                 return Ok(());
@@ -203,13 +211,15 @@ impl Member {
     fn settle_commit(&mut self, entry: &Entry, code: ErrorCode, verdict: CommitVerdict) {
         if verdict == CommitVerdict::Committed {
             entry.progress.committed(entry.offset);
+            if let Some(desk) = self.spec.work.desk() {
+                desk.committed(&entry.partition, entry.offset);
+            }
             if let Some(owned) = self.partitions.get(&entry.partition) {
                 owned.lag.show(&owned.progress);
             }
             self.pins.remove(&entry.partition);
             return;
         }
-        entry.progress.commit_failed();
         let error = Error::new(ErrorKind::Coordinator)
             .with_group(&*self.spec.group)
             .with_partition(entry.partition.clone())
@@ -217,6 +227,12 @@ impl Member {
             .with_code(code);
         tracing::warn!(%error, ?verdict, "an offset was not committed");
         self.spec.board.set_last_error(&error);
+        match verdict {
+            CommitVerdict::Retry | CommitVerdict::RetryAfterRebalance => {
+                entry.progress.commit_failed();
+            }
+            _ => entry.progress.commit_refused(error),
+        }
         if matches!(verdict, CommitVerdict::Abandoned | CommitVerdict::Rejected) {
             self.abandon_retiring(&entry.partition);
         }

@@ -5,12 +5,12 @@ use super::commit::Committer;
 use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::lookup::Lookups;
-use super::partition::{Lag, Owned, Partitions};
+use super::partition::{Lag, Lookup, Owned, Partitions};
 use super::retire::Revocation;
 use super::transact::{Transactor, next_step};
 use super::{MemberReport, MemberSpec, Stop};
 use crate::handler::Context;
-use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
+use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Order, Progress, lane};
 use crate::output::{OutputMode, Outputs};
 use crate::status::MemberState;
 use crate::{Error, ErrorKind};
@@ -61,7 +61,7 @@ impl Member {
         let timeout = spec.client.config().request_timeout;
         let reset = spec.config.auto_offset_reset;
         let now = Instant::now();
-        let wake = Arc::new(Notify::new());
+        let wake = spec.work.desk().map(|desk| desk.wake()).unwrap_or_default();
         spec.board.set_state(MemberState::Joining);
         Ok(Self {
             driver: Driver::new(&spec, group.clone())?,
@@ -93,7 +93,10 @@ impl Member {
         mut stop: watch::Receiver<Stop>,
     ) -> Result<MemberReport, Error> {
         let result = self.serve(&mut stop).await;
-        if result.is_err() {
+        if let Err(error) = &result {
+            for owned in self.partitions.values() {
+                owned.progress.unassign(error);
+            }
             self.drop_everything();
         }
         if let Some(transactor) = self.transactor.take() {
@@ -152,6 +155,7 @@ impl Member {
             self.on_called(called, now);
         }
         self.callbacks.start(now);
+        self.take_orders(now);
         self.on_troubles(now);
         self.driver.start_calls(now);
         if self.transactor.as_ref().is_none_or(Transactor::is_settled) {
@@ -233,6 +237,14 @@ impl Member {
         let mut told = Vec::new();
         for partition in added {
             let mut owned = self.new_incarnation(&partition, now);
+            if let Some(place) = self
+                .spec
+                .work
+                .desk()
+                .and_then(|desk| desk.place(&partition))
+            {
+                owned.look_up(Lookup::Start(place), now);
+            }
             if self.callbacks.is_listening() {
                 owned.hold();
                 told.push((partition.clone(), owned.progress.clone()));
@@ -249,9 +261,11 @@ impl Member {
         self.incarnations += 1;
         let in_flight = self.spec.work.in_flight_max();
         let wake = self.wake.clone();
-        let progress = Arc::new(match self.spec.work.leaves_gaps() {
-            true => Progress::with_gaps(in_flight, wake),
-            false => Progress::new(in_flight, wake),
+        let work = &self.spec.work;
+        let progress = Arc::new(match work.desk() {
+            Some(desk) => Progress::asked(desk.auto_commit(), wake),
+            None if work.leaves_gaps() => Progress::with_gaps(in_flight, wake),
+            None => Progress::new(in_flight, wake),
         });
         let lag = Lag::new(&self.spec.group, partition);
         Owned::new(self.incarnations, progress, self.driver.term(), lag, now)
@@ -276,7 +290,7 @@ impl Member {
             }
             (OutputMode::Plain(None) | OutputMode::Transactional(_), _) => Outputs::Plain,
         };
-        let (handle, run) = lane(LaneSetup {
+        let setup = LaneSetup {
             partition: partition.clone(),
             incarnation: owned.incarnation,
             position,
@@ -291,9 +305,39 @@ impl Member {
                 backoff_max: spec.config.handler_backoff_max,
                 part_bytes: spec.config.part_bytes(),
             },
-        });
-        self.lanes.spawn(run);
-        handle
+        };
+        match spec.work.desk() {
+            Some(desk) => {
+                let (handle, run) = desk.open(setup);
+                if let Some(run) = run {
+                    self.lanes.spawn(run);
+                }
+                handle
+            }
+            None => {
+                let (handle, run) = lane(setup);
+                self.lanes.spawn(run);
+                handle
+            }
+        }
+    }
+
+    /// Does what the caller of a plain consumer wants.
+    fn take_orders(&mut self, now: Instant) {
+        let orders = self.spec.work.desk().map(|desk| desk.take_orders());
+        for order in orders.into_iter().flatten() {
+            match order {
+                Order::Commit => self.hurry_commit(now),
+                Order::Seek(partition, place, reply) => {
+                    let owned = self.partitions.get_mut(&partition);
+                    // Without an owner the reply is dropped, which says so.
+                    if let Some(owned) = owned.filter(|owned| owned.drain_by.is_none()) {
+                        self.pins.remove(&partition);
+                        owned.seek(place, reply, now);
+                    }
+                }
+            }
+        }
     }
 
     /// Shares the buffer anew and shows the partitions on the board.
@@ -304,6 +348,9 @@ impl Member {
         for (partition, owned) in &self.partitions {
             owned.progress.set_low_water(share);
             shown.push((partition.clone(), owned.progress.clone()));
+        }
+        if let Some(desk) = self.spec.work.desk() {
+            desk.set_owned(&shown);
         }
         self.spec.board.set_partitions(shown);
     }

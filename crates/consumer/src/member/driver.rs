@@ -79,7 +79,9 @@ impl Driver {
             retry_backoff_max_ms: millis(client.retry_backoff_max),
             ..ConsumerMembershipConfig::new(format!("{:032x}", fastrand::u128(..)))
         };
+        let assigned = spec.work.desk().and_then(|desk| desk.assigned());
         let protocol = match config.group_protocol {
+            _ if assigned.is_some() => Protocol::Assigned(assigned.unwrap_or_default()),
             GroupProtocol::Classic => Protocol::Classic(classic),
             GroupProtocol::Consumer => Protocol::Consumer(consumer),
             GroupProtocol::Auto => Protocol::Auto(consumer, classic),

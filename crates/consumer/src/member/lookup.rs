@@ -58,7 +58,8 @@ struct Wanted {
 
 #[derive(Clone)]
 struct Finder {
-    group: GroupClient,
+    /// `None` for a consumer that has none, and so no committed offsets.
+    group: Option<GroupClient>,
     transport: Arc<dyn Transport>,
     reset: AutoOffsetReset,
     timeout: Duration,
@@ -72,7 +73,7 @@ impl Lookups {
         timeout: Duration,
     ) -> Self {
         let finder = Finder {
-            group,
+            group: Some(group).filter(|group| !group.group_id().is_empty()),
             transport,
             reset,
             timeout,
@@ -96,7 +97,7 @@ impl Lookups {
                 && not_before <= now
                 && owned.drain_by.is_none()
             {
-                owned.position = Position::LookingUp;
+                owned.position = Position::LookingUp(lookup);
                 wanted.push(Wanted {
                     partition: partition.clone(),
                     incarnation: owned.incarnation,
@@ -175,8 +176,11 @@ impl Finder {
         if wanted.is_empty() {
             return Vec::new();
         }
+        let Some(group) = &self.group else {
+            return self.reset(wanted).await;
+        };
         let partitions: Vec<_> = wanted.iter().map(|w| w.partition.clone()).collect();
-        let mut committed = match self.committed(partitions).await {
+        let mut committed = match committed(group, partitions).await {
             Ok(committed) => committed,
             Err(error) => {
                 let error = Arc::new(error);
@@ -211,26 +215,6 @@ impl Finder {
         }
         found.extend(self.reset(without).await);
         found
-    }
-
-    async fn committed(
-        &self,
-        partitions: Vec<TopicPartition>,
-    ) -> Result<HashMap<TopicPartition, Result<Option<Committed>, ErrorCode>>, ClientError> {
-        let request = OffsetFetchRequest {
-            partitions,
-            require_stable: true,
-        };
-        let response = self.group.fetch_offsets(request).await?;
-        if !response.error.is_ok() {
-            return Err(ClientError::from_code(response.error, "OffsetFetch"));
-        }
-        let offsets = response.offsets.into_iter();
-        let offset = |o: ottla_types::coordinator::FetchedOffset| {
-            let committed = o.offset.map(|offset| (offset, o.leader_epoch, o.metadata));
-            (o.partition, o.error.into_result().map(|()| committed))
-        };
-        Ok(offsets.map(offset).collect())
     }
 
     async fn reset(&self, wanted: Vec<Wanted>) -> Vec<Found> {
@@ -321,8 +305,29 @@ impl Wanted {
     }
 }
 
+/// The group's offsets of these partitions, without those that an open transaction may change.
+pub(crate) async fn committed(
+    group: &GroupClient,
+    partitions: Vec<TopicPartition>,
+) -> Result<HashMap<TopicPartition, Result<Option<Committed>, ErrorCode>>, ClientError> {
+    let request = OffsetFetchRequest {
+        partitions,
+        require_stable: true,
+    };
+    let response = group.fetch_offsets(request).await?;
+    if !response.error.is_ok() {
+        return Err(ClientError::from_code(response.error, "OffsetFetch"));
+    }
+    let offsets = response.offsets.into_iter();
+    let offset = |o: ottla_types::coordinator::FetchedOffset| {
+        let committed = o.offset.map(|offset| (offset, o.leader_epoch, o.metadata));
+        (o.partition, o.error.into_result().map(|()| committed))
+    };
+    Ok(offsets.map(offset).collect())
+}
+
 /// A committed offset, its leader epoch and its metadata.
-type Committed = (Offset, Option<i32>, String);
+pub(crate) type Committed = (Offset, Option<i32>, String);
 
 type Listed = Result<FetchPosition, ClientError>;
 

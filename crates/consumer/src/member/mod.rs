@@ -18,7 +18,7 @@ mod commit;
 mod core;
 mod driver;
 mod fetch;
-mod lookup;
+pub(crate) mod lookup;
 mod partition;
 mod reading;
 mod retire;

@@ -1,10 +1,10 @@
 //! What a member knows about each partition that it owns.
 
-use crate::Error;
 use crate::handler::{PartitionLease, Term};
-use crate::lane::{Chunk, LaneHandle, Progress};
+use crate::lane::{Chunk, LaneHandle, Progress, SeekReply};
 use crate::listener::SeekTo;
 use crate::status::PartitionState;
+use crate::{Error, ErrorKind};
 use bytes::Bytes;
 use metrics::{Gauge, gauge};
 use ottla_client::Backoff;
@@ -40,6 +40,8 @@ pub(super) struct Owned {
     /// The id of the topic that is read, if the transport knows it.
     pub(super) topic_id: Option<[u8; 16]>,
     pub(super) lag: Lag,
+    /// Who waits to hear where a seek led to.
+    pub(super) seek: Option<SeekReply>,
     /// What was handled when something was given to the lane last.
     handled: Option<Offset>,
     backoff: Backoff,
@@ -53,7 +55,7 @@ pub(super) enum Position {
     /// Not to be looked up before the listener has heard of the partition.
     Held,
     /// Being looked up.
-    LookingUp,
+    LookingUp(Lookup),
     /// Known; the next fetch may ask for it.
     At {
         position: FetchPosition,
@@ -102,6 +104,7 @@ impl Owned {
             unreadable: None,
             topic_id: None,
             lag,
+            seek: None,
             handled: None,
             backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
         }
@@ -130,6 +133,23 @@ impl Owned {
             position,
             not_before,
         };
+    }
+
+    /// The application wants to read elsewhere. What was fetched is forgotten, and what is on its way
+    /// is for a position that is not the present one.
+    pub(super) fn seek(&mut self, place: SeekTo, reply: SeekReply, now: Instant) {
+        self.progress.reposition();
+        self.unreadable = None;
+        self.seek = Some(reply);
+        self.look_up(Lookup::Start(place), now);
+    }
+
+    /// Tells where a seek led to.
+    pub(super) fn sought(&mut self, result: Result<Offset, Error>) {
+        if let Some(reply) = self.seek.take() {
+            // Who does not wait any more needs no answer.
+            let _ = reply.send(result);
+        }
     }
 
     /// Waits for [`release`](Self::release).
@@ -178,15 +198,10 @@ impl Owned {
         sent
     }
 
-    /// Nothing of it is handled or committed any more.
-    pub(super) fn drop_at_once(&self) {
-        self.progress.unassign();
-        self.lease.revoke();
-    }
-
     /// Stops reading because of `error`.
     pub(super) fn stop(&mut self, error: Error) {
         self.position = Position::Stopped;
+        self.sought(Err(error.clone()));
         self.progress.set_state(PartitionState::Stopped(error));
     }
 
@@ -199,6 +214,14 @@ impl Owned {
             Position::At { not_before, .. } if fetching && self.has_room() => Some(not_before),
             _ => None,
         }
+    }
+}
+
+/// Whatever was the reason: no more calls, no more commits.
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.progress.unassign(&Error::new(ErrorKind::NotOwner));
+        self.lease.revoke();
     }
 }
 

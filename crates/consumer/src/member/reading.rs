@@ -28,15 +28,14 @@ impl Member {
                 continue;
             };
             if owned.incarnation != incarnation
-                || owned.position != Position::LookingUp
+                || owned.position != Position::LookingUp(lookup)
                 || owned.drain_by.is_some()
             {
                 continue;
             }
             match (result, lookup) {
-                (Ok(located), Lookup::Committed | Lookup::Start(_)) => {
-                    self.begin(&partition, located, now);
-                }
+                (Ok(located), Lookup::Committed) => self.begin(&partition, located, true, now),
+                (Ok(located), Lookup::Start(_)) => self.begin(&partition, located, false, now),
                 (Ok(located), Lookup::OutOfRange(asked)) => {
                     self.reset(&partition, asked, located.position, now);
                 }
@@ -53,8 +52,9 @@ impl Member {
         }
     }
 
-    /// Begins to consume a partition.
-    fn begin(&mut self, partition: &TopicPartition, located: Located, now: Instant) {
+    /// Begins to consume a partition. `keeps`: a place that a reset found is kept until it is
+    /// committed (C14).
+    fn begin(&mut self, partition: &TopicPartition, located: Located, keeps: bool, now: Instant) {
         let Located {
             position,
             committed,
@@ -73,8 +73,11 @@ impl Member {
         }
         owned.lane = Some(self.start_lane(partition, &owned, offset));
         owned.read_at(position, now);
+        owned.sought(Ok(offset));
         if committed.is_none() {
-            self.pins.insert(partition.clone(), offset);
+            if keeps {
+                self.pins.insert(partition.clone(), offset);
+            }
             self.hurry_commit(now);
         }
         self.partitions.insert(partition.clone(), owned);
@@ -135,18 +138,20 @@ impl Member {
 
     /// The log was truncated or made anew: what the lane has is not in it any more.
     fn start_over(&mut self, partition: &TopicPartition, position: FetchPosition, now: Instant) {
-        let handled = self.partitions.get(partition);
-        let handled = handled.and_then(|owned| owned.progress.handled());
+        let owned = self.partitions.get(partition);
+        let handled = owned.and_then(|owned| owned.progress.handled());
+        let is_paused = owned.is_some_and(|owned| owned.progress.is_paused());
         self.tell_reset(partition, handled.unwrap_or(-1), position.offset);
         self.forget(std::slice::from_ref(partition));
         let owned = self.new_incarnation(partition, now);
+        owned.progress.set_paused(is_paused);
         self.partitions.insert(partition.clone(), owned);
         let located = Located {
             position,
             committed: None,
             metadata: String::new(),
         };
-        self.begin(partition, located, now);
+        self.begin(partition, located, true, now);
         self.partitions_changed();
     }
 
@@ -297,6 +302,9 @@ impl Member {
         let error = error.with_group(&*self.spec.group);
         tracing::error!(%error, "the partition is stopped");
         self.spec.board.set_last_error(&error);
+        if let Some(desk) = self.spec.work.desk() {
+            desk.report(error.clone());
+        }
         if let Some(owned) = self.partitions.get_mut(partition) {
             owned.stop(error);
         }

@@ -115,7 +115,6 @@ impl Member {
         if let Some(transactor) = &mut self.transactor {
             transactor.lost(partition, owned.incarnation);
         }
-        owned.drop_at_once();
     }
 
     /// Moves on what retires. True when a revocation was acknowledged.
@@ -271,6 +270,7 @@ impl Member {
             );
             if self.closing.is_some() {
                 self.report.uncommitted.push((partition.clone(), offset));
+                owned.progress.unassign(&Error::new(ErrorKind::Closed));
             }
         }
     }

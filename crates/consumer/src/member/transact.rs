@@ -467,7 +467,6 @@ impl Member {
         if owned.drain_by.is_some() {
             return self.forget(std::slice::from_ref(partition));
         }
-        owned.drop_at_once();
         let mut fresh = self.new_incarnation(partition, now);
         let pin = self.pins.get(partition).filter(|_| !may_be_committed);
         let lookup = pin.map_or(Lookup::Committed, |pin| Lookup::Start(SeekTo::Offset(*pin)));

@@ -1,7 +1,7 @@
 //! What is refused at the start.
 
 use crate::bed::{Bed, Seen, config, stop, wait_for};
-use ottla_consumer::{App, ConsumerConfig, ErrorKind, Registration};
+use ottla_consumer::{App, ConsumerConfig, ErrorKind, RebalanceListener, Registration};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -43,6 +43,10 @@ async fn a_topic_that_appears_in_time_is_fine() {
     stop(running.unwrap()).await;
 }
 
+struct Deaf;
+
+impl RebalanceListener for Deaf {}
+
 #[tokio::test]
 async fn what_is_not_allowed_is_refused_with_its_key() {
     let bed = Bed::start().await;
@@ -58,6 +62,22 @@ async fn what_is_not_allowed_is_refused_with_its_key() {
         (
             Registration::new("g", ["t"], handler()).max_processing_time(Duration::ZERO),
             "max.processing.time.ms",
+        ),
+        (
+            Registration::new("g", ["t"], handler()).config(ConsumerConfig {
+                enable_auto_commit: true,
+                ..config()
+            }),
+            "enable.auto.commit",
+        ),
+        (
+            Registration::new("g", ["t"], handler())
+                .listener(Deaf)
+                .config(ConsumerConfig {
+                    rebalance_callback_timeout: Duration::from_secs(15),
+                    ..config()
+                }),
+            "rebalance.callback.timeout.ms",
         ),
     ];
     for (registration, key) in cases {

@@ -1,0 +1,112 @@
+//! [`ConsumerBuilder`]: what a [`Consumer`] is made of.
+
+use super::Consumer;
+use crate::app::{App, Registration};
+use crate::lane::Desk;
+use crate::listener::BoxListener;
+use crate::{ConsumerConfig, Error, RebalanceListener, SeekTo};
+use ottla_client::Client;
+use ottla_types::TopicPartition;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Makes a [`Consumer`]; see [`Consumer::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `subscribe` or `assign`"]
+pub struct ConsumerBuilder {
+    client: Client,
+    config: ConsumerConfig,
+    listener: Option<BoxListener>,
+}
+
+impl ConsumerBuilder {
+    pub(super) fn new(client: &Client, config: ConsumerConfig) -> Self {
+        Self {
+            client: client.clone(),
+            config,
+            listener: None,
+        }
+    }
+
+    /// Who is told when partitions come and go.
+    pub fn listener(mut self, listener: impl RebalanceListener) -> Self {
+        self.listener = Some(BoxListener::new(listener));
+        self
+    }
+
+    /// Joins the group `group.id` for `topics`. A partition begins at the group's committed offset,
+    /// else where `auto.offset.reset` says.
+    ///
+    /// # Errors
+    /// Those of [`App::start`].
+    pub async fn subscribe<T: Into<String>>(
+        self,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Result<Consumer, Error> {
+        let topics = topics.into_iter().map(Into::into).collect();
+        self.start(topics, None).await
+    }
+
+    /// Reads `partitions` without a membership: nobody else is asked, nothing is rebalanced. With a
+    /// `group.id` a partition begins at that group's committed offset and commits are taken, as long
+    /// as the group has no members; without one, `auto.offset.reset` alone says where it begins.
+    ///
+    /// # Errors
+    /// Those of [`App::start`].
+    pub async fn assign(
+        self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<Consumer, Error> {
+        self.place(partitions.into_iter().map(|p| (p, None))).await
+    }
+
+    /// As [`assign`](Self::assign), each partition from its own place on.
+    ///
+    /// # Errors
+    /// Those of [`App::start`].
+    pub async fn assign_at(
+        self,
+        places: impl IntoIterator<Item = (TopicPartition, SeekTo)>,
+    ) -> Result<Consumer, Error> {
+        self.place(places.into_iter().map(|(p, at)| (p, Some(at))))
+            .await
+    }
+
+    async fn place(
+        self,
+        places: impl Iterator<Item = (TopicPartition, Option<SeekTo>)>,
+    ) -> Result<Consumer, Error> {
+        let places: BTreeMap<_, _> = places.collect();
+        let topics = places.keys().map(|p| p.topic.to_string()).collect();
+        self.start(topics, Some(places)).await
+    }
+
+    async fn start(
+        self,
+        topics: BTreeSet<String>,
+        places: Option<BTreeMap<TopicPartition, Option<SeekTo>>>,
+    ) -> Result<Consumer, Error> {
+        let Self {
+            client,
+            config,
+            listener,
+        } = self;
+        let desk = Desk::new(config.max_poll_records, config.enable_auto_commit, places);
+        let desk = Arc::new(desk);
+        let mut registration = Registration::pulled(config.group_id.clone(), topics, desk.clone());
+        registration.listener = listener;
+        let group = client.group(config.group_id.as_str());
+        let api_timeout = config.default_api_timeout;
+        let mut app = App::new(&client, config);
+        app.register(registration);
+        let running = app.start().await?;
+        Ok(Consumer {
+            running: Some(running),
+            desk,
+            current: None,
+            group: Some(group).filter(|group| !group.group_id().is_empty()),
+            api_timeout,
+            has_ended: false,
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! [`Consumer`]: a plain consumer, for callers that ask for records themselves.
+//!
+//! It is an [`App`](crate::App) with one member, which fetches, keeps the membership and commits, as a
+//! runner's does. In place of lanes that call a handler it has a [`Desk`], from which the caller takes
+//! records.
+
+mod batch;
+mod builder;
+mod commit;
+mod streams;
+
+pub use batch::ConsumedBatch;
+pub use builder::ConsumerBuilder;
+pub use commit::CommitHandle;
+pub(crate) use commit::check_offset;
+pub use streams::{Batches, Records};
+
+use crate::app::{RunningApp, ShutdownReport};
+use crate::lane::{Desk, Handed, Progress};
+use crate::status::AppStatus;
+use crate::{ConsumerConfig, Error, ErrorKind, SeekTo};
+use ottla_client::{Client, GroupClient};
+use ottla_types::{ConsumedRecord, Offset, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{self, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+/// A consumer whose caller takes the records: a member of a group, or a reader of partitions that it
+/// names.
+///
+/// ```no_run
+/// # async fn example(client: ottla_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use ottla_consumer::{Consumer, ConsumerConfig};
+/// use std::time::Duration;
+///
+/// let mut consumer = Consumer::subscribe(&client, ConsumerConfig::new("audit"), ["orders"]).await?;
+/// loop {
+///     let batch = consumer.recv().await?;
+///     println!("{} records of {}", batch.records().len(), batch.partition());
+///     if consumer.commit_sync().await.is_err() {
+///         break;
+///     }
+/// }
+/// let report = consumer.close(Duration::from_secs(10)).await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is handed out, and what is committed
+/// - A *position* is the next offset to be handed out. It moves when records are handed out: behind
+///   a whole batch by [`recv`](Self::recv) and [`poll`](Self::poll), behind one record by
+///   [`records`](Self::records).
+/// - [`commit_sync`](Self::commit_sync) and [`commit_async`](Self::commit_async) commit the positions:
+///   everything handed out so far, the last batch or record included. Call them when it is handled.
+///   Nothing else is committed, unless `enable.auto.commit` is set.
+/// - The caller is *done with* what it was given when it asks for more, commits, or closes. With
+///   `enable.auto.commit`, that is committed, every `commit.interval.ms`, when a partition is given up
+///   and at the close; the batch or record in the caller's hands is not.
+/// - When a partition is to be given up, nothing more of it is handed out (C24), and the revocation
+///   waits until the caller is done with what it has of it, `revoke.timeout.ms` at most. Then the
+///   [listener](ConsumerBuilder::listener) is called, what was asked for is committed, and the
+///   revocation is acknowledged. So a caller that commits or asks again in time repeats nothing.
+///
+/// Heartbeats go on by themselves, however long the caller takes. Fetching goes on, too, until
+/// `queued.max.bytes` are waiting; records are decoded when they are handed out.
+///
+/// Dropping it ends it at once: nothing more is committed, and the coordinator notices by the session
+/// timeout. [`close`](Self::close) it.
+#[derive(Debug)]
+pub struct Consumer {
+    running: Option<RunningApp>,
+    desk: Arc<Desk>,
+    /// What is left of the batch whose records are given out one by one.
+    current: Option<Handed>,
+    group: Option<GroupClient>,
+    api_timeout: Duration,
+    /// A stream has told what ended the consumer.
+    has_ended: bool,
+}
+
+impl Consumer {
+    /// Joins the group `config.group_id` for `topics`.
+    ///
+    /// # Errors
+    /// Those of [`ConsumerBuilder::subscribe`].
+    pub async fn subscribe<T: Into<String>>(
+        client: &Client,
+        config: ConsumerConfig,
+        topics: impl IntoIterator<Item = T>,
+    ) -> Result<Self, Error> {
+        Self::builder(client, config).subscribe(topics).await
+    }
+
+    /// Reads `partitions`, without a membership.
+    ///
+    /// # Errors
+    /// Those of [`ConsumerBuilder::assign`].
+    pub async fn assign(
+        client: &Client,
+        config: ConsumerConfig,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<Self, Error> {
+        Self::builder(client, config).assign(partitions).await
+    }
+
+    /// A consumer with more to be said about it.
+    pub fn builder(client: &Client, config: ConsumerConfig) -> ConsumerBuilder {
+        ConsumerBuilder::new(client, config)
+    }
+
+    /// The next records, as soon as there are any; those of one partition, in order, at most
+    /// `max.poll.records`. Partitions take turns.
+    ///
+    /// Safe to cancel: a batch that is not returned is not handed out.
+    ///
+    /// # Errors
+    /// An error that names a partition says that this one is stopped
+    /// ([`NoOffset`](ErrorKind::NoOffset), [`Unreadable`](ErrorKind::Unreadable), or what a broker
+    /// refuses); it is told once, the others go on, and a [`seek`](Self::seek) makes it go on, too. Any
+    /// other error has ended the consumer, and every call tells it again.
+    pub async fn recv(&mut self) -> Result<ConsumedBatch, Error> {
+        std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// As [`recv`](Self::recv), for at most `wait`; `None` when nothing came. Safe to cancel.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn poll(&mut self, wait: Duration) -> Result<Option<ConsumedBatch>, Error> {
+        let limit = Instant::now() + wait;
+        match timeout_at(limit, self.recv()).await {
+            Ok(batch) => batch.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The batches as a stream; errors as in [`recv`](Self::recv). It ends behind the error that ended
+    /// the consumer. What it was not asked for is not handed out when it is dropped.
+    pub fn batches(&mut self) -> Batches<'_> {
+        Batches::new(self)
+    }
+
+    /// The records one by one, as a stream; errors as in [`recv`](Self::recv). The position moves with
+    /// each record: a stream that is dropped loses nothing, the next call goes on behind its last
+    /// record.
+    pub fn records(&mut self) -> Records<'_> {
+        Records::new(self)
+    }
+
+    fn poll_recv(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<ConsumedBatch, Error>> {
+        let handed = match self.take_current() {
+            Some(rest) => rest,
+            None => task::ready!(self.desk.poll_take(cx))?,
+        };
+        handed.progress.mark_handled(handed.next_offset);
+        Poll::Ready(Ok(ConsumedBatch::new(handed)))
+    }
+
+    fn poll_record(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<ConsumedRecord, Error>> {
+        loop {
+            if let Some(current) = &mut self.current {
+                // What was given out before is done with.
+                current.progress.mark_done_with();
+                if current.is_current()
+                    && !current.progress.is_paused()
+                    && let Some(record) = current.records.next()
+                {
+                    let next = match current.records.len() {
+                        0 => current.next_offset,
+                        _ => record.offset.saturating_add(1),
+                    };
+                    current.progress.mark_handled(next);
+                    return Poll::Ready(Ok(record));
+                }
+                self.put_back();
+            }
+            self.current = Some(task::ready!(self.desk.poll_take(cx))?);
+        }
+    }
+
+    /// What is left of a batch whose records were given out one by one, if it may be handed out.
+    fn take_current(&mut self) -> Option<Handed> {
+        let current = self.current.take()?;
+        if current.progress.is_paused() {
+            self.desk.put_back(current);
+            return None;
+        }
+        (current.is_current() && current.records.len() > 0).then_some(current)
+    }
+
+    fn put_back(&mut self) {
+        if let Some(current) = self.current.take()
+            && current.records.len() > 0
+        {
+            self.desk.put_back(current);
+        }
+    }
+
+    /// The partitions that are owned (by the group's assignment, or as named), ordered.
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        self.desk.assignment()
+    }
+
+    /// The next offset that will be handed out; `None` while it is looked up, and for a partition that
+    /// is not owned.
+    pub fn position(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.desk.progress(partition)?.handled()
+    }
+
+    /// Records between the position and the end of the partition as the last fetch saw it; `None` as
+    /// [`position`](Self::position), and before the first fetch.
+    pub fn lag(&self, partition: &TopicPartition) -> Option<u64> {
+        let progress = self.desk.progress(partition)?;
+        let behind = progress
+            .high_watermark()?
+            .saturating_sub(progress.handled()?);
+        Some(u64::try_from(behind).unwrap_or(0))
+    }
+
+    /// Goes on reading elsewhere, and gives the offset that this is. What was fetched before is
+    /// discarded: once this returns, nothing of it is handed out. An offset outside of the log is
+    /// found out by the next fetch, and `auto.offset.reset` applies. Nothing is committed by it.
+    ///
+    /// Cancellation: it goes on, and the caller does not hear where it led to.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotOwner`] when the partition is not owned; [`ErrorKind::Config`] for an offset
+    /// below 0; [`ErrorKind::TimedOut`] after `default.api.timeout.ms`, though it goes on; the reason
+    /// why the place cannot be found.
+    pub async fn seek(
+        &mut self,
+        partition: &TopicPartition,
+        place: SeekTo,
+    ) -> Result<Offset, Error> {
+        if let SeekTo::Offset(offset) = place {
+            check_offset(offset)?;
+        }
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|c| c.partition == *partition)
+        {
+            self.current = None;
+        }
+        let (reply, sought) = oneshot::channel();
+        self.desk.seek(partition, place, reply);
+        let failed = |kind| Error::new(kind).with_partition(partition.clone());
+        match timeout_at(Instant::now() + self.api_timeout, sought).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => Err(self
+                .desk
+                .fatal()
+                .unwrap_or_else(|| failed(ErrorKind::NotOwner))),
+            Err(_) => Err(failed(ErrorKind::TimedOut)),
+        }
+    }
+
+    /// Hands out nothing more of these until they are [resumed](Self::resume), and fetches no more of
+    /// them; what was fetched is kept. It ends with the assignment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotOwner`] for the first one that is not owned; the others are paused.
+    pub fn pause<'a>(
+        &mut self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<(), Error> {
+        self.set_paused(partitions, true)
+    }
+
+    /// Goes on with these.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn resume<'a>(
+        &mut self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+    ) -> Result<(), Error> {
+        self.set_paused(partitions, false)
+    }
+
+    fn set_paused<'a>(
+        &mut self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        let mut first = Ok(());
+        for partition in partitions {
+            if !self.desk.set_paused(partition, is_paused) && first.is_ok() {
+                first = Err(Error::new(ErrorKind::NotOwner).with_partition(partition.clone()));
+            }
+        }
+        first
+    }
+
+    /// The group's committed offsets of these partitions, owned or not; `None` where there is none.
+    /// What may pass is tried again. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] without a group; [`ErrorKind::TimedOut`] after
+    /// `default.api.timeout.ms`; what a broker refuses.
+    pub async fn committed(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Option<Offset>>, Error> {
+        let group = self.group.as_ref().ok_or_else(commit::no_group)?;
+        let partitions = partitions.into_iter().collect();
+        let limit = Instant::now() + self.api_timeout;
+        match timeout_at(limit, commit::committed(group, partitions)).await {
+            Ok(committed) => committed,
+            Err(_) => Err(Error::new(ErrorKind::TimedOut).with_group(&**group.group_id())),
+        }
+    }
+
+    /// What the member is doing now.
+    pub fn status(&self) -> AppStatus {
+        let status = self.running.as_ref().map(RunningApp::status);
+        status.unwrap_or(AppStatus {
+            registrations: Vec::new(),
+        })
+    }
+
+    /// Ends it: the caller is done with everything that was handed out, the listener is told that all
+    /// partitions are revoked, what was asked for (and with `enable.auto.commit` what was handed out)
+    /// is committed, and the group is left. Resolves by `deadline` plus a second.
+    pub async fn close(mut self, deadline: Duration) -> ShutdownReport {
+        if let Some(current) = self.current.take() {
+            current.progress.mark_done_with();
+        }
+        self.desk.settle();
+        match self.running.take() {
+            Some(running) => running.shutdown(deadline).await,
+            None => ShutdownReport::default(),
+        }
+    }
+
+    /// The partitions of which something was handed out, with their progress.
+    fn handed_out(&self) -> Vec<(TopicPartition, Arc<Progress>)> {
+        self.desk.handed_out()
+    }
+}
+
+/// Whoever waits for a commit hears that there will be none.
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.desk.abandon(&Error::new(ErrorKind::Closed));
+    }
+}
