@@ -7,7 +7,7 @@ use crate::read_back::read_topic;
 use futures_util::future::try_join_all;
 use ottla::client::transport::{FetchLimits, FetchPosition};
 use ottla::client::{Client, ClientConfig, Error, ErrorKind, NewTopic};
-use ottla::consumer::{AutoOffsetReset, ConsumerConfig, GroupConsumer};
+use ottla::consumer::{AutoOffsetReset, Consumer, ConsumerConfig};
 use ottla::types::{Record, TopicPartition};
 use ottla::{Producer, ProducerConfig};
 use ottla_client::PartitionMetadata;
@@ -248,13 +248,13 @@ impl Bed {
             ..ConsumerConfig::default()
         };
         Ok(Group(
-            GroupConsumer::start(&self.client, config, [topic], 100).await?,
+            Consumer::subscribe(&self.client, config, [topic]).await?,
         ))
     }
 }
 
 /// A group of one member.
-struct Group(GroupConsumer);
+struct Group(Consumer);
 
 impl Group {
     /// Exactly these come next.
@@ -262,14 +262,14 @@ impl Group {
         let mut wanted = numbers.clone();
         let reading = async {
             while !wanted.is_empty() {
-                let batch = self.0.next_batch().await.ok_or("the member has failed")?;
+                let batch = self.0.recv().await?;
                 for record in batch.records() {
                     let read = number(record.value.as_deref());
                     if wanted.next() != Some(read) {
                         return Err(format!("a group read {read} of {numbers:?}").into());
                     }
                 }
-                batch.done()?;
+                self.0.commit_sync().await?;
             }
             Ok(())
         };
