@@ -160,7 +160,7 @@ impl GroupMembership {
 
     /// As [`Membership::owned_until`].
     pub fn owned_until(&self) -> Option<i64> {
-        either!(&self.active, member => member.owned_until())
+        either!(&self.active, m => m.owned_until(), _a => None)
     }
 
     /// As [`Membership::owns`].

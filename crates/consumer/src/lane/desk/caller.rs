@@ -210,7 +210,7 @@ impl Inner {
         }
         self.out.push(partition.clone());
         let taken = records.len();
-        if taken == 0 || tray.drain.is_set() || !tray.context.lease().is_held() {
+        if taken == 0 || tray.drain.is_set() || tray.context.lease().is_revoked() {
             tray.feed = Some(feed);
             if tray.drain.is_set() {
                 self.settle();

@@ -47,7 +47,7 @@ pub(crate) struct Handed {
 impl Handed {
     /// Whether records of it may still be given to the caller (C24).
     pub(crate) fn is_current(&self) -> bool {
-        !self.drain.is_set() && self.context.lease().is_held()
+        !self.drain.is_set() && !self.context.lease().is_revoked()
     }
 }
 
