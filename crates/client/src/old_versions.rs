@@ -44,6 +44,7 @@ fn all_caps() -> Vec<(i16, i16)> {
         .chain(caps::<m::CreatePartitionsRequest>())
         .chain(caps::<m::DeleteRecordsRequest>())
         .chain(caps::<m::DescribeGroupsRequest>())
+        .chain(caps::<m::ConsumerGroupDescribeRequest>())
         .chain(caps::<m::ListGroupsRequest>())
         .chain(caps::<m::DeleteGroupsRequest>())
         .chain(caps::<m::DescribeClusterRequest>())

@@ -97,6 +97,12 @@ async fn a_group_is_described_listed_and_deleted() {
 
 #[tokio::test]
 #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+async fn a_group_of_kip_848_is_described() {
+    scenarios::admin::a_group_of_kip_848_is_described(&client().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
 async fn offsets_of_a_group_are_read_altered_and_deleted() {
     scenarios::admin::offsets_of_a_group_are_read_altered_and_deleted(&client().await).await;
 }

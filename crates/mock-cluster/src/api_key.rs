@@ -38,11 +38,12 @@ pub enum ApiKey {
     OffsetDelete = 47,
     DescribeCluster = 60,
     ConsumerGroupHeartbeat = 68,
+    ConsumerGroupDescribe = 69,
 }
 
 impl ApiKey {
     /// Every key, in the order of its number.
-    pub const ALL: [ApiKey; 32] = [
+    pub const ALL: [ApiKey; 33] = [
         ApiKey::Produce,
         ApiKey::Fetch,
         ApiKey::ListOffsets,
@@ -75,6 +76,7 @@ impl ApiKey {
         ApiKey::OffsetDelete,
         ApiKey::DescribeCluster,
         ApiKey::ConsumerGroupHeartbeat,
+        ApiKey::ConsumerGroupDescribe,
     ];
 
     /// The number on the wire.

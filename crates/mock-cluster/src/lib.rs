@@ -40,7 +40,8 @@
 //!   (KIP-320), diverging epochs, hints to the new leader (KIP-951) and, with
 //!   [`MockClusterBuilder::racks`], from the closest replica (KIP-392).
 //! - The consumer group protocol (KIP-848): the assignors `uniform` and `range`, static members, regular
-//!   expressions; `ListGroups` and `DescribeGroups` show its groups as stable.
+//!   expressions; `ConsumerGroupDescribe` shows its groups, `DescribeGroups` only those of the classic
+//!   protocol; `ListGroups` shows them as stable.
 //! - Leaders and their epochs, coordinators, the classic group protocol with static members
 //!   (KIP-345), member ids required (KIP-394) and session expiry.
 //! - [`Action::Throttle`] is a client quota: the answer says how long, then the connection is

@@ -73,6 +73,7 @@ const KAFKA_3_9: &[Row] = &[
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 1),
     (ApiKey::ConsumerGroupHeartbeat, 0, 0),
+    (ApiKey::ConsumerGroupDescribe, 0, 0),
 ];
 
 /// Where 4.0 differs from 3.9.
@@ -93,6 +94,7 @@ const KAFKA_4_0: &[Row] = &[
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::DescribeCluster, 0, 2),
     (ApiKey::ConsumerGroupHeartbeat, 0, 1),
+    (ApiKey::ConsumerGroupDescribe, 0, 1),
 ];
 
 /// Where 4.3 differs from 4.0.

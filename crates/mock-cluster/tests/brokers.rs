@@ -40,12 +40,13 @@ async fn each_kind_of_broker_tells_its_versions() {
     for (versions, produce, fetch, end_txn, transactions) in kinds {
         let (answer, _cluster) = told(MockCluster::builder().versions(versions), 3).await;
         let ranges = ranges(&answer);
-        // Redpanda of that time has no DescribeCluster and no ConsumerGroupHeartbeat.
+        // Redpanda of that time has no DescribeCluster and nothing of KIP-848.
         let is_redpanda = produce == 7;
-        let missing = if is_redpanda { 2 } else { 0 };
+        let missing = if is_redpanda { 3 } else { 0 };
         assert_eq!(ranges.len() + missing, Api::ALL.len());
         assert_eq!(ranges.contains_key(&60), !is_redpanda);
         assert_eq!(ranges.contains_key(&68), !is_redpanda);
+        assert_eq!(ranges.contains_key(&69), !is_redpanda);
         assert_eq!(ranges[&0], (0, produce));
         assert_eq!(ranges[&1], (4, fetch));
         assert_eq!(ranges[&26], (0, end_txn));

@@ -5,13 +5,14 @@ mod support;
 
 use std::time::Duration;
 
+use kafka_protocol::messages::consumer_group_describe_response::Assignment;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JoinGroupRequest,
-    OffsetCommitRequest,
+    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
+    DescribeGroupsRequest, JoinGroupRequest, OffsetCommitRequest,
 };
 use ottla_mock_cluster::{GroupState, MockCluster, Versions};
 use support::{Peer, eventually, text, topic};
@@ -81,6 +82,56 @@ async fn two_members_share_a_topic_and_a_silent_one_is_forgotten() {
 }
 
 #[tokio::test]
+async fn groups_are_described_with_epochs_and_targets() {
+    let cluster = cluster().await;
+    let mut peer = Peer::connect(&cluster, 1).await;
+    let first = peer.call(1, &join("a")).await;
+    let mut described = async |version| {
+        let ids = [GROUP, "?"].map(|id| text(id).into());
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(ids.into());
+        let mut groups = peer.call(version, &request).await.groups;
+        assert_eq!(groups.pop().unwrap().error_code, 69);
+        groups.remove(0)
+    };
+    let partitions = |assignment: &Assignment| -> Vec<i32> {
+        let topics = assignment.topic_partitions.iter();
+        let topics = topics.inspect(|t| assert_eq!(t.topic_name.as_str(), "t"));
+        topics.flat_map(|t| t.partitions.clone()).collect()
+    };
+    for version in 0..=1 {
+        let group = described(version).await;
+        let shown = (group.group_state.as_str(), group.assignor_name.as_str());
+        assert_eq!((group.error_code, shown), (0, ("Stable", "uniform")));
+        assert_eq!(group.group_epoch, first.member_epoch);
+        let member = &group.members[0];
+        assert_eq!(partitions(&member.assignment), [0, 1, 2, 3]);
+        assert_eq!(member.subscribed_topic_names, [topic("t")]);
+        assert_eq!(member.client_host.as_str(), "/127.0.0.1");
+    }
+    let mut other = Peer::connect(&cluster, 1).await;
+    other.call(1, &join("b")).await;
+    let group = described(1).await;
+    assert_eq!(group.group_state.as_str(), "Reconciling");
+    let [a, b] = &group.members[..] else {
+        panic!("{group:?}");
+    };
+    assert_eq!(partitions(&a.assignment).len(), 4);
+    assert_eq!(partitions(&b.assignment).len(), 0);
+    assert_eq!(partitions(&a.target_assignment).len(), 2);
+    assert_eq!(partitions(&b.target_assignment).len(), 2);
+    // To the classic protocol it is not there.
+    let request = DescribeGroupsRequest::default().with_groups(vec![text(GROUP).into()]);
+    for (version, code) in [(5, 0), (6, 69)] {
+        let answer = other.call(version, &request).await;
+        let shown = (
+            answer.groups[0].group_state.as_str(),
+            answer.groups[0].error_code,
+        );
+        assert_eq!(shown, ("Dead", code));
+    }
+}
+
+#[tokio::test]
 async fn commits_go_by_the_member_epoch() {
     let cluster = cluster().await;
     let mut peer = Peer::connect(&cluster, 1).await;
@@ -129,4 +180,7 @@ async fn who_may_not_speak_it_is_told_so() {
     let old = old.start().await.unwrap();
     let mut peer = Peer::connect(&old, 1).await;
     assert_eq!(peer.call(0, &join("a")).await.error_code, 35);
+    let ids = vec![text(GROUP).into()];
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(ids);
+    assert_eq!(peer.call(0, &request).await.groups[0].error_code, 35);
 }

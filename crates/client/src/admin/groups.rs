@@ -4,10 +4,12 @@ use super::ask::{Answers, Call, Refusal, Task};
 use super::places::Route;
 use crate::connection::Api;
 use crate::{Error, ErrorKind};
+use kafka_protocol::messages::consumer_group_describe_response as consumers;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest,
+    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, GroupId,
+    ListGroupsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla_types::consumer_protocol::{Assignment, CodecError, Subscription};
@@ -112,18 +114,26 @@ impl GroupType {
     }
 }
 
-/// A group that speaks the classic protocol.
+/// A group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupDescription {
     /// The group's id.
     pub group_id: String,
+    /// Its type.
+    pub group_type: GroupType,
     /// What it is doing.
     pub state: GroupState,
     /// `consumer` for groups of consumers.
     pub protocol_type: String,
-    /// The assignor that the members agreed on; empty unless the group is stable.
+    /// The assignor: the one that the members agreed on, empty unless the group is stable; or the
+    /// broker's (KIP-848).
     pub protocol: String,
+    /// The group's epoch (KIP-848); `None` for the classic protocol, which does not tell its
+    /// generation.
+    pub epoch: Option<i32>,
+    /// The epoch that the assignment was made for (KIP-848): below `epoch` a new one is to come.
+    pub assignment_epoch: Option<i32>,
     /// The members, ordered by id.
     pub members: Vec<MemberDescription>,
 }
@@ -140,10 +150,21 @@ pub struct MemberDescription {
     pub client_id: String,
     /// Where it comes from.
     pub host: String,
-    /// The topics that it wants; empty unless the group is stable and of consumers.
+    /// Its rack, where it told one (KIP-848).
+    pub rack: Option<String>,
+    /// Its epoch (KIP-848).
+    pub epoch: Option<i32>,
+    /// The topics that it wants; of the classic protocol only while the group is stable and of
+    /// consumers.
     pub topics: Vec<Arc<str>>,
-    /// The partitions that it has, ordered; empty unless the group is stable and of consumers.
+    /// The expression over names of topics that it wants (KIP-848).
+    pub topic_pattern: Option<String>,
+    /// The partitions that it has, ordered; of the classic protocol only while the group is stable
+    /// and of consumers.
     pub partitions: Vec<TopicPartition>,
+    /// The partitions that it is to have, ordered (KIP-848); as `partitions` once the group is
+    /// stable.
+    pub target: Option<Vec<TopicPartition>>,
     /// Why `topics` or `partitions` could not be read from what the members exchange.
     pub unreadable: Option<CodecError>,
 }
@@ -235,9 +256,12 @@ fn describe(group: DescribedGroup) -> GroupDescription {
     members.sort_unstable_by(|a, b| a.member_id.cmp(&b.member_id));
     GroupDescription {
         group_id: group.group_id.to_string(),
+        group_type: GroupType::Classic,
         state: GroupState::read(&group.group_state),
         protocol_type: group.protocol_type.to_string(),
         protocol: group.protocol_data.to_string(),
+        epoch: None,
+        assignment_epoch: None,
         members,
     }
 }
@@ -263,10 +287,93 @@ fn describe_member(member: DescribedGroupMember, of_consumers: bool) -> MemberDe
         instance_id: member.group_instance_id.map(|id| id.to_string()),
         client_id: member.client_id.to_string(),
         host: member.client_host.to_string(),
+        rack: None,
+        epoch: None,
         topics,
+        topic_pattern: None,
         partitions,
+        target: None,
         unreadable,
     }
+}
+
+/// Groups of KIP-848; any other is not found.
+pub(super) struct DescribeConsumers;
+
+impl Task for DescribeConsumers {
+    type Item = Arc<str>;
+    type Key = String;
+    type Done = GroupDescription;
+    const NAME: &'static str = ConsumerGroupDescribeRequest::NAME;
+    const CHANGES: bool = false;
+
+    fn key(&self, group: &Arc<str>) -> String {
+        group.to_string()
+    }
+
+    fn route(&self, group: &Arc<str>) -> Route {
+        Route::Coordinator(group.clone())
+    }
+
+    fn mark(&self, group: &Arc<str>, error: Error) -> Error {
+        error.with_group(&**group)
+    }
+
+    async fn ask(&self, call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
+        let groups = groups.iter().map(|group| GroupId(text(group))).collect();
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(groups);
+        let (answer, _) = call.send(|_| request).await?;
+        let answers = answer.groups.into_iter().map(|group| {
+            let (id, message) = (group.group_id.to_string(), group.error_message.clone());
+            let described = Refusal::read(group.error_code, message, describe_consumers(group));
+            (id, described)
+        });
+        Ok(answers.collect())
+    }
+}
+
+fn describe_consumers(group: consumers::DescribedGroup) -> GroupDescription {
+    let optional = |text: Option<StrBytes>| text.map(|text| text.to_string());
+    let describe = |member: consumers::Member| MemberDescription {
+        member_id: member.member_id.to_string(),
+        instance_id: optional(member.instance_id),
+        client_id: member.client_id.to_string(),
+        host: member.client_host.to_string(),
+        rack: optional(member.rack_id),
+        epoch: Some(member.member_epoch),
+        topics: member
+            .subscribed_topic_names
+            .iter()
+            .map(|topic| Arc::from(topic.as_str()))
+            .collect(),
+        topic_pattern: optional(member.subscribed_topic_regex).filter(|p| !p.is_empty()),
+        partitions: places(member.assignment),
+        target: Some(places(member.target_assignment)),
+        unreadable: None,
+    };
+    let mut members: Vec<_> = group.members.into_iter().map(describe).collect();
+    members.sort_unstable_by(|a, b| a.member_id.cmp(&b.member_id));
+    GroupDescription {
+        group_id: group.group_id.to_string(),
+        group_type: GroupType::Consumer,
+        state: GroupState::read(&group.group_state),
+        protocol_type: CONSUMER.to_owned(),
+        protocol: group.assignor_name.to_string(),
+        epoch: Some(group.group_epoch),
+        assignment_epoch: Some(group.assignment_epoch),
+        members,
+    }
+}
+
+fn places(assignment: consumers::Assignment) -> Vec<TopicPartition> {
+    let mut places = Vec::new();
+    for topic in assignment.topic_partitions {
+        let name: Arc<str> = Arc::from(topic.topic_name.as_str());
+        let partitions = topic.partitions.into_iter();
+        places.extend(partitions.map(|number| TopicPartition::new(name.clone(), number)));
+    }
+    places.sort_unstable();
+    places
 }
 
 /// The groups that one broker coordinates.
@@ -365,4 +472,9 @@ impl Task for Delete {
         });
         Ok(answers.collect())
     }
+}
+
+/// Whether a broker does not describe groups of KIP-848.
+pub(super) fn is_not_offered(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unsupported || error.code() == Some(ErrorCode::UNSUPPORTED_VERSION)
 }

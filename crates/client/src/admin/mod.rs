@@ -19,7 +19,7 @@
 //! | [`alter_configs`](Admin::alter_configs) | IncrementalAlterConfigs (KIP-339) | 0 to 1 |
 //! | [`create_partitions`](Admin::create_partitions) | CreatePartitions | 0 to 3 |
 //! | [`delete_records`](Admin::delete_records) | DeleteRecords (KIP-107) | 0 to 2 |
-//! | [`describe_groups`](Admin::describe_groups) | DescribeGroups | 0 to 6 |
+//! | [`describe_groups`](Admin::describe_groups) | DescribeGroups, ConsumerGroupDescribe (KIP-848) | 0 to 6, 0 to 1 |
 //! | [`list_groups`](Admin::list_groups) | ListGroups | 0 to 5 |
 //! | [`delete_groups`](Admin::delete_groups) | DeleteGroups (KIP-229) | 0 to 2 |
 //! | [`group_offsets`](Admin::group_offsets) | OffsetFetch | 1 to 9 |
@@ -54,7 +54,7 @@ use crate::{Error, TopicMetadata};
 use futures_util::future::join_all;
 use kafka_protocol::messages::OffsetFetchRequest;
 use ottla_types::coordinator::CommitOffset;
-use ottla_types::{Offset, TopicPartition};
+use ottla_types::{ErrorCode, Offset, TopicPartition};
 use std::fmt;
 use std::sync::Arc;
 
@@ -166,10 +166,33 @@ impl Admin {
         deleted.collect()
     }
 
-    /// Describes groups of the classic protocol, with what each member wants and has. A group that
-    /// does not exist is an error with code GROUP_ID_NOT_FOUND, whatever the broker's version.
+    /// Describes groups of either protocol, with what each member wants and has. A group that does
+    /// not exist is an error with code GROUP_ID_NOT_FOUND, whatever the broker's version; so is one
+    /// of KIP-848 where the coordinator does not speak ConsumerGroupDescribe.
     pub async fn describe_groups(&self, groups: Vec<String>) -> Each<String, GroupDescription> {
-        strings(self.each(&groups::Describe, arcs(groups)).await)
+        let mut described = self.each(&groups::Describe, arcs(groups)).await;
+        // What is no group of the classic protocol is asked for as one of KIP-848.
+        let is_missing = |result: &Result<_, Error>| {
+            let code = result.as_ref().err().and_then(Error::code);
+            code == Some(ErrorCode::GROUP_ID_NOT_FOUND)
+        };
+        let missing = described.iter().filter(|(_, result)| is_missing(result));
+        let missing: Vec<_> = missing.map(|(group, _)| group.clone()).collect();
+        let consumers = self.each(&groups::DescribeConsumers, missing).await;
+        let mut consumers = consumers.into_iter();
+        for (_, result) in described
+            .iter_mut()
+            .filter(|(_, result)| is_missing(result))
+        {
+            match consumers.next().map(|(_, found)| found) {
+                Some(Ok(found)) => *result = Ok(found),
+                // Kafka 3.9 may know the API and have it switched off.
+                Some(Err(error)) if groups::is_not_offered(&error) => {}
+                Some(Err(error)) => *result = Err(error),
+                None => {}
+            }
+        }
+        strings(described)
     }
 
     /// Lists the groups of every broker. A broker that does not answer takes nothing from the

@@ -42,7 +42,7 @@ const fn flexible_from(version: i16, fields: &'static [Field]) -> Layout {
 
 mod admin;
 
-use Kind::{Blob, Fixed, Ints, Text};
+use Kind::{Blob, Fixed, Ints, Text, Texts};
 
 // v4 only adds features with a minimum of 0 (KIP-1022); v3 is the last that every broker knows.
 api!(

@@ -210,6 +210,7 @@ answers! {
     CreatePartitionsRequest => |_, _| {},
     DeleteRecordsRequest => |_, _| {},
     DescribeGroupsRequest => |_, _| {},
+    ConsumerGroupDescribeRequest => |_, _| {},
     ListGroupsRequest => |_, _| {},
     DeleteGroupsRequest => |_, _| {},
     OffsetDeleteRequest => |_, _| {},

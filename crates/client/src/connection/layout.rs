@@ -53,8 +53,12 @@ pub(crate) enum Kind {
     Blob,
     /// An array of four-byte numbers.
     Ints,
+    /// An array of strings.
+    Texts,
     /// An array of structs.
     Array(Struct),
+    /// A struct.
+    Inline(Struct),
     /// A struct that may be null: a byte below 0 for null, else the struct behind the byte.
     Nullable(Struct),
 }
@@ -137,10 +141,18 @@ impl Walk<'_> {
                 let count = self.count()?;
                 self.skip(count.saturating_mul(4))
             }
+            Kind::Inline(inside) => self.structure(inside),
             Kind::Nullable(inside) => match self.take(1)? {
                 [0..=0x7f] => self.structure(inside),
                 _ => Ok(()),
             },
+            Kind::Texts => {
+                for _ in 0..self.count()? {
+                    let length = self.length(2)?;
+                    self.skip(length.unwrap_or(0))?;
+                }
+                Ok(())
+            }
             Kind::Array(element) => {
                 for _ in 0..self.count()? {
                     self.structure(element)?;

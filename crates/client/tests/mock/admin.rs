@@ -62,6 +62,36 @@ async fn a_group_is_described_listed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_group_of_kip_848_is_described() {
+    let (cluster, client) = cluster().await;
+    scenarios::admin::a_group_of_kip_848_is_described(&client).await;
+    // Members that speak KIP-848, and nobody who describes them.
+    for version in [6, 5] {
+        let versions = Versions::kafka_4_3().without(ApiKey::ConsumerGroupDescribe);
+        let versions = versions.with(ApiKey::DescribeGroups, 0, version);
+        let old = MockCluster::builder().versions(versions).start().await;
+        let old = old.unwrap();
+        let client = scenarios::connect(&old.bootstrap()).await;
+        let (_, beat) = scenarios::admin::beat_of(&client).await;
+        let group = client.group("g");
+        let joined = group.consumer_heartbeat(beat, Duration::from_secs(5));
+        assert_eq!(joined.await.unwrap().error, ErrorCode::NONE);
+        let described = client.admin().describe_groups(vec!["g".to_owned()]).await;
+        assert_eq!(codes(&described), [ErrorCode::GROUP_ID_NOT_FOUND]);
+        end(old, client).await;
+    }
+    refuse(
+        &cluster,
+        ApiKey::ConsumerGroupDescribe,
+        ErrorCode::GROUP_AUTHORIZATION_FAILED,
+        1,
+    );
+    let described = client.admin().describe_groups(vec!["g".to_owned()]).await;
+    assert_eq!(codes(&described), [ErrorCode::GROUP_AUTHORIZATION_FAILED]);
+    end(cluster, client).await;
+}
+
+#[tokio::test]
 async fn offsets_of_a_group_are_read_altered_and_deleted() {
     let (cluster, client) = cluster().await;
     scenarios::admin::offsets_of_a_group_are_read_altered_and_deleted(&client).await;

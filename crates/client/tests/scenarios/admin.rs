@@ -9,10 +9,12 @@ use ottla_client::transport::{OffsetSpec, ProduceOptions, produce_all};
 use ottla_client::{Client, GroupClient, NewTopic};
 use ottla_record_batch::BatchBuilder;
 use ottla_types::consumer_protocol::{Assignment, Subscription};
-use ottla_types::coordinator::{CommitOffset, JoinGroupResponse, SyncGroupRequest};
+use ottla_types::coordinator::{
+    CommitOffset, ConsumerHeartbeatRequest, JoinGroupResponse, SyncGroupRequest,
+};
 use ottla_types::{ErrorCode, Fate, Headers, TopicPartition};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) fn commit(partition: &TopicPartition, offset: i64) -> CommitOffset {
     CommitOffset {
@@ -319,6 +321,69 @@ pub(crate) async fn a_group_is_described_listed_and_deleted(client: &Client) {
     );
     let gone = admin.describe_groups(vec![id.clone()]).await;
     assert_eq!(codes(&gone), [ErrorCode::GROUP_ID_NOT_FOUND]);
+}
+
+/// A group of one member that speaks KIP-848, beside one that is not there.
+pub(crate) async fn a_group_of_kip_848_is_described(client: &Client) {
+    let (id, unknown) = (fresh("group"), fresh("unknown"));
+    let (topic, mut beat) = beat_of(client).await;
+    let group = client.group(&*id);
+    let limit = Instant::now() + Duration::from_secs(20);
+    let described = loop {
+        assert!(Instant::now() < limit, "{id} is not stable");
+        let answer = group.consumer_heartbeat(beat.clone(), Duration::from_secs(5));
+        let answer = answer.await.unwrap();
+        if !answer.error.is_ok() {
+            assert!(answer.error.is_retriable(), "{answer:?}");
+            continue;
+        }
+        beat.member_epoch = answer.member_epoch;
+        let asked = vec![unknown.clone(), id.clone()];
+        let mut described = client.admin().describe_groups(asked).await;
+        let expected = [ErrorCode::GROUP_ID_NOT_FOUND, ErrorCode::NONE];
+        assert_eq!(codes(&described), expected);
+        let described = described.remove(1).1.unwrap();
+        let is_given = described.members.iter().all(|m| m.partitions.len() == 2);
+        if described.state == GroupState::Stable && is_given {
+            break described;
+        }
+    };
+    let kind = (&described.group_type, &*described.protocol_type);
+    assert_eq!(kind, (&GroupType::Consumer, "consumer"));
+    assert_eq!(described.protocol, "uniform");
+    assert_eq!(described.epoch, Some(beat.member_epoch));
+    assert_eq!(described.assignment_epoch, described.epoch);
+    let [member] = &described.members[..] else {
+        panic!("{described:?}");
+    };
+    let partitions: Vec<_> = (0..2).map(|n| TopicPartition::new(&*topic, n)).collect();
+    assert_eq!(member.member_id, beat.member_id);
+    assert_eq!(member.epoch, described.epoch);
+    assert_eq!(member.topics, [Arc::from(&*topic)]);
+    assert_eq!((&member.topic_pattern, &member.unreadable), (&None, &None));
+    assert_eq!(member.partitions, partitions);
+    assert_eq!(member.target.as_ref(), Some(&partitions));
+    assert_eq!(&*member.client_id, "ottla");
+    beat.member_epoch = -1;
+    let left = group.consumer_heartbeat(beat, Duration::from_secs(5)).await;
+    assert_eq!(left.unwrap().error, ErrorCode::NONE);
+}
+
+/// A topic of two partitions, and the first heartbeat of a member that wants it.
+pub(crate) async fn beat_of(client: &Client) -> (String, ConsumerHeartbeatRequest) {
+    let topic = topic(client, 2).await;
+    let beat = ConsumerHeartbeatRequest {
+        member_id: fresh("member"),
+        member_epoch: 0,
+        instance_id: None,
+        rack: None,
+        rebalance_timeout_ms: Some(10_000),
+        topics: Some(vec![topic.as_str().into()]),
+        pattern: None,
+        assignor: None,
+        owned: Some(Vec::new()),
+    };
+    (topic, beat)
 }
 
 /// Joins with a subscription to `topic` and takes its partition 1.

@@ -51,7 +51,11 @@ impl Api for ConsumerGroupHeartbeat {
         if request.member_id.is_empty() && call.version >= 1 {
             return Outcome::Answer(answer.with_error_code(codes::INVALID_REQUEST));
         }
-        let beat = read(request);
+        let beat = Heartbeat {
+            client_id: call.client_id.to_owned(),
+            client_host: format!("/{}", call.host),
+            ..read(request)
+        };
         let now = call.shared.now_ms();
         let mut data = call.shared.data();
         let views = views(&data.topics);
@@ -94,6 +98,8 @@ fn read(request: ConsumerGroupHeartbeatRequest) -> Heartbeat {
         pattern: owned(request.subscribed_topic_regex.as_ref()),
         assignor: owned(request.server_assignor.as_ref()),
         owned: partitions,
+        client_id: String::new(),
+        client_host: String::new(),
         candidate_id: Uuid::now_v7().to_string(),
     }
 }

@@ -37,20 +37,24 @@ impl Api for DescribeGroups {
         let groups = request.groups.into_iter().map(|name| {
             let answer = DescribedGroup::default().with_group_id(name.clone());
             if data.coordinators.get(&name).is_none() {
-                let dead = answer.with_group_state(text(GroupState::Dead.name()));
-                let unknown = call.version >= 6;
-                return if unknown {
-                    dead.with_error_code(codes::GROUP_ID_NOT_FOUND)
-                } else {
-                    dead
-                };
+                return missing(answer, call.version);
             }
             match data.group(call.broker, &name) {
+                Ok(group) if group.is_consumer() => missing(answer, call.version),
                 Ok(group) => describe(answer, group, call.version),
                 Err(code) => answer.with_error_code(code),
             }
         });
         Outcome::Answer(DescribeGroupsResponse::default().with_groups(groups.collect()))
+    }
+}
+
+/// A group that is not there, or none of the classic protocol.
+fn missing(answer: DescribedGroup, version: i16) -> DescribedGroup {
+    let dead = answer.with_group_state(text(GroupState::Dead.name()));
+    match version {
+        ..6 => dead,
+        _ => dead.with_error_code(codes::GROUP_ID_NOT_FOUND),
     }
 }
 

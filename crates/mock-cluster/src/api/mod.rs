@@ -6,6 +6,7 @@
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod api_versions;
+mod consumer_group_describe;
 mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
@@ -225,6 +226,7 @@ fn advertised(versions: &Versions) -> Vec<(i16, i16, i16)> {
         offset_delete::OffsetDelete,
         describe_cluster::DescribeCluster,
         consumer_group_heartbeat::ConsumerGroupHeartbeat,
+        consumer_group_describe::ConsumerGroupDescribe,
     );
     // Kafka 4 says 0 here and speaks from 3 on: librdkafka reads a higher minimum as a broker
     // without compression.
@@ -321,6 +323,9 @@ pub(crate) async fn dispatch(
             Box::pin(incoming.run::<incremental_alter_configs::IncrementalAlterConfigs>()).await
         }
         ApiKey::OffsetDelete => Box::pin(incoming.run::<offset_delete::OffsetDelete>()).await,
+        ApiKey::ConsumerGroupDescribe => {
+            Box::pin(incoming.run::<consumer_group_describe::ConsumerGroupDescribe>()).await
+        }
         ApiKey::ConsumerGroupHeartbeat => {
             Box::pin(incoming.run::<consumer_group_heartbeat::ConsumerGroupHeartbeat>()).await
         }

@@ -21,6 +21,7 @@ throttle!(
     AddOffsetsToTxnResponse,
     AddPartitionsToTxnResponse,
     ApiVersionsResponse,
+    ConsumerGroupDescribeResponse,
     ConsumerGroupHeartbeatResponse,
     CreatePartitionsResponse,
     CreateTopicsResponse,

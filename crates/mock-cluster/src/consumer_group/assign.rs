@@ -16,10 +16,14 @@ pub(crate) enum ServerAssignor {
 
 impl ServerAssignor {
     pub(super) fn named(name: &str) -> Option<Self> {
-        match name {
-            "uniform" => Some(Self::Uniform),
-            "range" => Some(Self::Range),
-            _ => None,
+        let all = [Self::Uniform, Self::Range];
+        all.into_iter().find(|assignor| assignor.name() == name)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Range => "range",
         }
     }
 

@@ -14,6 +14,7 @@
 //! Not imitated: members of the classic protocol in the same group (KIP-848's migration).
 
 mod assign;
+mod describe;
 mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 use crate::codes;
 pub(crate) use assign::ServerAssignor;
+pub(crate) use describe::{Description, MemberDescription};
 
 /// A partition of a topic, by the topic's id.
 pub(crate) type Partition = (Uuid, i32);
@@ -57,6 +59,8 @@ pub(crate) struct Heartbeat {
     pub(crate) member_id: String,
     pub(crate) epoch: i32,
     pub(crate) instance_id: Option<String>,
+    pub(crate) client_id: String,
+    pub(crate) client_host: String,
     pub(crate) rebalance_ms: Option<u64>,
     pub(crate) topics: Option<Vec<String>>,
     pub(crate) pattern: Option<String>,
@@ -78,6 +82,8 @@ pub(crate) struct Beaten {
 #[derive(Clone, Debug, Default)]
 struct Member {
     instance_id: Option<String>,
+    client_id: String,
+    client_host: String,
     topics: Vec<String>,
     pattern: String,
     regex: Option<Regex>,
@@ -176,6 +182,8 @@ impl ConsumerGroup {
         };
         member.session_deadline = now.saturating_add(self.timers.session_ms);
         member.rebalance_ms = beat.rebalance_ms.unwrap_or(member.rebalance_ms);
+        member.client_id.clone_from(&beat.client_id);
+        member.client_host.clone_from(&beat.client_host);
         let mut changed = false;
         if let Some(topics) = beat.topics {
             changed |= std::mem::replace(&mut member.topics, topics.clone()) != topics;

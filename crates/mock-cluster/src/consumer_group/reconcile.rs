@@ -1,6 +1,6 @@
 //! From the target to what each member is assigned.
 
-use super::{ConsumerGroup, Set, TopicView};
+use super::{ConsumerGroup, ServerAssignor, Set, TopicView};
 
 impl ConsumerGroup {
     /// Makes a new target when the group or its topics have changed.
@@ -16,18 +16,21 @@ impl ConsumerGroup {
         }
         self.target_epoch = self.epoch;
         let old = std::mem::take(&mut self.target);
-        // All members together: the assignor that most of them name.
-        let uniform = |m: &&super::Member| m.assignor == super::ServerAssignor::Uniform;
-        let for_uniform = self.members.values().filter(uniform).count();
-        let assignor = match for_uniform * 2 >= self.members.len() {
-            true => super::ServerAssignor::Uniform,
-            false => super::ServerAssignor::Range,
-        };
         let subscribers = |topic: &str| -> Vec<&str> {
             let all = self.members.iter().filter(|(_, m)| m.reads(topic));
             all.map(|(id, _)| id.as_str()).collect()
         };
-        self.target = assignor.assign(&self.topics, subscribers, &old);
+        self.target = self.assignor().assign(&self.topics, subscribers, &old);
+    }
+
+    /// That of all members together: the one that most of them name.
+    pub(super) fn assignor(&self) -> ServerAssignor {
+        let uniform = |m: &&super::Member| m.assignor == ServerAssignor::Uniform;
+        let for_uniform = self.members.values().filter(uniform).count();
+        match for_uniform * 2 >= self.members.len() {
+            true => ServerAssignor::Uniform,
+            false => ServerAssignor::Range,
+        }
     }
 
     /// Brings a member one step nearer to its target. `owned` is what it said that it has.

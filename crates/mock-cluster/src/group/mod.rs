@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::codes;
-use crate::consumer_group::{Beaten, ConsumerGroup, Heartbeat, Timers, TopicView};
+use crate::consumer_group::{Beaten, ConsumerGroup, Description, Heartbeat, Timers, TopicView};
 
 pub(crate) use join::JoinRequest;
 pub(crate) use offsets::Committed;
@@ -237,6 +237,11 @@ impl Group {
             return Err(codes::GROUP_ID_NOT_FOUND);
         }
         self.consumer.heartbeat(beat, topics, now)
+    }
+
+    /// As ConsumerGroupDescribe shows it.
+    pub(crate) fn describe_consumer(&self) -> Description {
+        self.consumer.describe()
     }
 
     /// Whether its members speak KIP-848.

@@ -73,6 +73,45 @@ api!(
     ])
 );
 
+/// Topics with their partitions.
+const PLACES: Kind = Kind::Inline(Struct {
+    fields: &[always(array(&[
+        always(Fixed(16)),
+        always(Text),
+        always(Ints),
+    ]))],
+    tags: &[],
+});
+
+api!(
+    ConsumerGroupDescribe, ConsumerGroupDescribeRequest -> ConsumerGroupDescribeResponse, 69, 0..=1,
+    flexible_from(0, &[
+        always(Fixed(4)),
+        always(array(&[
+            always(Fixed(2)),
+            always(Text),
+            always(Text),
+            always(Text),
+            always(Fixed(8)),
+            always(Text),
+            always(array(&[
+                always(Text),
+                always(Text),
+                always(Text),
+                always(Fixed(4)),
+                always(Text),
+                always(Text),
+                always(Texts),
+                always(Text),
+                always(PLACES),
+                always(PLACES),
+                since(1, Fixed(1)),
+            ])),
+            always(Fixed(4)),
+        ])),
+    ])
+);
+
 api!(
     ListGroups, ListGroupsRequest -> ListGroupsResponse, 16, 0..=5,
     flexible_from(3, &[
@@ -192,6 +231,29 @@ mod tests {
                 .with_protocol_data(text())
                 .with_members(vec![member; 2]);
             m::DescribeGroupsResponse::default().with_groups(vec![group; 2])
+        });
+        check::<m::ConsumerGroupDescribeRequest>(|version| {
+            use m::consumer_group_describe_response as r;
+            let topic = r::TopicPartitions::default()
+                .with_topic_name(topic())
+                .with_partitions(vec![1, 2]);
+            let assignment = r::Assignment::default().with_topic_partitions(vec![topic; 2]);
+            let mut member = r::Member::default()
+                .with_member_id(text())
+                .with_instance_id(Some(text()))
+                .with_subscribed_topic_names(vec![super::super::tests::topic(); 2])
+                .with_subscribed_topic_regex(Some(text()))
+                .with_assignment(assignment.clone())
+                .with_target_assignment(assignment);
+            if version >= 1 {
+                member = member.with_member_type(1);
+            }
+            let group = r::DescribedGroup::default()
+                .with_error_message(Some(text()))
+                .with_group_id(m::GroupId(text()))
+                .with_assignor_name(text())
+                .with_members(vec![member; 2]);
+            m::ConsumerGroupDescribeResponse::default().with_groups(vec![group; 2])
         });
         check::<m::ListGroupsRequest>(|version| {
             let mut group = ListedGroup::default()
