@@ -1,19 +1,20 @@
-//! Consume, transform, produce, exactly once: records of one topic become records of another, and
-//! their offsets are committed in the same transaction. A process of its own in the scenarios, so
-//! that it can be killed.
+//! Consume, transform, produce, exactly once: records of one topic become records of another, in the
+//! runner's transactions. A process of its own in the scenarios, so that it can be killed.
 
-use futures_util::future::try_join_all;
-use ottla::client::{Client, ClientConfig, TransportKind};
-use ottla::consumer::{
-    AutoOffsetReset, ConsumedBatch, Consumer, ConsumerConfig, ErrorKind, SeekTo,
-};
-use ottla::producer::{TransactionalConfig, TransactionalProducer};
-use ottla::types::coordinator::{CommitOffset, OffsetFetchRequest};
-use ottla::types::{Record, TransactError};
+use ottla::client::{Client, ClientConfig};
+use ottla::consumer::{AutoOffsetReset, HandlerError, ProcessingGuarantee};
+use ottla::producer::TransactionalProducers;
+use ottla::types::Record;
+use ottla::{App, ConsumedRecord, ConsumerConfig, Context, Outcome, ProducerConfig, handler_fn};
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
 
 type Failure = Box<dyn Error + Send + Sync>;
+
+const END: Duration = Duration::from_secs(10);
 
 /// One transforming process.
 #[derive(Debug, Clone)]
@@ -26,154 +27,93 @@ pub struct Transform {
     pub input: String,
     /// What is written.
     pub output: String,
-    /// `transactional.id`, the same for each start of this process.
+    /// `transactional.id.prefix`, the same for each start of this process.
     pub transactional_id: String,
+    /// Every so many calls of the handler fail after they have published; 0 for none.
+    pub fail_every: u64,
 }
 
-/// Why a batch is not through.
-enum Broken {
-    /// Its partition belongs to another member now.
-    Lost,
-    Transaction(TransactError),
-}
-
-impl From<TransactError> for Broken {
-    fn from(error: TransactError) -> Self {
-        Self::Transaction(error)
-    }
-}
-
-/// Transforms until `stop` resolves; `progress` hears the number of records after each commit.
+/// Transforms until `stop` resolves; `progress` hears how many records were handled so far.
 ///
 /// # Errors
-/// What cannot be helped: the producer is fenced, or the member has failed for good.
+/// What cannot be helped: the member has failed for good, or its end was not clean.
 pub async fn run(
     transform: &Transform,
     stop: impl Future<Output = ()>,
     mut progress: impl FnMut(u64),
 ) -> Result<(), Failure> {
-    let config = ClientConfig {
-        transport: TransportKind::Native,
-        ..ClientConfig::new(&transform.bootstrap)
-    };
-    let client = Client::connect(config).await?;
-    let config = TransactionalConfig::new(&transform.transactional_id);
-    let producer = TransactionalProducer::new(&client, config)?;
-    // What an earlier run left open is aborted, before its offsets are asked for.
-    producer.init().await?;
+    let client = Client::connect(ClientConfig::new(&transform.bootstrap)).await?;
     let config = ConsumerConfig {
         session_timeout: Duration::from_secs(6),
         heartbeat_interval: Duration::from_millis(500),
         auto_offset_reset: AutoOffsetReset::Earliest,
-        max_poll_records: 100,
-        ..ConsumerConfig::new(&transform.group)
+        processing_guarantee: ProcessingGuarantee::ExactlyOnce,
+        transactional_id_prefix: Some(transform.transactional_id.clone()),
+        max_processing_time: Duration::from_secs(10),
+        transaction_timeout: Duration::from_secs(15),
+        handler_backoff: Duration::from_millis(20),
+        ..ConsumerConfig::default()
     };
-    let mut consumer = Consumer::subscribe(&client, config, [&transform.input]).await?;
+    let producers = TransactionalProducers::new(&client, ProducerConfig::default());
+    let mut app = App::new(&client, config).transactions(Arc::new(producers));
+    let (output, fail_every) = (Arc::<str>::from(&*transform.output), transform.fail_every);
+    let calls = Arc::new(AtomicU64::new(1));
+    let handler = handler_fn(move |context, record| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        handle(
+            context,
+            record,
+            output.clone(),
+            fail_every > 0 && call.is_multiple_of(fail_every),
+        )
+    });
+    app.topic(&transform.input)
+        .listen(&transform.group, handler);
+    let running = app.start().await?;
+    let mut ticks = interval(Duration::from_millis(20));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = 0;
     tokio::pin!(stop);
     loop {
-        let batch = tokio::select! {
-            batch = consumer.recv() => batch?,
+        tokio::select! {
             () = &mut stop => break,
-        };
-        let count = batch.records().len() as u64;
-        if handle(transform, &client, &producer, &batch).await? {
-            progress(count);
-        } else {
-            read_again(&mut consumer, &batch).await?;
-        }
-    }
-    producer.close(Duration::from_secs(5)).await?;
-    let _ = consumer.close(Duration::from_secs(5)).await;
-    client.close().await;
-    Ok(())
-}
-
-/// Whether the batch is committed.
-async fn handle(
-    transform: &Transform,
-    client: &Client,
-    producer: &TransactionalProducer,
-    batch: &ConsumedBatch,
-) -> Result<bool, Failure> {
-    match in_transaction(transform, producer, batch).await {
-        Ok(()) => Ok(true),
-        Err(Broken::Lost) => {
-            producer.abort().await?;
-            Ok(false)
-        }
-        Err(Broken::Transaction(error)) if error.is_abortable() => {
-            eprintln!("aborting: {}", ottla::types::with_causes(&error));
-            producer.abort().await?;
-            // The offset was a part of it: it tells what became of the rest.
-            Ok(error.may_be_committed() && is_committed(transform, client, batch).await?)
-        }
-        Err(Broken::Transaction(error)) => Err(error.into()),
-    }
-}
-
-/// Nothing of the batch counts.
-async fn read_again(consumer: &mut Consumer, batch: &ConsumedBatch) -> Result<(), Failure> {
-    let first = SeekTo::Offset(batch.records()[0].offset);
-    match consumer.seek(batch.partition(), first).await {
-        Ok(_) => Ok(()),
-        // One that was lost meanwhile is its next owner's.
-        Err(error) if error.kind() == ErrorKind::NotOwner => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn in_transaction(
-    transform: &Transform,
-    producer: &TransactionalProducer,
-    batch: &ConsumedBatch,
-) -> Result<(), Broken> {
-    producer.begin().await?;
-    let deliveries = batch.records().iter().map(|record| {
-        let mut transformed = Record::new(transform.output.as_str());
-        transformed.key = record.key.clone();
-        transformed.value = record
-            .value
-            .as_deref()
-            .map(|v| v.to_ascii_uppercase().into());
-        producer.enqueue(transformed)
-    });
-    // A record that fails makes the commit fail; what was not even taken is seen here alone.
-    let deliveries: Vec<_> = deliveries.collect();
-    let written = try_join_all(deliveries);
-    let group = batch.group_metadata().map_err(|_| Broken::Lost)?;
-    let offsets = vec![CommitOffset {
-        partition: batch.partition().clone(),
-        offset: batch.next_offset(),
-        leader_epoch: None,
-        metadata: String::new(),
-    }];
-    let (written, sent) = tokio::join!(written, producer.send_offsets(group, offsets));
-    sent?;
-    if written.is_err() {
-        return Err(Broken::Lost);
-    }
-    producer.commit().await?;
-    Ok(())
-}
-
-/// Whether the group's offset is behind the batch, once nothing is open any more.
-async fn is_committed(
-    transform: &Transform,
-    client: &Client,
-    batch: &ConsumedBatch,
-) -> Result<bool, Failure> {
-    let group = client.group(transform.group.as_str());
-    loop {
-        let request = OffsetFetchRequest {
-            partitions: vec![batch.partition().clone()],
-            require_stable: true,
-        };
-        let answer = group.fetch_offsets(request).await?;
-        match answer.offsets.first() {
-            Some(found) if answer.error.is_ok() && found.error.is_ok() => {
-                return Ok(found.offset.is_some_and(|at| at >= batch.next_offset()));
+            error = running.failed() => return Err(error.into()),
+            _ = ticks.tick() => {
+                let handled = running.status().registrations.iter().map(|r| r.handled()).sum();
+                if handled != told {
+                    told = handled;
+                    progress(handled);
+                }
             }
-            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    let report = running.shutdown(END).await;
+    client.close().await;
+    match report.clean {
+        true => Ok(()),
+        false => Err(format!("{report:?}").into()),
+    }
+}
+
+async fn handle(
+    context: Context,
+    record: ConsumedRecord,
+    output: Arc<str>,
+    fails: bool,
+) -> Outcome {
+    let mut transformed = Record::new(output);
+    transformed.key = record.key;
+    let upper = |value: &[u8]| value.to_ascii_uppercase().into();
+    transformed.value = record.value.as_deref().map(upper);
+    match context.publish(transformed).await {
+        Ok(_) if fails => {
+            let text = "it fails after it has published";
+            Outcome::Failed(HandlerError::transient("Planned", text))
+        }
+        Ok(_) => Outcome::Done,
+        Err(error) => {
+            let text = "the output was not written";
+            Outcome::Failed(HandlerError::transient("Publish", text).with_source(error))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! One transforming process of the scenario `transactions`: prints `ready`, then the number of its
-//! records that are committed, and stops gracefully on SIGINT or SIGTERM.
+//! One transforming process of the scenario `exactly-once`: prints `ready`, then how many records it
+//! has handled, and stops gracefully on SIGINT or SIGTERM.
 
 use lexopt::prelude::*;
 use ottla::consumer::shutdown_signal;
@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "error: {error}\nusage: transform --bootstrap HOST:PORT --group NAME --input TOPIC \
-                 --output TOPIC --transactional-id NAME"
+                 --output TOPIC --transactional-id NAME [--fail-every CALLS]"
             );
             return ExitCode::from(2);
         }
@@ -24,11 +24,7 @@ async fn main() -> ExitCode {
             eprintln!("error: {error}");
         }
     };
-    let mut committed = 0;
-    let told = |count| {
-        committed += count;
-        println!("committed {committed}");
-    };
+    let told = |count| println!("handled {count}");
     match transform::run(&transform, stop, told).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,6 +41,7 @@ fn parse() -> Result<Transform, lexopt::Error> {
         input: String::new(),
         output: String::new(),
         transactional_id: String::new(),
+        fail_every: 0,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -53,6 +50,10 @@ fn parse() -> Result<Transform, lexopt::Error> {
             Long("group") => &mut transform.group,
             Long("input") => &mut transform.input,
             Long("output") => &mut transform.output,
+            Long("fail-every") => {
+                transform.fail_every = parser.value()?.parse()?;
+                continue;
+            }
             Long("transactional-id") => &mut transform.transactional_id,
             other => return Err(other.unexpected()),
         };

@@ -10,6 +10,7 @@ mod broker_smoke;
 mod chain;
 mod client_conformance;
 mod codecs;
+mod exactly_once;
 mod foreign_clients;
 mod leaders;
 mod log_upkeep;
@@ -241,14 +242,24 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "transactions",
-        about: "commit, abort, fencing; consume-transform-produce, processes and a broker killed",
+        about: "commit, abort, fencing; readers see what was committed",
         needs: Needs::Cluster,
         nodes: &[1, 3],
         // The other one knows no transactions.
-        transports: &[TransportKind::Native],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(60),
+        run: |context| Box::pin(transactions::run(context)),
+    },
+    Scenario {
+        name: "exactly-once",
+        about: "consume-transform-produce by the runner; processes and a broker are killed with -9",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        transports: NATIVE,
         suites: &[Suite::Ci, Suite::Full],
         within: Duration::from_secs(150),
-        run: |context| Box::pin(transactions::run(context)),
+        run: |context| Box::pin(exactly_once::run(context)),
     },
     Scenario {
         name: "kcat-produce-consume",
