@@ -16,6 +16,7 @@ mod leaders;
 mod log_upkeep;
 mod members;
 mod order_flow;
+mod plain_consumer;
 pub mod runner;
 mod secured_flow;
 mod security;
@@ -168,6 +169,16 @@ pub const ALL: &[Scenario] = &[
         suites: &[Suite::Full],
         within: Duration::from_secs(330),
         run: |context| Box::pin(members::slow_handler(context)),
+    },
+    Scenario {
+        name: "plain-consumer",
+        about: "two plain consumers in a group: commits, a seek, a take-over, listeners",
+        needs: Needs::Cluster,
+        nodes: &[1, 3],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(120),
+        run: |context| Box::pin(plain_consumer::run(context)),
     },
     Scenario {
         name: "bad-input",
