@@ -27,7 +27,7 @@ pub use ottla_consumer as consumer;
 #[cfg(feature = "consumer")]
 pub use ottla_consumer::{
     App, Consumer, ConsumerConfig, Context, Handler, HandlerError, Outcome, Registration,
-    handler_fn,
+    handler_fn, json_handler,
 };
 #[cfg(feature = "mock-cluster")]
 pub use ottla_mock_cluster as mock_cluster;
