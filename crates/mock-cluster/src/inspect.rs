@@ -148,14 +148,16 @@ impl MockCluster {
         data.coordinators.get(group).map(|group| group.generation())
     }
 
-    /// The member ids of a group.
+    /// The member ids of a group, of either protocol.
     pub fn group_members(&self, group: &str) -> Vec<String> {
         let data = self.shared.data();
-        let members = data.coordinators.get(group).map(|group| group.members());
-        members
-            .into_iter()
-            .flatten()
-            .map(|member| member.member_id)
+        let Some(group) = data.coordinators.get(group) else {
+            return Vec::new();
+        };
+        let classic = group.members().into_iter().map(|member| member.member_id);
+        let consumer = group.describe_consumer().members.into_iter();
+        classic
+            .chain(consumer.map(|member| member.member_id))
             .collect()
     }
 }

@@ -56,6 +56,7 @@ async fn two_members_share_a_topic_and_a_silent_one_is_forgotten() {
     assert_eq!(cluster.group_state(GROUP), GroupState::Stable);
     let second = peer.call(0, &join("b")).await;
     assert_eq!(given(&second).len(), 0);
+    assert_eq!(cluster.group_members(GROUP), ["a", "b"]);
     let told = peer.call(1, &beat("a", first.member_epoch)).await;
     let kept = given(&told);
     assert_eq!(kept.len(), 2);

@@ -17,7 +17,7 @@ mod figures;
 mod machine;
 mod measure;
 mod parallel;
-mod peers;
+pub(crate) mod peers;
 mod reader;
 mod run;
 mod summary;

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 /// A program of another client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     /// A binary of `peers/rust`.
     Rust(&'static str),
     /// A command of `peers/go`.
@@ -59,7 +59,7 @@ fn target() -> PathBuf {
 }
 
 /// Builds `wanted`; the answer knows where each program is, or why it is not there.
-pub(super) async fn build(
+pub(crate) async fn build(
     wanted: &[Peer],
     jars: &Result<Jars, String>,
 ) -> impl Fn(Peer) -> Result<Program, String> + use<> {

@@ -1,7 +1,8 @@
-//! kcat (librdkafka) on the mock cluster: a client that shares nothing with us is the judge of
-//! whether the mock speaks Kafka.
+//! kcat (librdkafka), franz-go and sarama on the mock cluster: clients that share nothing with us are
+//! the judges of whether the mock speaks Kafka.
 
 use super::{Context, Outcome};
+use crate::bench::peers::{self, Peer};
 use crate::harness::Worker;
 use ottla_mock_cluster::MockCluster;
 use std::collections::BTreeMap;
@@ -104,9 +105,7 @@ pub(super) async fn produce_and_consume(context: &mut Context) -> Outcome {
 }
 
 pub(super) async fn group(context: &mut Context) -> Outcome {
-    let cluster = MockCluster::builder().brokers(BROKERS).start().await?;
-    cluster.create_topic("shared", PARTITIONS)?;
-    let member = || {
+    in_a_group(context, |cluster| {
         let format = ["-f", "%k=%s %h\n", "-u"];
         let reset = [
             "-X",
@@ -114,10 +113,49 @@ pub(super) async fn group(context: &mut Context) -> Outcome {
             "-X",
             "session.timeout.ms=6000",
         ];
-        let mut command = kcat(&cluster, &reset);
+        let mut command = kcat(cluster, &reset);
         command.args(format).args(["-G", "workers", "shared"]);
-        Worker::spawn("kcat -G", command)
+        command
+    })
+    .await
+}
+
+/// Clients in Go, in groups of both protocols, as far as they speak them.
+pub(super) async fn go_groups(context: &mut Context) -> Outcome {
+    let peer = Peer::Go("group");
+    let jars = Err("not needed".to_owned());
+    let program = match peers::build(&[peer], &jars).await(peer) {
+        Ok(program) => program,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            return Ok(());
+        }
     };
+    let ways = [
+        ("franz-go", "classic"),
+        ("franz-go", "consumer"),
+        ("sarama", "classic"),
+    ];
+    for (client, protocol) in ways {
+        println!("{client}, {protocol}:");
+        let outcome = in_a_group(context, |cluster| {
+            let mut command = Command::new(&program.path);
+            command.args(["-client", client, "-protocol", protocol]);
+            command.args(["-bootstrap", &cluster.bootstrap()]);
+            command.args(["-group", "workers", "-topic", "shared"]);
+            command
+        });
+        let outcome = outcome.await;
+        outcome.map_err(|error| format!("{client}, {protocol}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Two members share a topic, read all of it once, commit and leave.
+async fn in_a_group(context: &Context, member: impl Fn(&MockCluster) -> Command) -> Outcome {
+    let cluster = MockCluster::builder().brokers(BROKERS).start().await?;
+    cluster.create_topic("shared", PARTITIONS)?;
+    let member = || Worker::spawn("a member", member(&cluster));
     let (first, second) = (member()?, member()?);
     // Both must have partitions before the first record, or one could take them all.
     let assigned = |line: &str| line.contains("assigned: shared");

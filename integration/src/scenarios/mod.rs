@@ -283,6 +283,16 @@ pub const ALL: &[Scenario] = &[
         run: |context| Box::pin(foreign_clients::produce_and_consume(context)),
     },
     Scenario {
+        name: "go-groups",
+        about: "franz-go and sarama share a topic of the mock cluster in groups of both protocols",
+        needs: Needs::MockCluster,
+        nodes: &[1],
+        transports: NATIVE,
+        suites: &[Suite::Ci, Suite::Full],
+        within: Duration::from_secs(400),
+        run: |context| Box::pin(foreign_clients::go_groups(context)),
+    },
+    Scenario {
         name: "kcat-group",
         about: "two kcats share a topic of the mock cluster in a group and commit",
         needs: Needs::MockCluster,

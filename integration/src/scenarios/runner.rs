@@ -353,7 +353,7 @@ mod tests {
         assert!(
             names(&options(Broker::Mock))
                 .iter()
-                .all(|case| case.0.starts_with("kcat-"))
+                .all(|case| case.0.starts_with("kcat-") || case.0.starts_with("go-"))
         );
         assert!(names(&options(Broker::External)).contains(&("broker-smoke", 1)));
     }
