@@ -67,7 +67,9 @@ pub async fn run(
             fail_every > 0 && call.is_multiple_of(fail_every),
         )
     });
+    // Records of one key stay in order.
     app.topic(&transform.input)
+        .concurrency(8)
         .listen(&transform.group, handler);
     let running = app.start().await?;
     let mut ticks = interval(Duration::from_millis(20));

@@ -5,9 +5,15 @@ use lexopt::prelude::*;
 use ottla::consumer::shutdown_signal;
 use ottla_integration::transform::{self, Transform};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let transform = match parse() {
         Ok(transform) => transform,
         Err(error) => {
