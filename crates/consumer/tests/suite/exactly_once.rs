@@ -5,10 +5,10 @@ use crate::bed::{Bed, SHUTDOWN, config, numbers, short_session, stop, text, wait
 use ottla_client::{Client, ClientConfig, TransportKind};
 use ottla_consumer::{
     App, BatchOutcome, CLASS_OUTPUT_FAILED, ConsumedRecord, ConsumerConfig, Context, ErrorKind,
-    Handler, HandlerError, MemberState, Outcome, ProcessingGuarantee, Registration, RunningApp,
-    batch_fn, handler_fn,
+    GroupProtocol, Handler, HandlerError, MemberState, Outcome, ProcessingGuarantee, Registration,
+    RunningApp, batch_fn, handler_fn,
 };
-use ottla_mock_cluster::{Action, ApiKey, Fault, TransactionState};
+use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, TransactionState};
 use ottla_producer::{Producer, ProducerConfig, TransactionalProducers};
 use ottla_types::{PublishErrorKind, Record};
 use std::collections::HashSet;
@@ -20,7 +20,9 @@ const PARTITIONS: i32 = 4;
 const INPUTS: usize = 400;
 
 async fn start() -> Bed {
-    let bed = Bed::start().await;
+    let session = Duration::from_millis(1500);
+    let builder = MockCluster::builder().consumer_session(session, Duration::from_millis(100));
+    let bed = Bed::start_with(builder).await;
     for topic in ["in", "out"] {
         bed.cluster.create_topic(topic, PARTITIONS).unwrap();
     }
@@ -273,6 +275,15 @@ async fn whoever_has_the_id_last_shuts_out_the_other_for_good() {
 
 #[tokio::test]
 async fn members_that_come_and_go_inside_of_transactions() {
+    come_and_go(GroupProtocol::Classic).await;
+}
+
+#[tokio::test]
+async fn members_that_come_and_go_with_kip_848() {
+    come_and_go(GroupProtocol::Consumer).await;
+}
+
+async fn come_and_go(group_protocol: GroupProtocol) {
     let bed = start().await;
     let slow = || {
         handler_fn(|context: Context, record: ConsumedRecord| async move {
@@ -282,6 +293,7 @@ async fn members_that_come_and_go_inside_of_transactions() {
     };
     // Readers wait for what a dead member with an id of its own left open, until its time is over.
     let own_ids = || ConsumerConfig {
+        group_protocol,
         session_timeout: Duration::from_millis(1500),
         max_processing_time: Duration::from_secs(1),
         transaction_timeout: Duration::from_secs(2),
