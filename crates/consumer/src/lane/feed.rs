@@ -131,6 +131,9 @@ impl Feed {
             match chunk.batches.next().transpose()? {
                 // Control batches are markers of transactions, not records.
                 Some(batch) if batch.is_control() || batch.last_offset() < self.position => {
+                    if batch.last_offset() >= self.position {
+                        check_marker(&batch)?;
+                    }
                     let end = batch.last_offset().saturating_add(1);
                     self.position = self.position.max(end);
                     self.spent += batch.size();
@@ -266,4 +269,14 @@ impl Feed {
             end: chunk.next_offset,
         });
     }
+}
+
+/// What the marker of a transaction's end may be decompressed to. Brokers do not compress them.
+const MARKER_BYTES_MAX: usize = 4096;
+
+/// A reader of committed records is left a marker that its transport could not read, with everything
+/// behind it: that may be aborted, so nothing goes past it without a word.
+fn check_marker(batch: &BatchView) -> Result<(), DecodeError> {
+    let mut records = batch.records_within(MARKER_BYTES_MAX);
+    records.try_for_each(|record| record.map(drop))
 }

@@ -175,6 +175,41 @@ fn trap_c4_an_error_moves_nothing_and_what_was_behind_it_is_read_anew() {
 }
 
 #[test]
+fn trap_d_what_is_behind_a_marker_that_cannot_be_read_is_not_handed_out() {
+    let marker = |key: &[u8], offset: Offset, cut: usize| {
+        let mut batch = BatchBuilder::new(1 << 10);
+        batch
+            .try_append(1, Some(key), Some(b"v"), &Headers::new())
+            .unwrap();
+        let mut bytes = batch.finish().bytes().to_vec();
+        bytes[..8].copy_from_slice(&offset.to_be_bytes());
+        // A control batch, whose record may be shorter than it says.
+        bytes[22] |= 1 << 5;
+        bytes.truncate(bytes.len() - cut);
+        let length = bytes.len() as i32 - 12;
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    };
+    let around = |marker: Vec<u8>| {
+        let mut all = marker;
+        all.extend_from_slice(records(&[1, 2]).bytes());
+        RecordSet::from(Bytes::from(all))
+    };
+    let mut bed = Bed::at(0);
+    bed.send(around(marker(&[0; 4], 0, 0)), 3, 0);
+    assert_eq!(bed.rest(), [1, 2]);
+    assert!(bed.progress.take_trouble().is_none());
+
+    let mut bed = Bed::at(0);
+    bed.send(around(marker(&[0; 4], 0, 2)), 0, 0);
+    assert_eq!(bed.rest(), [0; 0]);
+    assert_eq!(bed.progress.take_trouble().map(|t| t.offset), Some(0));
+    assert_eq!(bed.progress.buffered(), 0);
+}
+
+#[test]
 fn trap_d_a_large_compressed_batch_is_worked_off_in_parts() {
     const RECORDS: usize = 64 << 10;
     let mut batch = BatchBuilder::new(80 << 20);

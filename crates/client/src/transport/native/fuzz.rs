@@ -11,6 +11,8 @@ use ottla_record_batch::RecordSet;
 const ROUNDS: usize = 1000;
 /// What an answer of nothing but the smallest elements takes, a byte.
 const FACTOR: usize = 24;
+/// What a decompressor takes besides its output.
+const DECOMPRESSOR: usize = 13 << 20;
 
 /// The version that the first byte asks for, and the rest.
 fn versioned(input: &[u8], versions: std::ops::RangeInclusive<i16>) -> Option<(i16, Bytes)> {
@@ -21,9 +23,14 @@ fn versioned(input: &[u8], versions: std::ops::RangeInclusive<i16>) -> Option<(i
 }
 
 fn within<T>(size: usize, read: impl FnOnce() -> T) -> Option<T> {
+    within_and(size, 0, read)
+}
+
+/// With so much working memory besides.
+fn within_and<T>(size: usize, besides: usize, read: impl FnOnce() -> T) -> Option<T> {
     let mut result = None;
     let taken = measure(|| result = Some(read()));
-    let most = FACTOR * size + 1024;
+    let most = FACTOR * size + 1024 + besides;
     assert!(
         taken.bytes_max <= most as u64,
         "{taken:?}, {most} are right"
@@ -72,11 +79,13 @@ fn fuzz_scans() {
             let Some((&[position, producer, how], batches)) = input.split_first_chunk::<3>() else {
                 return;
             };
-            let records = sealed(batches);
+            let (records, compressed_markers) = sealed(batches);
             let position = i64::from(position);
             // With or without committed reading; the producers of seeds have small ids.
             let aborted = (how % 2 == 1).then(|| vec![(i64::from(producer), i64::from(how) / 2)]);
-            let scanned = within(records.len(), || scan(&records, position, aborted.clone()));
+            let besides = if compressed_markers { DECOMPRESSOR } else { 0 };
+            let look = || scan(&records, position, aborted.clone());
+            let scanned = within_and(records.len(), besides, look);
             let Some(scanned) = scanned else { return };
             assert!(scanned.next_offset >= position);
             assert!(scanned.records.len() <= records.len());
@@ -98,9 +107,10 @@ fn fuzz_scans() {
 }
 
 /// The input as batches with lengths, magics and checksums that are right: the first byte of each
-/// says how long it is.
-fn sealed(mut input: &[u8]) -> Bytes {
-    let mut all = Vec::new();
+/// says how long it is. And whether one of them is a control batch that is compressed, which no broker
+/// writes.
+fn sealed(mut input: &[u8]) -> (Bytes, bool) {
+    let (mut all, mut compressed_markers) = (Vec::new(), false);
     while let Some((&size, rest)) = input.split_first() {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(size) + 61));
         input = rest;
@@ -113,8 +123,9 @@ fn sealed(mut input: &[u8]) -> Bytes {
             batch[16] = 2;
             let crc = crc32c::crc32c(&batch[21..]);
             batch[17..21].copy_from_slice(&crc.to_be_bytes());
+            compressed_markers |= batch[22] & 0x20 != 0 && batch[22] & 7 != 0;
         }
         all.extend(batch);
     }
-    all.into()
+    (all.into(), compressed_markers)
 }

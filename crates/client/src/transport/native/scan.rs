@@ -26,6 +26,9 @@ const COUNT_AT: usize = 57;
 const MAGIC: i8 = 2;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+/// What a control record may be decompressed to. Brokers do not compress them, and they have ten bytes
+/// or so.
+const CONTROL_BYTES_MAX: usize = 4096;
 /// The type of a control record that ends an aborted transaction.
 const ABORT: i16 = 0;
 
@@ -81,7 +84,8 @@ pub(super) fn scan(
         };
         let batch = at..at + head.end;
         at = batch.end;
-        if head.last_offset < position {
+        // Also what lies below a batch that was before it: reading does not go back.
+        if head.last_offset < next_offset {
             continue;
         }
         match is_shown(&records.slice(batch.clone()), &head, aborted.as_mut()) {
@@ -169,7 +173,8 @@ fn checked(batch: &Bytes) -> Result<ottla_record_batch::BatchView, Unreadable> {
 
 /// The type in a control batch's record: its key is a version and the type.
 fn control_type(batch: &Bytes) -> Result<Option<i16>, Unreadable> {
-    let record = match checked(batch)?.records().next() {
+    let mut records = checked(batch)?.records_within(CONTROL_BYTES_MAX);
+    let record = match records.next() {
         Some(record) => record.map_err(|_| Unreadable)?,
         None => return Ok(None),
     };

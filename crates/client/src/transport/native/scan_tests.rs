@@ -2,7 +2,7 @@
 
 use super::scan::scan;
 use bytes::{Bytes, BytesMut};
-use ottla_record_batch::{BatchBuilder, RecordSet};
+use ottla_record_batch::{BatchBuilder, Compression, Compressor, RecordSet};
 use ottla_types::Headers;
 
 const TRANSACTIONAL: u8 = 1 << 4;
@@ -107,6 +107,45 @@ fn trap_a3_aborted_transactions_are_left_out_whatever_the_order_of_the_list() {
     // A batch of the same producer outside of transactions.
     let outside = all(&[batch(0, 1, 1, 0, b"k")]);
     assert_eq!(see(&outside, 0, Some(&[(1, 0)])), (vec![0], 1));
+}
+
+#[test]
+fn trap_d_offsets_that_go_back_do_not_lead_back() {
+    let mut far = plain(2, 1);
+    far[23..27].copy_from_slice(&1_000_i32.to_be_bytes());
+    seal(&mut far);
+    let records = all(&[plain(0, 2), far, plain(3, 2), plain(1_003, 1)]);
+    for aborted in [None, Some(&[][..])] {
+        assert_eq!(see(&records, 0, aborted), (vec![0, 2, 1_003], 1_004));
+    }
+    let records = records.slice(..records.len() - plain(1_003, 1).len());
+    assert_eq!(see(&records, 0, None), (vec![0, 2], 1_003));
+}
+
+#[test]
+fn trap_d_the_end_of_a_transaction_is_not_decompressed_without_a_bound() {
+    let aborts = |value: &[u8]| {
+        let mut builder = BatchBuilder::new(1 << 22);
+        let (key, none) = ([0; 4], Headers::new());
+        builder
+            .try_append(1, Some(&key[..]), Some(value), &none)
+            .unwrap();
+        let mut gzip = Compressor::new(Compression::Gzip).unwrap();
+        let batch = builder
+            .finish()
+            .with_producer(1, 0, 0)
+            .compressed(&mut gzip);
+        let mut bytes = BytesMut::from(&batch.bytes()[..]);
+        bytes[..8].copy_from_slice(&2_i64.to_be_bytes());
+        bytes[22] |= TRANSACTIONAL | CONTROL;
+        seal(&mut bytes);
+        bytes
+    };
+    let around = |marker| all(&[txn(0, 2, 1), marker, txn(3, 1, 1)]);
+    let small = around(aborts(&[0; 6]));
+    assert_eq!(see(&small, 0, Some(&[(1, 0)])), (vec![3], 4));
+    let bomb = around(aborts(&vec![0; 1 << 20]));
+    assert_eq!(see(&bomb, 0, Some(&[(1, 0)])), (vec![2, 3], 2));
 }
 
 #[test]
