@@ -61,6 +61,7 @@ impl World {
         for tp in &partitions {
             if let Some(part) = self.processes[at].parts.get_mut(tp) {
                 part.retiring = true;
+                self.gaps.stop(at, tp, self.now);
             }
         }
         let tries = None;
@@ -132,6 +133,9 @@ impl World {
     /// Nothing of a partition is left with a process.
     pub(crate) fn forget(&mut self, at: usize, tp: &TopicPartition) {
         if let Some(part) = self.processes[at].parts.remove(tp) {
+            if !part.retiring {
+                self.gaps.stop(at, tp, self.now);
+            }
             self.processes[at].past.insert(tp.clone(), part);
         }
         if self.owners.get(tp) == Some(&at) {
@@ -178,6 +182,7 @@ impl World {
             }
         };
         part.next = Some(position + i64::from(skips));
+        self.gaps.go_on(at, tp, self.now);
     }
 
     /// A process looks after its partitions: reads, lets handlers finish, commits.

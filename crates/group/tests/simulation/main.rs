@@ -16,6 +16,7 @@ mod application;
 mod broker;
 mod classic;
 mod consumer;
+mod gaps;
 mod mutant;
 mod process;
 mod world;

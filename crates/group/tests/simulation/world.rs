@@ -2,6 +2,7 @@
 
 use crate::broker::{Answer, Broker, REBALANCE, SESSION, error_for};
 use crate::consumer::topic_id;
+use crate::gaps::Gaps;
 use crate::mutant::Mutant;
 use crate::process::Process;
 use ottla_group::{
@@ -106,7 +107,8 @@ pub(crate) struct World {
     pub(crate) assigned: u64,
     pub(crate) history: String,
     queue: BTreeMap<(i64, u64), Event>,
-    calm: bool,
+    pub(crate) calm: bool,
+    pub(crate) gaps: Gaps,
     violation: Option<String>,
 }
 
@@ -130,6 +132,7 @@ impl World {
             history: String::new(),
             queue: BTreeMap::new(),
             calm: false,
+            gaps: Gaps::default(),
             violation: None,
         }
     }
@@ -165,7 +168,7 @@ impl World {
         self.violation.take().map_or(Ok(()), Err)
     }
 
-    fn run_until(&mut self, end: i64) {
+    pub(crate) fn run_until(&mut self, end: i64) {
         let mut at_once = 0;
         while self.violation.is_none() {
             let event = self.queue.keys().next().map(|k| k.0);
@@ -240,7 +243,7 @@ impl World {
         }
     }
 
-    fn start_new(&mut self) {
+    pub(crate) fn start_new(&mut self) {
         self.order += 1;
         let name = format!("static-{}", self.order);
         let instance = self.plan.mode.is_static().then_some(name);
