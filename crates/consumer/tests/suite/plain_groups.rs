@@ -1,13 +1,17 @@
 //! Plain consumers that share a group: what a rebalance does to what is handed out and committed.
 
-use crate::bed::{Bed, numbers, short_session, wait_for};
+use crate::bed::{Bed, config, numbers, short_session, wait_for};
 use crate::plain::{bed, close, in_group, recv, t, values};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use ottla_consumer::{
     Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, RebalanceListener, Revoked,
 };
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::time::Duration;
+use tokio::time::timeout;
 
 async fn subscribe(bed: &Bed, config: ConsumerConfig) -> Consumer {
     Consumer::subscribe(&bed.client, config, ["t"])
@@ -219,4 +223,93 @@ async fn a_listener_may_commit_before_the_partition_goes() {
     consumer.records().next().await.unwrap().unwrap();
     close(consumer).await;
     assert_eq!(bed.committed("g", "t", 0), Some(5));
+}
+
+/// What all members of a group know about it.
+#[derive(Default)]
+struct Book {
+    /// What an answered commit said, for each partition.
+    committed: BTreeMap<i32, i64>,
+    seen: BTreeSet<(i32, i64)>,
+    repeats: usize,
+}
+
+/// Reads and commits in one way or another until everything was read; comes and goes meanwhile.
+async fn come_and_go(bed: &Bed, config: ConsumerConfig, seed: u64, all: usize, book: &Mutex<Book>) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let is_over = || book.lock().unwrap().seen.len() == all;
+    while !is_over() {
+        let mut consumer = subscribe(bed, config.clone()).await;
+        for _ in 0..random.usize(5..60) {
+            let wait = Duration::from_millis(random.u64(1..20));
+            let Some(batch) = consumer.poll(wait).await.unwrap() else {
+                continue;
+            };
+            let partition = batch.partition().clone();
+            {
+                let mut book = book.lock().unwrap();
+                let floor = book.committed.get(&partition.partition).copied();
+                for record in &batch {
+                    assert!(
+                        Some(record.offset) >= floor,
+                        "{partition} {}: {floor:?}",
+                        record.offset
+                    );
+                    let is_new = book.seen.insert((record.partition, record.offset));
+                    book.repeats += usize::from(!is_new);
+                }
+            }
+            // Of this batch's partition alone, so that it is known what a good answer says.
+            let next = batch.next_offset();
+            let commit = consumer.commit_offsets([(partition.clone(), next)]);
+            let is_committed = match random.u8(0..4) {
+                0 => continue,
+                1 => {
+                    drop(commit);
+                    continue;
+                }
+                2 => consumer.commit_sync().await.is_ok() && commit.await.is_ok(),
+                _ => commit.await.is_ok(),
+            };
+            if is_committed {
+                let mut book = book.lock().unwrap();
+                let floor = book.committed.entry(partition.partition).or_default();
+                *floor = next.max(*floor);
+            }
+        }
+        match random.u8(0..4) {
+            0 => drop(consumer),
+            _ => {
+                let _ = consumer.close(Duration::from_secs(5)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_come_and_go_lose_nothing_and_repeat_nothing_committed() {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
+    println!("SEED={seed}");
+    let bed = bed(5, 200).await;
+    let config = ConsumerConfig {
+        group_id: "g".to_owned(),
+        max_poll_records: 7,
+        session_timeout: Duration::from_millis(600),
+        heartbeat_interval: Duration::from_millis(50),
+        ..config()
+    };
+    let book = Mutex::new(Book::default());
+    let members =
+        (0..3).map(|n| come_and_go(&bed, config.clone(), seed.wrapping_add(n), 1_000, &book));
+    timeout(Duration::from_secs(120), join_all(members))
+        .await
+        .unwrap();
+    let book = book.into_inner().unwrap();
+    println!(
+        "{} records were read again, committed {:?}",
+        book.repeats, book.committed
+    );
+    for (partition, floor) in book.committed {
+        assert!(bed.committed("g", "t", partition) >= Some(floor));
+    }
 }
