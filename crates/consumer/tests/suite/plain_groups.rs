@@ -5,9 +5,11 @@ use crate::plain::{bed, close, in_group, recv, t, values};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ottla_consumer::{
-    Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, RebalanceListener, Revoked,
+    Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, PartitionState,
+    PartitionStatus, RebalanceListener, Revoked,
 };
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
+use ottla_types::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +19,17 @@ async fn subscribe(bed: &Bed, config: ConsumerConfig) -> Consumer {
     Consumer::subscribe(&bed.client, config, ["t"])
         .await
         .unwrap()
+}
+
+/// The partitions that are being given up.
+fn retiring(consumer: &Consumer) -> Vec<TopicPartition> {
+    let status = consumer.status();
+    let partitions = status.registrations[0].partitions();
+    let retires = |p: &&PartitionStatus| matches!(p.state, PartitionState::Retiring);
+    partitions
+        .filter(retires)
+        .map(|p| p.partition.clone())
+        .collect()
 }
 
 /// What each of these has got by now.
@@ -50,13 +63,7 @@ async fn a_rebalance_waits_for_the_batch_in_hand(protocol: GroupProtocol) {
     let mut seen = read_all(&mut [&mut first], 20).await;
     let mut second = subscribe(&bed, config()).await;
     // The caller has something of both; and more of both comes in.
-    wait_for("the rebalance", || {
-        let status = first.status();
-        let partitions = &status.registrations[0].members[0].partitions;
-        let retires = |state| matches!(state, ottla_consumer::PartitionState::Retiring);
-        partitions.iter().any(|p| retires(p.state.clone()))
-    })
-    .await;
+    wait_for("the rebalance", || !retiring(&first).is_empty()).await;
     for partition in 0..2 {
         bed.write("t", partition, numbers(10..20)).await;
     }
@@ -126,6 +133,35 @@ async fn trap_c24_what_is_left_of_a_batch_is_not_handed_out_after_a_revocation()
 }
 
 #[tokio::test]
+async fn trap_c24_what_was_fetched_is_not_handed_out_once_its_partition_is_revoked() {
+    let bed = bed(2, 10).await;
+    let auto = ConsumerConfig {
+        enable_auto_commit: true,
+        commit_interval: Duration::from_secs(3600),
+        max_poll_records: 4,
+        ..in_group("g")
+    };
+    let mut first = subscribe(&bed, auto.clone()).await;
+    let mut seen = read_all(&mut [&mut first], 8).await;
+    let mut second = subscribe(&bed, auto).await;
+    wait_for("the rebalance", || !retiring(&first).is_empty()).await;
+    // It was fetched with the others, and the caller asks for more.
+    let given_up = retiring(&first);
+    for _ in 0..2 {
+        for record in recv(&mut first).await {
+            assert_ne!(given_up, [t(record.partition)]);
+            seen.push((record.partition, record.offset));
+        }
+    }
+    seen.extend(read_all(&mut [&mut second], 20 - seen.len()).await);
+    seen.sort_unstable();
+    let each_once: Vec<_> = (0..2).flat_map(|p| (0..10).map(move |o| (p, o))).collect();
+    assert_eq!(seen, each_once);
+    close(first).await;
+    close(second).await;
+}
+
+#[tokio::test]
 async fn trap_c24_what_was_fetched_of_a_lost_partition_is_not_handed_out() {
     let bed = bed(1, 10).await;
     let config = ConsumerConfig {
@@ -173,7 +209,7 @@ async fn a_caller_that_stays_away_loses_its_partition() {
     .await;
     let kept = first.assignment();
     let gone = second.assignment();
-    let lease = |of: &[ottla_types::TopicPartition]| {
+    let lease = |of: &[TopicPartition]| {
         let batch = batches.iter().find(|b| b.partition() == &of[0]);
         batch.unwrap().lease().is_held()
     };
