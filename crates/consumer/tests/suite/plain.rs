@@ -146,6 +146,18 @@ async fn a_seek_discards_what_was_fetched() {
         assert_eq!(batch.records()[0].offset, at, "{place:?}");
         consumer.seek(&t(0), SeekTo::Beginning).await.unwrap();
     }
+    // What was put back because of a pause; and a caller that does not wait for the seek.
+    consumer.records().next().await.unwrap().unwrap();
+    consumer.pause([&t(0)]).unwrap();
+    assert!(consumer.recv().now_or_never().is_none());
+    assert!(
+        consumer
+            .seek(&t(0), SeekTo::Offset(5))
+            .now_or_never()
+            .is_none()
+    );
+    consumer.resume([&t(0)]).unwrap();
+    assert_eq!(recv(&mut consumer).await.records()[0].offset, 5);
     // The end is where it is when the seek is over.
     assert_eq!(consumer.seek(&t(0), SeekTo::End).await.unwrap(), 10);
     bed.write("t", 0, ["new"]).await;
