@@ -64,8 +64,10 @@ use tokio::time::{Instant, timeout_at};
 ///   [listener](ConsumerBuilder::listener) is called, what was asked for is committed, and the
 ///   revocation is acknowledged. So a caller that commits or asks again in time repeats nothing.
 ///
-/// Heartbeats go on by themselves, however long the caller takes. Fetching goes on, too, until
-/// `queued.max.bytes` are waiting; records are decoded when they are handed out.
+/// Heartbeats go on by themselves, however long the caller takes: it keeps its partitions until a
+/// rebalance asks for them (`max.poll.interval.ms` is how long that waits, not how often to ask).
+/// Fetching goes on, too, until `queued.max.bytes` are waiting; records are decoded when they are
+/// handed out.
 ///
 /// Dropping it ends it at once: nothing more is committed, and the coordinator notices by the session
 /// timeout. [`close`](Self::close) it.

@@ -7,6 +7,8 @@
 
 mod caller;
 mod member;
+#[cfg(test)]
+mod tests;
 mod tray;
 
 pub(crate) use tray::Handed;
