@@ -17,7 +17,7 @@ use tokio::time::sleep;
 /// Beyond the session's time-out and a heartbeat.
 const SLACK: Duration = Duration::from_secs(2);
 /// How long the call takes that a member is frozen in.
-const CALL: Duration = Duration::from_secs(1);
+const CALL: Duration = Duration::from_secs(3);
 /// What is written in the name of a zombie.
 const ZOMBIES: &str = "a zombie's";
 
