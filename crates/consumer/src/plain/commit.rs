@@ -23,9 +23,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The first of its partitions that failed: [`ErrorKind::NotOwner`] when it was given up or lost
-/// before, [`ErrorKind::Closed`] when the consumer was, [`ErrorKind::Coordinator`] when the
-/// coordinator refused (with its code), [`ErrorKind::TimedOut`] when nobody knows yet: the commit may
-/// still be made. The other partitions are committed all the same.
+/// before the answer, [`ErrorKind::Closed`] when the consumer was, [`ErrorKind::Coordinator`] when the
+/// coordinator refused (with its code), [`ErrorKind::TimedOut`] when nobody knows yet. A request that
+/// was out by then may have been carried out, except when it was refused. The other partitions are
+/// committed all the same.
 pub struct CommitHandle(BoxFuture<'static, Result<(), Error>>);
 
 impl Future for CommitHandle {
