@@ -62,10 +62,16 @@ impl Accumulator {
                 break;
             };
             self.expire_queue(at, now);
+            let before = dispatches.len();
             let waits = self.drain_queue(at, now, admit, &mut dispatches);
             let queue = &mut self.queues[at];
             if let Some(until) = waits {
-                self.schedule.touch_first(queue, at);
+                // One that has had something of the rate lets the others go first.
+                if dispatches.len() > before {
+                    self.schedule.touch(queue, at);
+                } else {
+                    self.schedule.touch_first(queue, at);
+                }
                 self.rate_gate = Some(until);
                 break;
             }

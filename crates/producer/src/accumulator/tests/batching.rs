@@ -155,6 +155,34 @@ fn the_rate_limit_holds_batches_back() {
 }
 
 #[test]
+fn the_rate_limit_lets_partitions_take_turns() {
+    let config = ProducerConfig {
+        batch_records: NonZeroU32::new(1),
+        max_in_flight: NonZeroU32::new(5),
+        ..config()
+    };
+    let mut bed = Bed::new(config, 3);
+    for partition in [0, 1, 2].repeat(20) {
+        drop(bed.put(Record::new("t").partition(partition)));
+    }
+    let mut counts = [0; 3];
+    for _ in 0..10 {
+        let (mut left, until) = (3, bed.now + ms(10));
+        let sent = bed.acc.drain(bed.now, &mut |_| {
+            left -= 1;
+            (left < 0).then_some(until)
+        });
+        assert_eq!(sent.len(), 3);
+        for dispatch in &sent {
+            counts[dispatch.partition.partition as usize] += 1;
+        }
+        bed.write(sent);
+        bed.now = until;
+    }
+    assert!(counts.iter().all(|count| *count >= 7), "{counts:?}");
+}
+
+#[test]
 fn sticky_records_fill_one_batch_then_move_on() {
     let config = ProducerConfig {
         batch_records: NonZeroU32::new(4),
