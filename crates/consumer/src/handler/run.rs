@@ -64,7 +64,8 @@ impl Run<'_> {
             let handling = async {
                 let outcome = handler.handle(&self.context, record).await;
                 match call.has_outputs() {
-                    true => call.settle(outcome).await,
+                    // Boxed, so that it does not make the future of every call large.
+                    true => Box::pin(call.settle(outcome)).await,
                     false => outcome,
                 }
             };
