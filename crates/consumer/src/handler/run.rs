@@ -61,16 +61,16 @@ impl Run<'_> {
             };
             let deadline = begun + self.limit;
             self.context.set_deadline(deadline);
-            let handling = async {
-                let outcome = handler.handle(&self.context, record).await;
-                match call.has_outputs() {
-                    // Boxed, so that it does not make the future of every call large.
-                    true => Box::pin(call.settle(outcome)).await,
-                    false => outcome,
-                }
-            };
+            let handling = async { handler.handle(&self.context, record).await };
             let handling = guard_until(deadline, self.limit, handling);
-            let outcome = handling.instrument(self.observer.span(record)).await;
+            let mut outcome = handling.instrument(self.observer.span(record)).await;
+            if call.has_outputs()
+                && let Ok(ended) = outcome
+            {
+                // Boxed, so that it does not make the future of every call large.
+                let settling = Box::pin(call.settle(ended));
+                outcome = guard_until(deadline, self.limit, settling).await;
+            }
             let now = Instant::now();
             self.observer.ends(now - begun);
             begun = now;
