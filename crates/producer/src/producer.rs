@@ -1,6 +1,6 @@
 //! [`Producer`]: the handle that applications hold.
 
-use crate::accumulator::Accumulator;
+use crate::accumulator::{Accumulator, Clocks};
 use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::handle::DeliveryHandle;
 use crate::partition::Partitioner;
@@ -295,7 +295,7 @@ impl Producer {
         let shared = &self.inner.shared;
         let room = async {
             let _turn = self.inner.turnstile.lock().await;
-            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), wall_clock_ms);
+            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), clocks);
             Some(shared.wait_until(taken).await)
         };
         let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
@@ -306,7 +306,7 @@ impl Producer {
     fn try_enqueue(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
         let now = now();
         let shared = &self.inner.shared;
-        shared.with(|acc| acc.enqueue(held, now, wall_clock_ms))
+        shared.with(|acc| acc.enqueue(held, now, clocks))
     }
 
     /// Resolves when the buffer has room for a record of `size` bytes ([`Record::size`]). Room is
@@ -464,7 +464,11 @@ fn refused(kind: PublishErrorKind, held: Option<Record>) -> DeliveryHandle {
     DeliveryHandle::failed(u64::MAX, PublishError::new(kind, Fate::NotWritten, topic))
 }
 
-fn wall_clock_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+fn clocks() -> Clocks {
+    let at = now();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    Clocks {
+        at,
+        wall: wall.unwrap_or_default(),
+    }
 }

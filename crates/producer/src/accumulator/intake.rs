@@ -3,6 +3,7 @@
 use super::batch::OpenBatch;
 use super::sequence::Turn;
 use super::topic::{Ticket, Topic, WaitingRecord};
+use super::wall_clock::Clocks;
 use super::{Accumulator, Phase};
 use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
 use crate::partition::{PartitionError, Partitions};
@@ -46,13 +47,13 @@ enum Unacceptable {
 
 impl Accumulator {
     /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
-    /// and the record stays, when the buffer has no room for it now. `wall_ms` tells the time that
-    /// records without a timestamp get.
+    /// and the record stays, when the buffer has no room for it now. `look` reads the clocks, for
+    /// records without a timestamp.
     pub(crate) fn enqueue(
         &mut self,
         held: &mut Option<Record>,
         now: Instant,
-        wall_ms: fn() -> i64,
+        look: fn() -> Clocks,
     ) -> Option<DeliveryHandle> {
         let record = held.as_ref()?;
         if self.phase != Phase::Open {
@@ -85,7 +86,7 @@ impl Accumulator {
         };
         let timestamp_ms = match record.timestamp_ms {
             Some(own) => own,
-            None => self.wall_clock.ms(now, wall_ms),
+            None => self.wall_clock.ms(now, look),
         };
         let place = place.unwrap_or_else(|| self.add_topic(&record.topic, now));
         if let Some(topic) = self.topics.at(place) {

@@ -31,6 +31,7 @@ mod tests;
 pub(crate) use dispatch::Dispatch;
 pub(crate) use effects::Effects;
 pub(crate) use outcome::{Completed, Written};
+pub(crate) use wall_clock::Clocks;
 
 use crate::ProducerConfig;
 use crate::handle::Outcome;

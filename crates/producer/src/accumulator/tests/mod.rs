@@ -80,7 +80,12 @@ impl Bed {
     }
 
     fn try_put(&mut self, record: Record) -> Option<DeliveryHandle> {
-        self.acc.enqueue(&mut Some(record), self.now, || 1_000)
+        // A look that is never over: every record gets second 1.
+        let look = || Clocks {
+            at: Instant::now() + Duration::from_hours(1),
+            wall: Duration::from_secs(1),
+        };
+        self.acc.enqueue(&mut Some(record), self.now, look)
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {
