@@ -127,10 +127,15 @@ impl Callbacks {
                 rebalance.take(|p| taken.iter().any(|(taken, _)| taken == p));
             }
         }
-        if let Some(running) = &self.running
-            && running.kind == Kind::Revoked
-        {
-            rebalance.take(|p| running.partitions.contains(p));
+        match &mut self.running {
+            Some(running) if running.kind == Kind::Revoked => {
+                rebalance.take(|p| running.partitions.contains(p));
+            }
+            // Where these begin, should they come back, is not its to say any more.
+            Some(running) if running.kind == Kind::Assigned => {
+                running.partitions.retain(|p| !is_lost(p));
+            }
+            _ => {}
         }
         self.waiting
             .retain_mut(|call| !call.rebalance_mut().partitions().is_empty());

@@ -140,6 +140,8 @@ impl Owned {
     pub(super) fn seek(&mut self, place: SeekTo, reply: SeekReply, now: Instant) {
         self.progress.reposition();
         self.unreadable = None;
+        // Of a feed of its own, which counts anew.
+        self.reading = 0;
         self.seek = Some(reply);
         self.look_up(Lookup::Start(place), now);
     }

@@ -74,10 +74,14 @@ impl Member {
         owned.lane = Some(self.start_lane(partition, &owned, offset));
         owned.read_at(position, now);
         owned.sought(Ok(offset));
+        // A transaction that is aborted goes back to where the group is, or to where this began.
+        let is_elsewhere = self.transactor.is_some() && committed != Some(offset);
+        if is_elsewhere || (keeps && committed.is_none()) {
+            self.pins.insert(partition.clone(), offset);
+        } else if committed.is_some() {
+            self.pins.remove(partition);
+        }
         if committed.is_none() {
-            if keeps {
-                self.pins.insert(partition.clone(), offset);
-            }
             self.hurry_commit(now);
         }
         self.partitions.insert(partition.clone(), owned);
@@ -164,6 +168,8 @@ impl Member {
             };
             if owned.incarnation != answer.incarnation
                 || owned.position != Position::Fetching(answer.position)
+                // What is being given up is not begun anew.
+                || owned.drain_by.is_some()
             {
                 continue;
             }

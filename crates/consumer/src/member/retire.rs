@@ -248,8 +248,10 @@ impl Member {
     pub(super) fn retire_wake(&self, now: Instant) -> Option<Instant> {
         let revocation = self.revocation.as_ref()?;
         let stage = match revocation.stage {
-            Stage::Draining => revocation.drain_by + LANE_GRACE,
-            Stage::Calling(by) | Stage::Committing(by) => by,
+            Stage::Draining => Some(revocation.drain_by + LANE_GRACE),
+            Stage::Calling(by) => Some(by),
+            // Past that, only the end of a transaction is waited for, which wakes by itself.
+            Stage::Committing(by) => Some(by).filter(|by| *by > now),
         };
         let draining = |owned: &Owned| {
             owned
@@ -257,7 +259,7 @@ impl Member {
                 .filter(|at| owned.lane.is_some() && *at > now)
         };
         let draining = self.partitions.values().filter_map(draining);
-        draining.chain([stage]).min()
+        draining.chain(stage).min()
     }
 
     fn note_left_behind(&mut self, partition: &TopicPartition, owned: &Owned) {

@@ -322,6 +322,12 @@ impl Member {
             transactor.not_before = now + BACKOFF;
             return;
         };
+        // Calls have ended since anybody looked: one may have failed, or may be of a lane that is gone.
+        let held = transactor.gate.held();
+        let owned: BTreeSet<u64> = self.partitions.values().map(|o| o.incarnation).collect();
+        if !held.tainted.is_empty() || !held.lanes.is_subset(&owned) {
+            return self.abort(false, now);
+        }
         let (entries, offsets) = collect(&self.partitions);
         if entries.is_empty() {
             return transactor.open_gate(false, now);
@@ -418,9 +424,8 @@ impl Member {
         let Some(transactor) = &mut self.transactor else {
             return;
         };
-        let held = transactor.gate.held();
+        let (held, mut lanes) = transactor.gate.shut();
         transactor.abort();
-        let mut lanes: BTreeSet<u64> = transactor.gate.calling();
         lanes.extend(&held.lanes);
         lanes.extend(&held.tainted);
         tracing::warn!(

@@ -80,6 +80,14 @@ impl Gate {
         self.lock().publish = None;
     }
 
+    /// No call begins from now on. What the transaction holds at that moment, and the lanes with calls
+    /// in progress: a call that ends is in one of the two.
+    pub(crate) fn shut(&self) -> (Held, BTreeSet<u64>) {
+        let mut state = self.lock();
+        state.publish = None;
+        (state.held.clone(), state.calls.keys().copied().collect())
+    }
+
     /// What the transaction holds now.
     pub(crate) fn held(&self) -> Held {
         self.lock().held.clone()
@@ -93,11 +101,6 @@ impl Gate {
             begun: held.begun,
             is_over: self.is_full(&state) || !held.tainted.is_empty(),
         }
-    }
-
-    /// Lanes with calls in progress.
-    pub(crate) fn calling(&self) -> BTreeSet<u64> {
-        self.lock().calls.keys().copied().collect()
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

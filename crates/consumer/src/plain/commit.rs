@@ -67,7 +67,6 @@ impl Consumer {
     /// As [`commit_sync`](Self::commit_sync), without waiting. Commits are sent in order, one at a
     /// time; what is asked for meanwhile is sent together, the latest offsets alone.
     pub fn commit_async(&mut self) -> CommitHandle {
-        self.desk.settle();
         let gone = self.desk.take_gone();
         let refused = gone.into_iter().next().map(|(partition, offset)| {
             Error::new(ErrorKind::NotOwner)
@@ -80,6 +79,8 @@ impl Consumer {
             Some((partition, round))
         });
         let rounds = rounds.collect();
+        // Behind the asking: a partition that only waits for this goes with its commit.
+        self.desk.settle();
         self.asked(Asking { rounds, refused })
     }
 

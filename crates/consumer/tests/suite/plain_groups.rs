@@ -13,6 +13,7 @@ use ottla_types::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 async fn subscribe(bed: &Bed, config: ConsumerConfig) -> Consumer {
@@ -96,6 +97,29 @@ async fn trap_c13_a_rebalance_waits_for_the_batch_in_hand_classic() {
 #[tokio::test]
 async fn trap_c13_a_rebalance_waits_for_the_batch_in_hand_kip848() {
     a_rebalance_waits_for_the_batch_in_hand(GroupProtocol::Consumer).await;
+}
+
+#[tokio::test]
+async fn trap_c13_a_caller_that_waits_for_records_holds_up_no_rebalance() {
+    let bed = bed(2, 10).await;
+    let config = || ConsumerConfig {
+        revoke_timeout: Duration::from_secs(19),
+        ..in_group("g")
+    };
+    let mut first = subscribe(&bed, config()).await;
+    read_all(&mut [&mut first], 20).await;
+    let second = subscribe(&bed, config()).await;
+    // A task of its own, which nothing else wakes.
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { first.recv().await.map(drop) });
+    let half = wait_for("half of it", || second.assignment().len() == 1);
+    // Far below `revoke.timeout.ms`.
+    timeout(Duration::from_secs(9), half).await.unwrap();
+    assert!(
+        waiting.try_join_next().is_none(),
+        "there was nothing to read"
+    );
+    close(second).await;
 }
 
 #[tokio::test]

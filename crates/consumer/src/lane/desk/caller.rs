@@ -212,9 +212,8 @@ impl Inner {
         let taken = records.len();
         if taken == 0 || tray.drain.is_set() || tray.context.lease().is_revoked() {
             tray.feed = Some(feed);
-            if tray.drain.is_set() {
-                self.settle();
-            }
+            // The caller has nothing now: a rebalance need not wait for it.
+            self.settle();
             return None;
         }
         tray.epochs.note(&tray.progress, &records);
