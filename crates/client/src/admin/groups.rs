@@ -206,14 +206,31 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-pub(super) struct Describe;
+/// A question about groups: each goes to its coordinator, and its error names it.
+pub(super) trait OfGroup: Sync {
+    /// What is known, or done, when the coordinator has answered well.
+    type Done: Send;
+    const NAME: &'static str;
+    const CHANGES: bool;
 
-impl Task for Describe {
+    fn check(_: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn ask(
+        call: Call<'_>,
+        groups: &[&Arc<str>],
+    ) -> impl Future<Output = Result<Answers<Self>, Error>> + Send
+    where
+        Self: Sized;
+}
+
+impl<T: OfGroup> Task for T {
     type Item = Arc<str>;
     type Key = String;
-    type Done = GroupDescription;
-    const NAME: &'static str = DescribeGroupsRequest::NAME;
-    const CHANGES: bool = false;
+    type Done = T::Done;
+    const NAME: &'static str = T::NAME;
+    const CHANGES: bool = T::CHANGES;
 
     fn key(&self, group: &Arc<str>) -> String {
         group.to_string()
@@ -227,7 +244,23 @@ impl Task for Describe {
         error.with_group(&**group)
     }
 
+    fn check(&self, group: &Arc<str>) -> Result<(), Error> {
+        T::check(group)
+    }
+
     async fn ask(&self, call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
+        T::ask(call, groups).await
+    }
+}
+
+pub(super) struct Describe;
+
+impl OfGroup for Describe {
+    type Done = GroupDescription;
+    const NAME: &'static str = DescribeGroupsRequest::NAME;
+    const CHANGES: bool = false;
+
+    async fn ask(call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
         let groups = groups.iter().map(|group| GroupId(text(group))).collect();
         let request = DescribeGroupsRequest::default().with_groups(groups);
         let (answer, _) = call.send(|_| request).await?;
@@ -300,26 +333,12 @@ fn describe_member(member: DescribedGroupMember, of_consumers: bool) -> MemberDe
 /// Groups of KIP-848; any other is not found.
 pub(super) struct DescribeConsumers;
 
-impl Task for DescribeConsumers {
-    type Item = Arc<str>;
-    type Key = String;
+impl OfGroup for DescribeConsumers {
     type Done = GroupDescription;
     const NAME: &'static str = ConsumerGroupDescribeRequest::NAME;
     const CHANGES: bool = false;
 
-    fn key(&self, group: &Arc<str>) -> String {
-        group.to_string()
-    }
-
-    fn route(&self, group: &Arc<str>) -> Route {
-        Route::Coordinator(group.clone())
-    }
-
-    fn mark(&self, group: &Arc<str>, error: Error) -> Error {
-        error.with_group(&**group)
-    }
-
-    async fn ask(&self, call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
+    async fn ask(call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
         let groups = groups.iter().map(|group| GroupId(text(group))).collect();
         let request = ConsumerGroupDescribeRequest::default().with_group_ids(groups);
         let (answer, _) = call.send(|_| request).await?;
@@ -435,34 +454,20 @@ fn listing(group: ListedGroup, version: i16) -> GroupListing {
 
 pub(super) struct Delete;
 
-impl Task for Delete {
-    type Item = Arc<str>;
-    type Key = String;
+impl OfGroup for Delete {
     type Done = ();
     const NAME: &'static str = DeleteGroupsRequest::NAME;
     const CHANGES: bool = true;
 
-    fn key(&self, group: &Arc<str>) -> String {
-        group.to_string()
-    }
-
-    fn route(&self, group: &Arc<str>) -> Route {
-        Route::Coordinator(group.clone())
-    }
-
-    fn mark(&self, group: &Arc<str>, error: Error) -> Error {
-        error.with_group(&**group)
-    }
-
-    fn check(&self, group: &Arc<str>) -> Result<(), Error> {
+    fn check(group: &str) -> Result<(), Error> {
         if group.is_empty() {
-            let none = Error::new(ErrorKind::Config, Self::NAME);
+            let none = Error::new(ErrorKind::Config, DeleteGroupsRequest::NAME);
             return Err(none.with_source("the empty id is no group's"));
         }
         Ok(())
     }
 
-    async fn ask(&self, call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
+    async fn ask(call: Call<'_>, groups: &[&Arc<str>]) -> Result<Answers<Self>, Error> {
         let groups = groups.iter().map(|group| GroupId(text(group))).collect();
         let request = DeleteGroupsRequest::default().with_groups_names(groups);
         let (answer, _) = call.send(|_| request).await?;
