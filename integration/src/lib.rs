@@ -10,6 +10,9 @@ pub mod read_back;
 pub mod scenarios;
 pub mod transform;
 
+/// Why a scenario, a measurement or a program of theirs failed.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// The programs in README.md, which the tests compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -1,6 +1,7 @@
 //! One member of a group as a process of its own, so that scenarios can stop, kill and freeze it: it
 //! writes down each record that its handler is given and is done with, and tells how it stands.
 
+use crate::Failure;
 use crate::history::{Delivery, Entry, Handled, Journal};
 use crate::read_back::record_id;
 use ottla::client::{Client, ClientConfig};
@@ -10,14 +11,11 @@ use ottla::consumer::{
 };
 use ottla::types::{PublishErrorKind, Record};
 use ottla::{Producer, ProducerConfig};
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{interval, sleep};
 use tokio_util::task::TaskTracker;
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 /// A record's header that says how many milliseconds its handler takes.
 pub const TAKES_MS: &str = "takes_ms";

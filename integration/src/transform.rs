@@ -1,18 +1,16 @@
 //! Consume, transform, produce, exactly once: records of one topic become records of another, in the
 //! runner's transactions. A process of its own in the scenarios, so that it can be killed.
 
+use crate::Failure;
 use ottla::client::{Client, ClientConfig};
 use ottla::consumer::{AutoOffsetReset, HandlerError, ProcessingGuarantee};
 use ottla::producer::TransactionalProducers;
 use ottla::types::Record;
 use ottla::{App, ConsumedRecord, ConsumerConfig, Context, Outcome, ProducerConfig, handler_fn};
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const END: Duration = Duration::from_secs(10);
 

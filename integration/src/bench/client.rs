@@ -5,6 +5,7 @@ use super::parallel::Plan;
 use super::reader::Reader;
 use super::workload::Workload;
 use super::{Mode, Task};
+use crate::Failure;
 use ottla::client::{Client, ClientConfig};
 use ottla::producer::DeliveryHandle;
 use ottla::types::Record;
@@ -12,7 +13,6 @@ use ottla::{Producer, ProducerConfig};
 use ottla_client::TransportKind;
 use serde_json::json;
 use std::collections::VecDeque;
-use std::error::Error;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant};
 /// Handles that are not looked at yet.
 const UNSEEN_MAX: usize = 32_768;
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-
-pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Does `task` over `transport`, or over the default one.
 ///

@@ -1,10 +1,10 @@
 //! Our own contender reading in a group: a batch handler, a handler that does nothing, and one that
 //! works on many records at a time.
 
-use super::client::Failure;
 use super::parallel::{CONCURRENCY, Plan, Worker};
 use super::workload::touch;
 use super::{Mode, Task};
+use crate::Failure;
 use ottla::client::Client;
 use ottla::consumer::{
     App, AutoOffsetReset, BatchHandler, BatchOutcome, Handler, Outcome, Registration, RunningApp,

@@ -2,6 +2,7 @@
 //! described, listed, moved to other offsets, starts there, and is deleted.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use ottla::client::admin::{
     AlterConfigs, ConfigResource, ConfigSource, DeleteUpTo, Each, Finding, GroupFilter, GroupState,
 };
@@ -80,7 +81,7 @@ async fn settings(client: &Client, topic: &str) -> Outcome {
         let entries = admin.describe_configs_named(vec![resource.clone()], names);
         let entries = only(entries.await)?;
         let entry = entries.into_iter().next().ok_or("no such setting")?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((entry.value, entry.source))
+        Ok::<_, Failure>((entry.value, entry.source))
     };
     let before = told("retention.ms").await?;
     let changes = AlterConfigs::new(resource.clone());
@@ -177,7 +178,7 @@ async fn consume(
     (topic, group): (&str, &str),
     total: usize,
     meanwhile: impl AsyncFnOnce() -> Outcome,
-) -> Result<Seen, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Seen, Failure> {
     let (sender, mut receiver) = mpsc::channel(1000);
     let config = ConsumerConfig {
         auto_offset_reset: AutoOffsetReset::Earliest,

@@ -5,6 +5,7 @@ mod bodies;
 
 use self::bodies::{Seen, orders};
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::read_back;
 use ottla::client::{Client, ClientConfig, Error, ErrorKind, NewTopic};
 use ottla::consumer::{App, ConsumerConfig, ErrorKind as ConsumerErrorKind};
@@ -24,7 +25,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// A record of this size is above Kafka's default limit (1,048,588 bytes a batch).
 const ABOVE_THE_LIMIT: usize = 2 << 20;
 
-type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Fallible<T> = Result<T, Failure>;
 type Sent = Result<RecordMetadata, PublishError>;
 
 macro_rules! ensure {

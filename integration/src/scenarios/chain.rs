@@ -5,6 +5,7 @@
 mod ledger;
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Proxies};
 use crate::read_back::read_topic;
 use ledger::{Ledger, Totals};
@@ -16,14 +17,11 @@ use ottla::consumer::{
 use ottla::types::Record;
 use ottla::{Producer, ProducerConfig};
 use std::convert::Infallible;
-use std::error::Error;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep_until};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 /// The partitions of each level's topic.
 const LEVELS: [i32; 3] = [7, 11, 31];

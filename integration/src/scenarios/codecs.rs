@@ -6,12 +6,12 @@
 //! `integration/codec-vectors/generate.sh` makes.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, Worker};
 use ottla_client::NewTopic;
 use ottla_mock_cluster::MockCluster;
 use ottla_record_batch::{BatchBuilder, Compression, Compressor, EncodedBatch};
 use ottla_types::Headers;
-use std::error::Error;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,8 +29,6 @@ const CODECS: [Compression; 4] = [
 ];
 /// The largest answer to a Produce request of one partition.
 const ANSWER_MAX: usize = 4_096;
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 /// On a real Kafka: kcat and the Java consumer.
 pub(super) async fn on_kafka(context: &mut Context) -> Outcome {

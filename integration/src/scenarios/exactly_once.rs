@@ -4,6 +4,7 @@
 
 use super::transactions::{reader, settled};
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Worker, own_program};
 use crate::read_back::read_topic;
 use ottla::client::{Client, IsolationLevel, NewTopic};
@@ -11,13 +12,10 @@ use ottla::types::coordinator::OffsetFetchRequest;
 use ottla::types::{Record, TopicPartition};
 use ottla::{Producer, ProducerConfig};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const PARTITIONS: i32 = 6;
 const INPUTS: u32 = 6_000;

@@ -2,6 +2,7 @@
 //! the judges of whether the mock speaks Kafka.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::bench::peers::{self, Peer};
 use crate::harness::Worker;
 use ottla_mock_cluster::MockCluster;
@@ -37,9 +38,7 @@ async fn produce(context: &Context, cluster: &MockCluster, topic: &str) -> Outco
     finish(Worker::spawn("kcat -P", command)?).await.map(drop)
 }
 
-async fn finish(
-    mut worker: Worker,
-) -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+async fn finish(mut worker: Worker) -> Result<Vec<String>, Failure> {
     let status = worker.wait(WITHIN).await?;
     if !status.success() {
         return Err(format!("{}: {status}\n{}", worker.name(), worker.tail(30)).into());

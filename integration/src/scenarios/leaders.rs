@@ -2,6 +2,7 @@
 //! than its predecessor had (KIP-320), on brokers that do it for real.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Proxies};
 use crate::read_back::read_topic;
 use futures_util::future::try_join_all;
@@ -14,8 +15,6 @@ use ottla_client::PartitionMetadata;
 use std::ops::Range;
 use std::time::Duration;
 use tokio::time::{interval, timeout};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 //! still (A5).
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Worker};
 use crate::read_back::{bounds, read_topic};
 use futures_util::future::try_join_all;
@@ -14,8 +15,6 @@ use ottla::{Producer, ProducerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::time::{interval, timeout};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const WITHIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);

@@ -22,16 +22,16 @@ mod secured_flow;
 mod security;
 mod transactions;
 
+use crate::Failure;
 use crate::harness::KafkaCluster;
 use ottla_client::{Client, ClientConfig, TransportKind};
-use std::error::Error;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// How a scenario ends.
-pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+pub type Outcome = Result<(), Failure>;
 /// A scenario at work, on the thread of the runner.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
@@ -430,7 +430,7 @@ impl Context {
     ///
     /// # Errors
     /// If the runner gave it another one.
-    pub fn harness(&mut self) -> Result<&mut KafkaCluster, Box<dyn Error + Send + Sync>> {
+    pub fn harness(&mut self) -> Result<&mut KafkaCluster, Failure> {
         self.kafka()
             .ok_or_else(|| "the nodes of this cluster cannot be killed".into())
     }

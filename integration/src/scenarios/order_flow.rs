@@ -5,6 +5,7 @@
 //! while their process is down, and at the end.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::harness::{Worker, free_ports, own_program};
 use crate::order_flow::extras::Extras;
 use crate::order_flow::ledger::{self, Evidence, Places};
@@ -14,15 +15,12 @@ use crate::order_flow::settle::total_lag;
 use crate::order_flow::topics::Topics;
 use ottla::client::Client;
 use ottla::{Producer, ProducerConfig};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, interval, timeout};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const ORDERS: u64 = 900;
 const PARTITIONS: i32 = 6;

@@ -2,6 +2,7 @@
 //! over, a seek goes back, and listeners hear of everything in time.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use futures_util::future::try_join_all;
 use ottla::client::{Client, NewTopic};
 use ottla::consumer::{
@@ -14,8 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const PARTITIONS: i32 = 6;
 /// Records of a partition that are written at a time.

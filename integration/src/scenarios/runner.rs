@@ -1,11 +1,11 @@
 //! Chooses scenarios, gives each its cluster, and counts.
 
 use super::{ALL, Broker, Cluster, Context, Outcome, Scenario, Suite};
+use crate::Failure;
 use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions};
 use futures_util::FutureExt;
 use ottla_client::TransportKind;
 use ottla_types::with_causes;
-use std::error::Error;
 use std::fmt::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -179,7 +179,7 @@ async fn cluster(
     options: &Options,
     case: Case,
     spare: Option<(usize, Box<KafkaCluster>)>,
-) -> Result<Cluster, Box<dyn Error + Send + Sync>> {
+) -> Result<Cluster, Failure> {
     match options.broker {
         Broker::Mock => Ok(Cluster::None),
         Broker::External | Broker::Redpanda => {

@@ -2,6 +2,7 @@
 //! sessions last, each exactly once.
 
 use super::Outcome;
+use crate::Failure;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::try_join_all;
@@ -84,7 +85,7 @@ async fn flow(
     address: &str,
     security: SecurityConfig,
     lasting: Duration,
-) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<usize, Failure> {
     let mut config = ClientConfig::new(address);
     config.transport = TransportKind::Native;
     config.security = security;
@@ -103,7 +104,7 @@ async fn flow(
             producer.send(record.value(sent.to_string())).await?;
             sent += 1;
         }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(sent)
+        Ok::<_, Failure>(sent)
     };
     let mut group = ConsumerConfig::new(format!("group-{topic}"));
     group.auto_offset_reset = AutoOffsetReset::Earliest;
@@ -124,7 +125,7 @@ async fn flow(
                 }
             }
         }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((consumer, seen))
+        Ok::<_, Failure>((consumer, seen))
     };
     let writing = async {
         let sent = writing.await?;

@@ -1,15 +1,13 @@
 //! Transactions with real brokers as the judge: committed, aborted and fenced ones.
 
 use super::{Context, Outcome};
+use crate::Failure;
 use crate::read_back::{bounds, read_topic};
 use ottla::client::{Client, ClientConfig, IsolationLevel, NewTopic};
 use ottla::producer::{TransactionalConfig, TransactionalProducer};
 use ottla::types::{Record, TransactErrorKind};
-use std::error::Error;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const PARTITIONS: i32 = 6;
 const WITHIN: Duration = Duration::from_secs(40);

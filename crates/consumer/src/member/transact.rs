@@ -155,7 +155,7 @@ impl Transactor {
     pub(super) fn lost(&mut self, partition: &TopicPartition, lane: u64) {
         self.failing.remove(partition);
         if matches!(self.state, State::Open | State::Closing) {
-            self.must_abort |= self.gate.held().lanes.contains(&lane);
+            self.must_abort |= self.gate.holds(lane);
         }
     }
 
@@ -199,8 +199,8 @@ impl Transactor {
         }
     }
 
+    /// To be called with the gate closed.
     fn abort(&mut self) {
-        self.gate.close();
         self.must_abort = false;
         self.quota = 1;
         if let Some(producer) = self.producer.clone() {
@@ -276,7 +276,7 @@ impl Member {
         if transactor.out.is_some() {
             return;
         }
-        let is_over = transactor.must_abort || !transactor.gate.held().tainted.is_empty();
+        let is_over = transactor.must_abort || transactor.gate.is_tainted();
         match transactor.state {
             State::Open | State::Closing if is_over => self.abort(false, now),
             State::Open if transactor.due().max(transactor.not_before) <= now => {
@@ -323,9 +323,8 @@ impl Member {
             return;
         };
         // Calls have ended since anybody looked: one may have failed, or may be of a lane that is gone.
-        let held = transactor.gate.held();
         let owned: BTreeSet<u64> = self.partitions.values().map(|o| o.incarnation).collect();
-        if !held.tainted.is_empty() || !held.lanes.is_subset(&owned) {
+        if !transactor.gate.may_commit(|lane| owned.contains(&lane)) {
             return self.abort(false, now);
         }
         let (entries, offsets) = collect(&self.partitions);
@@ -501,7 +500,7 @@ impl Member {
 
 /// Whether the open transaction has anything to commit.
 fn has_news(transactor: &Transactor, partitions: &Partitions) -> bool {
-    !transactor.gate.held().lanes.is_empty()
+    transactor.gate.has_records()
         || partitions
             .values()
             .any(|owned| owned.progress.uncommitted().is_some())

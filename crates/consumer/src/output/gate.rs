@@ -88,9 +88,25 @@ impl Gate {
         (state.held.clone(), state.calls.keys().copied().collect())
     }
 
-    /// What the transaction holds now.
-    pub(crate) fn held(&self) -> Held {
-        self.lock().held.clone()
+    /// Whether a failed call published into the transaction.
+    pub(crate) fn is_tainted(&self) -> bool {
+        !self.lock().held.tainted.is_empty()
+    }
+
+    /// Whether handled records are in the transaction.
+    pub(crate) fn has_records(&self) -> bool {
+        !self.lock().held.lanes.is_empty()
+    }
+
+    /// Whether handled records of this lane are in the transaction.
+    pub(crate) fn holds(&self, lane: u64) -> bool {
+        self.lock().held.lanes.contains(&lane)
+    }
+
+    /// Whether the transaction may be committed: it is not tainted, and its lanes are all still there.
+    pub(crate) fn may_commit(&self, is_there: impl Fn(u64) -> bool) -> bool {
+        let held = &self.lock().held;
+        held.tainted.is_empty() && held.lanes.iter().all(|lane| is_there(*lane))
     }
 
     /// When the first record of the transaction was handled, and whether it is full or tainted.

@@ -11,6 +11,7 @@ pub(super) use rolling::{deploy, restart};
 pub(super) use slow::slow_handler;
 
 use super::Context;
+use crate::Failure;
 use crate::harness::{Worker, own_program};
 use crate::history::Acknowledged;
 use crate::member::{MemberOptions, STANDING, Standing, TAKES_MS};
@@ -22,14 +23,11 @@ use ottla::types::coordinator::OffsetFetchRequest;
 use ottla::types::{Offset, Record, TopicPartition, names};
 use ottla::{Producer, ProducerConfig};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, interval};
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const PARTITIONS: i32 = 9;
 /// The keys of each partition.

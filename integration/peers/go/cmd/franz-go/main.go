@@ -67,15 +67,35 @@ func produce(ctx context.Context, client *kgo.Client, t *task.Task) task.Line {
 }
 
 func consume(t *task.Task) {
-	client, err := kgo.NewClient(
+	var sum uint64
+	client, line := read(t, func(record *kgo.Record) { sum += task.Touch(record.Key, record.Value) })
+	line.Sum = &sum
+	task.Tell(line, module)
+	task.InputEnded()
+	client.Close()
+}
+
+// poll is the loop without anything done to the records, and with commits.
+func poll(t *task.Task) {
+	nothing := func(*kgo.Record) {}
+	client, line := read(t, nothing, kgo.AutoCommitInterval(100*time.Millisecond))
+	task.Tell(line, module)
+	task.InputEnded()
+	task.Must(client.CommitUncommittedOffsets(context.Background()))
+	client.Close()
+}
+
+// read reads the task's records in a group. The time counts from the first records on.
+func read(t *task.Task, each func(*kgo.Record), options ...kgo.Opt) (*kgo.Client, task.Line) {
+	options = append(options,
 		kgo.SeedBrokers(t.Bootstrap),
 		kgo.ConsumerGroup(t.Group),
 		kgo.ConsumeTopics(t.Topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchMaxPartitionBytes(1<<20),
 	)
+	client, err := kgo.NewClient(options...)
 	task.Must(err)
-	var sum uint64
 	var first time.Time
 	count := 0
 	for count < t.Records {
@@ -85,41 +105,9 @@ func consume(t *task.Task) {
 			first = time.Now()
 		}
 		fetches.EachRecord(func(record *kgo.Record) {
-			sum += task.Touch(record.Key, record.Value)
+			each(record)
 			count++
 		})
 	}
-	seconds := time.Since(first).Seconds()
-	task.Tell(task.Line{Records: count, Seconds: seconds, Sum: &sum}, module)
-	task.InputEnded()
-	client.Close()
-}
-
-// poll is the loop without anything done to the records, and with commits.
-func poll(t *task.Task) {
-	client, err := kgo.NewClient(
-		kgo.SeedBrokers(t.Bootstrap),
-		kgo.ConsumerGroup(t.Group),
-		kgo.ConsumeTopics(t.Topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchMaxPartitionBytes(1<<20),
-		kgo.AutoCommitInterval(100*time.Millisecond),
-	)
-	task.Must(err)
-	ctx := context.Background()
-	var first time.Time
-	count := 0
-	for count < t.Records {
-		fetches := client.PollFetches(ctx)
-		task.Must(fetches.Err())
-		if first.IsZero() {
-			first = time.Now()
-		}
-		fetches.EachRecord(func(*kgo.Record) { count++ })
-	}
-	seconds := time.Since(first).Seconds()
-	task.Tell(task.Line{Records: count, Seconds: seconds}, module)
-	task.InputEnded()
-	task.Must(client.CommitUncommittedOffsets(ctx))
-	client.Close()
+	return client, task.Line{Records: count, Seconds: time.Since(first).Seconds()}
 }
