@@ -3,6 +3,17 @@
 use ottla_client::{Client, NewTopic};
 use ottla_types::{ConsumedRecord, Publish, PublishError, PublishErrorKind, Record, names};
 
+/// Adds to a counter that tells groups and their main topics apart.
+pub(crate) fn count_record(name: &'static str, group: &str, topic: &str) {
+    let labels = [("group", group.to_owned()), ("topic", topic.to_owned())];
+    metrics::counter!(name, &labels).increment(1);
+}
+
+/// Counts a record of `topic` that `group` has sent to the dead letter topic.
+pub(crate) fn count_dead_letter(group: &str, topic: &str) {
+    count_record("ottla_dead_lettered_total", group, topic);
+}
+
 /// Creates the topics that do not exist, each with as many partitions and copies as the main topic
 /// that it is named with, which must exist.
 pub(crate) async fn ensure_derived(

@@ -1,6 +1,6 @@
 //! Dead letters for batch handlers: one record that can never be handled does not hold up the rest.
 
-use crate::dead_letter::{ensure_derived, publish_dead_letter};
+use crate::dead_letter::{count_dead_letter, ensure_derived, publish_dead_letter};
 use crate::retry::CLASS_PUBLISH_FAILED;
 use crate::stamp::{Failed, copy_for};
 use ottla_client::Client;
@@ -72,11 +72,7 @@ impl<H: BatchHandler> DeadLettered<H> {
         };
         let publish = context.publisher(&self.publish);
         publish_dead_letter(&*publish, copy_for(&topic, record, &failed), record).await?;
-        let labels = [
-            ("group", context.group().to_owned()),
-            ("topic", record.topic.to_string()),
-        ];
-        metrics::counter!("ottla_dead_lettered_total", &labels).increment(1);
+        count_dead_letter(context.group(), &record.topic);
         tracing::warn!(topic, offset = record.offset, %error, "dead letter");
         Ok(())
     }

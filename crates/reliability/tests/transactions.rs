@@ -67,9 +67,13 @@ impl Bed {
         // One that is never used: all copies are to go through the transactions.
         let own: Arc<dyn Publish> = Arc::new(Refusing);
         let delay = Backoff::constant(Duration::from_millis(50));
+        let policy = RetryPolicy {
+            outage_wait: Duration::from_millis(20),
+            ..RetryPolicy::new(3, delay).jitter(0.0)
+        };
         let reliable = Reliable::builder("g", handler, own)
             .topic("in")
-            .policy(RetryPolicy::new(3, delay).jitter(0.0))
+            .policy(policy)
             .build()
             .expect("a valid policy");
         reliable.ensure_topics(&self.client).await.expect("topics");
@@ -165,6 +169,28 @@ async fn copies_and_outputs_count_once_though_attempts_published_before_they_fai
     assert_eq!(bed.counts("out"), each(third(0).chain(third(1)), 1));
     // The outputs of failed attempts were written, and do not count.
     assert!(bed.cluster.records("out").len() > INPUTS / 3 * 2);
+}
+
+#[tokio::test]
+async fn an_attempt_that_published_before_an_outage_is_made_again() {
+    let bed = Bed::start().await;
+    let failed = Arc::new(Mutex::new(BTreeMap::new()));
+    let handler = handler_fn(move |context: Context, record: ConsumedRecord| {
+        let failed = failed.clone();
+        async move {
+            publish(&context, &record).await;
+            let is_first = failed.lock().expect("no panic").insert(number(&record), ());
+            match number(&record) % 30 {
+                0 if is_first.is_none() => Outcome::Failed(HandlerError::outage("Down", "no shop")),
+                _ => Outcome::Done,
+            }
+        }
+    });
+    let running = bed.reliable(handler).await;
+    bed.wait_for("out", INPUTS).await;
+    assert!(running.shutdown(LIMIT).await.clean);
+    assert_eq!(bed.counts("out"), each(0..INPUTS, 1));
+    assert_eq!(bed.counts("in_dlq"), BTreeMap::new());
 }
 
 #[tokio::test]

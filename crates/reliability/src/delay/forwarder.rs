@@ -2,7 +2,7 @@
 
 use super::levels::DelayLevels;
 use super::plan::{HOPS, Plan, plan};
-use crate::dead_letter::publish_dead_letter;
+use crate::dead_letter::{count_dead_letter, publish_dead_letter};
 use crate::durations::millis;
 use crate::identity::message_id;
 use crate::stamp::{Failed, copy_for};
@@ -163,11 +163,7 @@ impl DelayForwarder {
         let publish = context.publisher(&self.publish);
         match publish_dead_letter(&*publish, copy, record).await {
             Ok(()) => {
-                let labels = [
-                    ("group", context.group().to_owned()),
-                    ("topic", record.topic.to_string()),
-                ];
-                metrics::counter!("ottla_dead_lettered_total", &labels).increment(1);
+                count_dead_letter(context.group(), &record.topic);
                 tracing::warn!(topic, %error, "delayed record dead-lettered");
                 Outcome::Done
             }

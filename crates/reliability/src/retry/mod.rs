@@ -15,7 +15,7 @@ pub use backoff::Backoff;
 pub use builder::ReliableBuilder;
 pub use policy::{ClassPolicy, InPlace, RetryPolicy};
 
-use crate::dead_letter::{ensure_derived, publish_dead_letter};
+use crate::dead_letter::{count_dead_letter, count_record, ensure_derived, publish_dead_letter};
 use crate::durations::millis;
 use crate::stamp::{Failed, copy_for};
 use ottla_client::Client;
@@ -217,17 +217,13 @@ impl<H> Reliable<H> {
         let copy = copy_for(&topic, record, failed);
         let publish = context.publisher(&self.publish);
         publish_dead_letter(&*publish, copy, record).await?;
-        self.count("ottla_dead_lettered_total", route);
+        count_dead_letter(&self.group, &route.main);
         tracing::warn!(topic, error = %failed.error, attempts = failed.attempts, "dead letter");
         Ok(())
     }
 
     fn count(&self, name: &'static str, route: &Route) {
-        let labels = [
-            ("group", self.group.to_string()),
-            ("topic", route.main.to_string()),
-        ];
-        metrics::counter!(name, &labels).increment(1);
+        count_record(name, &self.group, &route.main);
     }
 
     fn not_published(&self, record: &ConsumedRecord, error: PublishError) -> Outcome {
@@ -296,6 +292,10 @@ impl<H: Handler> Handler for Reliable<H> {
         if context.is_transactional()
             && let Some(error) = self.taken_back.of(record)
         {
+            if error.failure() == Failure::Outage {
+                // There is no copy of it: it waits once and is tried again.
+                self.taken_back.forget(record);
+            }
             return self.failed(context, record, route, &error).await;
         }
         match self.attempt(context, record).await {
