@@ -29,12 +29,6 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// Whether records may be handled before those below them, so that a commit has to remember
-    /// which were (C9).
-    pub(crate) fn leaves_gaps(&self) -> bool {
-        matches!(self, Self::Each { concurrency, .. } if *concurrency > 1)
-    }
-
     /// Where a plain consumer's caller takes its records.
     pub(crate) fn desk(&self) -> Option<&Arc<Desk>> {
         match self {

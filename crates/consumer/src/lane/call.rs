@@ -78,9 +78,14 @@ impl Caller {
         self.calling.load(Ordering::Relaxed) > 0
     }
 
+    /// Tells the progress of the leader epochs of `records`, which follow those of the last call.
+    pub(super) fn note_epochs(&mut self, records: &[ConsumedRecord]) {
+        self.epochs.note(&self.progress, records);
+    }
+
     /// Hands `records` over until all are handled; breaks when the lane is drained before that.
     pub(super) async fn hand_over(&mut self, records: &[ConsumedRecord]) -> ControlFlow<()> {
-        self.epochs.note(&self.progress, records);
+        self.note_epochs(records);
         let mut backoff = Backoff::new(self.limits.backoff, self.limits.backoff_max);
         let mut begin = 0;
         while begin < records.len() {

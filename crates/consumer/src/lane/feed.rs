@@ -33,7 +33,7 @@ pub(super) struct Feed {
     chunk: Option<Open>,
     /// Why nothing more can be read.
     broken: Option<DecodeError>,
-    /// What decoding has added to the buffered bytes since the last call of `hand_out`.
+    /// What decoding has added to the buffered bytes since the last call of `give_out`.
     decoded: usize,
     /// Buffered bytes that are free when what was handed out is handled.
     spent: usize,
@@ -189,15 +189,9 @@ impl Feed {
 
     /// What was handed out is handled: gives its bytes back.
     pub(super) fn handled(&mut self) {
-        let spent = self.hand_out();
-        self.progress.release(spent);
-    }
-
-    /// What was filled in is handled, or the tracker has it; the bytes that are free when it is
-    /// handled. More may be filled in.
-    pub(super) fn hand_out(&mut self) -> usize {
         self.progress.mark_handled(self.position);
-        self.give_out()
+        let spent = self.give_out();
+        self.progress.release(spent);
     }
 
     /// What was filled in is somebody else's now, who marks what is handled; the bytes that are free.

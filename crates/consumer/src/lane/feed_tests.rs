@@ -8,6 +8,7 @@ use crate::latch::Latch;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use bytes::Bytes;
+use ottla_group::{Gaps, METADATA_MAX};
 use ottla_record_batch::{
     BatchBuilder, Compression, Compressor, DecodeError, RecordSet, RecordSetBuilder,
 };
@@ -259,4 +260,56 @@ fn a_commit_names_the_leader_epoch_of_its_last_record() {
     progress.epoch_begins(20, 9);
     assert_eq!(commit(20), (20, Some(4)));
     assert_eq!(commit(30), (30, Some(9)));
+}
+
+/// Nobody has read what was handled before a restart, and its last record may be of a later epoch: to
+/// name an earlier one makes the next reader believe that the log was cut.
+#[test]
+fn a_commit_that_goes_past_what_was_read_names_no_leader_epoch() {
+    let before = Progress::new(4, Arc::default());
+    before.located(10, Some(10));
+    let tickets = before.dispatch(&[10, 11, 12].map(|at| crate::test_record("t", 0, at)));
+    for ticket in tickets.unwrap().into_iter().skip(1).flatten() {
+        before.done(ticket);
+    }
+    let text = before.start_commit().unwrap().metadata;
+    let progress = Progress::new(1, Arc::default());
+    progress.located_with(10, &text);
+    progress.epoch_begins(10, 3);
+    progress.mark_handled(11);
+    let commit = progress.start_commit().unwrap();
+    assert_eq!((commit.offset, commit.leader_epoch), (13, None));
+    progress.commit_failed();
+    progress.epoch_begins(12, 4);
+    progress.mark_handled(13);
+    let commit = progress.start_commit().unwrap();
+    assert_eq!((commit.offset, commit.leader_epoch), (13, Some(4)));
+}
+
+/// Far apart, as compaction leaves them, offsets need long numbers: what a commit could not remember
+/// waits.
+#[test]
+fn trap_c9_nothing_is_dispatched_that_a_commit_could_not_remember() {
+    let progress = Progress::new(1 << 20, Arc::default());
+    progress.located(0, Some(0));
+    let mut random = fastrand::Rng::with_seed(3);
+    let (mut offset, mut done, mut is_full) = (0, Vec::new(), false);
+    while !is_full {
+        let far = std::iter::repeat_with(|| {
+            offset += 1 + random.i64(0..1 << 50);
+            crate::test_record("t", 0, offset)
+        });
+        let records: Vec<_> = far.take(64).collect();
+        let tickets = progress.dispatch(&records).unwrap();
+        is_full = tickets.len() < records.len();
+        // Every second one is handled.
+        for ticket in tickets.into_iter().skip(1).step_by(2).flatten() {
+            done.push(ticket.offset());
+            progress.done(ticket);
+        }
+    }
+    let commit = progress.start_commit().unwrap();
+    assert!(commit.metadata.len() <= METADATA_MAX && commit.metadata.len() > METADATA_MAX / 2);
+    let gaps = Gaps::decode(&commit.metadata, commit.offset).unwrap();
+    assert!(done.iter().all(|offset| gaps.contains(*offset)));
 }

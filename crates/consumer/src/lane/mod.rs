@@ -28,6 +28,7 @@ use crate::status::MemberBoard;
 use crate::work::Work;
 use call::Caller;
 use feed::Feed;
+use ottla_group::Gaps;
 use ottla_record_batch::RecordSet;
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
 use parallel::WindowLimits;
@@ -156,6 +157,7 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
         let work = setup.work.clone();
         let (progress, part_bytes) = (setup.progress.clone(), setup.limits.part_bytes);
         let mut lane = Lane {
+            before: progress.handled_before(),
             feed: Feed::new(&setup, inbox, drain.clone()),
             caller: Caller::new(setup, drain),
             records: Slots::default(),
@@ -180,6 +182,8 @@ pub(crate) fn lane(setup: LaneSetup) -> (LaneHandle, impl Future<Output = LaneEn
 struct Lane {
     feed: Feed,
     caller: Caller,
+    /// What was handled before a restart, above where the lane began: it is not handed over again.
+    before: Gaps,
     /// What is handed over; its memory is used again as long as there is work.
     records: Slots,
     progress: Arc<Progress>,
@@ -222,7 +226,7 @@ impl Lane {
     /// Collects the next records to hand over, at least one. Breaks when the lane is to end.
     async fn collect(&mut self, max_records: usize, max_wait: Duration) -> ControlFlow<()> {
         loop {
-            self.feed.fill(&mut self.records, max_records);
+            self.fill(max_records);
             if !self.records.is_empty() {
                 break;
             }
@@ -246,8 +250,20 @@ impl Lane {
                     _ => break,
                 }
             }
-            self.feed.fill(&mut self.records, max_records);
+            self.fill(max_records);
         }
         ControlFlow::Continue(())
+    }
+
+    /// Decodes what is to be handed over, as far as it is there.
+    fn fill(&mut self, max_records: usize) {
+        let from = self.records.len();
+        self.feed.fill(&mut self.records, max_records);
+        if !self.before.is_empty() {
+            // A commit names the epoch of the record below it, whoever has handled that.
+            self.caller.note_epochs(&self.records[from..]);
+            self.records
+                .remove(from, |record| self.before.contains(record.offset));
+        }
     }
 }

@@ -29,6 +29,10 @@ struct Entry {
 
 #[derive(Default)]
 struct Window {
+    /// The records that were decoded last; those from `admitted` on wait for room.
+    slots: Slots,
+    admitted: usize,
+    epochs: Epochs,
     /// The records that may be handed over, in the order of the log.
     ready: VecDeque<Entry>,
     /// The keys of which a record is ready or with the handler, and the records behind it.
@@ -38,7 +42,59 @@ struct Window {
     bytes: usize,
 }
 
+/// Why a window takes no more records.
+#[derive(PartialEq)]
+enum Filled {
+    /// It is full, or a commit can remember no more.
+    Full,
+    /// There are none.
+    Dry,
+    /// The partition is not assigned any more.
+    Over,
+}
+
 impl Window {
+    /// Takes records in until the window is full or the feed is dry.
+    fn fill(&mut self, feed: &mut Feed, progress: &Progress, bytes_max: usize) -> Filled {
+        loop {
+            if self.slots.is_empty() {
+                // Records that are handled take room too, as long as one below them is not.
+                let room = progress.room(feed.position());
+                if room == 0 || self.bytes >= bytes_max {
+                    return Filled::Full;
+                }
+                feed.fill(&mut self.slots, room.min(STEP));
+                self.epochs.note(progress, &self.slots);
+                let end = self.slots.last().map(|last| last.offset.saturating_add(1));
+                self.charge(end, feed.give_out(), progress);
+            }
+            let Some(tickets) = progress.dispatch(&self.slots[self.admitted..]) else {
+                return Filled::Over;
+            };
+            for ticket in tickets {
+                let record = &self.slots[self.admitted];
+                self.admitted += 1;
+                if let Some(ticket) = ticket {
+                    let record = record.clone();
+                    self.add(Entry { record, ticket });
+                }
+            }
+            let waiting = self.slots.get(self.admitted).map(|record| record.offset);
+            progress.mark_handled(waiting.unwrap_or(feed.position()));
+            // Records that were handled before a restart are done with.
+            self.release(progress);
+            if waiting.is_some() {
+                return Filled::Full;
+            }
+            let is_dry = self.slots.is_empty() && !feed.take_next();
+            self.slots.clear();
+            self.admitted = 0;
+            if is_dry {
+                return Filled::Dry;
+            }
+        }
+    }
+
     fn add(&mut self, entry: Entry) {
         // Records without a key have no order among each other.
         let Some(key) = &entry.record.key else {
@@ -107,35 +163,16 @@ pub(super) async fn run(
     limits: WindowLimits,
 ) {
     let mut window = Window::default();
-    let mut slots = Slots::default();
-    let mut epochs = Epochs::default();
     let caller = &*caller;
     let mut calls = FuturesUnordered::new();
     let mut ends = false;
     loop {
         let mut is_dry = false;
-        while !ends && !is_dry && window.bytes < limits.bytes {
-            // Records that are handled take room too, as long as one below them is not.
-            let room = progress.room(feed.position());
-            if room == 0 {
-                break;
+        if !ends {
+            match window.fill(feed, progress, limits.bytes) {
+                Filled::Over => return,
+                filled => is_dry = filled == Filled::Dry,
             }
-            feed.fill(&mut slots, room.min(STEP));
-            epochs.note(progress, &slots);
-            let tickets = progress.dispatch(&slots);
-            if tickets.len() != slots.len() {
-                return;
-            }
-            for (record, ticket) in slots.iter().zip(tickets) {
-                if let Some(ticket) = ticket {
-                    let record = record.clone();
-                    window.add(Entry { record, ticket });
-                }
-            }
-            let end = slots.last().map(|last| last.offset.saturating_add(1));
-            slots.clear();
-            window.charge(end, feed.hand_out(), progress);
-            is_dry = end.is_none() && !feed.take_next();
         }
         while !ends
             && calls.len() < limits.calls
@@ -149,7 +186,6 @@ pub(super) async fn run(
         if ends && calls.is_empty() {
             return;
         }
-        let wants_more = !ends && is_dry;
         tokio::select! {
             biased;
             Some((record, ticket, call)) = calls.next(), if !calls.is_empty() => match call {
@@ -164,7 +200,7 @@ pub(super) async fn run(
                 None => ends = true,
             },
             () = caller.drained(), if !ends => ends = true,
-            received = feed.receive(None), if wants_more => ends = received.is_break(),
+            received = feed.receive(None), if is_dry => ends = received.is_break(),
         }
         tokio::task::consume_budget().await;
     }

@@ -1,17 +1,19 @@
 //! Lanes with several calls, on virtual time.
 
-use super::{Chunk, LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, lane};
+use super::{Chunk, LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, WINDOW_PARTS, lane};
 use crate::handler::{BoxHandler, Context, HandlerError, Outcome, handler_fn};
 use crate::status::MemberBoard;
 use crate::work::Work;
 use bytes::Bytes;
-use ottla_record_batch::BatchBuilder;
+use ottla_record_batch::{BatchBuilder, Compression, Compressor, RecordSet};
 use ottla_types::{ConsumedRecord, Headers, Offset, TopicPartition};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+const PART: usize = 1 << 20;
 
 /// What the handler of a test saw.
 #[derive(Default)]
@@ -61,6 +63,20 @@ where
     F: Fn(ConsumedRecord) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Outcome> + Send + 'static,
 {
+    start_with("", concurrency, log, work)
+}
+
+/// The same behind a commit of 0 with this metadata.
+fn start_with<F, Fut>(
+    metadata: &str,
+    concurrency: usize,
+    log: &Shared,
+    work: F,
+) -> (LaneHandle, Arc<Progress>, impl Future<Output = LaneEnd>)
+where
+    F: Fn(ConsumedRecord) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
     let log = log.clone();
     let handler = handler_fn(move |_, record: ConsumedRecord| {
         let (log, work) = (log.clone(), work(record.clone()));
@@ -83,7 +99,7 @@ where
         concurrency,
     };
     let progress = Arc::new(Progress::new(work.in_flight_max(), Arc::default()));
-    progress.located(0, Some(0));
+    progress.located_with(0, metadata);
     let (handle, run) = lane(LaneSetup {
         partition: TopicPartition::new("t", 0),
         incarnation: 1,
@@ -97,7 +113,7 @@ where
             processing: Duration::from_secs(60),
             backoff: Duration::from_millis(10),
             backoff_max: Duration::from_millis(10),
-            part_bytes: 1 << 20,
+            part_bytes: PART,
         },
     });
     (handle, progress, run)
@@ -111,9 +127,14 @@ fn send(lane: &LaneHandle, progress: &Progress, keys: &[Option<String>]) {
             .try_append(1, key, Some(b"v"), &Headers::new())
             .unwrap();
     }
+    let records = batch.finish().into_record_set();
+    send_records(lane, progress, keys.len() as i64, records);
+}
+
+fn send_records(lane: &LaneHandle, progress: &Progress, next_offset: Offset, records: RecordSet) {
     let chunk = Chunk {
-        records: batch.finish().into_record_set(),
-        next_offset: keys.len() as i64,
+        records,
+        next_offset,
         reading: 0,
     };
     progress.add_buffered(chunk.bytes());
@@ -251,4 +272,41 @@ async fn a_drained_lane_finishes_its_calls_and_begins_no_other() {
     assert!(!end.call_dropped);
     assert_eq!(log.lock().unwrap().count(), 1);
     assert_eq!(progress.handled(), Some(1));
+}
+
+/// Their bytes are free at once, not with the next call that ends.
+#[tokio::test(start_paused = true)]
+async fn records_that_were_handled_before_a_restart_fill_no_window() {
+    const RECORDS: i64 = 200;
+    const VALUE: [u8; 64 << 10] = [0; 64 << 10];
+    // All but the first record and the last one.
+    let before = Progress::new(RECORDS as usize, Arc::default());
+    before.located(0, Some(0));
+    let all: Vec<_> = (0..RECORDS - 1)
+        .map(|at| crate::test_record("t", 0, at))
+        .collect();
+    let tickets = before.dispatch(&all).unwrap().into_iter().flatten();
+    tickets.skip(1).for_each(|ticket| before.done(ticket));
+    let metadata = before.start_commit().unwrap().metadata;
+    let log = Shared::default();
+    let (lane, progress, run) = start_with(&metadata, 4, &log, async |_| Outcome::Done);
+    let mut batch = BatchBuilder::new(20 << 20);
+    for _ in 0..RECORDS {
+        let value = Some(&VALUE[..]);
+        batch.try_append(1, None, value, &Headers::new()).unwrap();
+    }
+    let mut zstd = Compressor::new(Compression::Zstd).unwrap();
+    let records = batch.finish_with(&mut zstd);
+    assert!(RECORDS as usize * VALUE.len() > 2 * WINDOW_PARTS * PART);
+    send_records(&lane, &progress, RECORDS, records.into_record_set());
+    let handles = async {
+        until(|| progress.handled() == Some(RECORDS)).await;
+        lane.drain();
+    };
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, futures_util::future::join(run, handles))
+        .await
+        .expect("it goes on");
+    let handled = &log.lock().unwrap().handled[&Bytes::new()];
+    assert_eq!(handled[..], [0, RECORDS - 1]);
 }

@@ -7,7 +7,7 @@
 use super::asked::{Asked, Round};
 use crate::Error;
 use crate::status::PartitionState;
-use ottla_group::{Admission, METADATA_MAX, OffsetTracker, Ticket, TrackError};
+use ottla_group::{Admission, Gaps, METADATA_MAX, OffsetTracker, Ticket, TrackError};
 use ottla_record_batch::DecodeError;
 use ottla_types::{ConsumedRecord, Offset};
 use std::collections::VecDeque;
@@ -71,13 +71,8 @@ pub(crate) struct Commit {
 
 impl Progress {
     /// Progress of a partition whose position is not known yet. At most `in_flight` records are with
-    /// the handler at once.
+    /// the handler at once. Commits remember what is handled above their offset (C9).
     pub(crate) fn new(in_flight: usize, wake: Arc<Notify>) -> Self {
-        Self::tracked_by(OffsetTracker::new(in_flight), None, wake)
-    }
-
-    /// The same where records are handled in any order: commits remember which were.
-    pub(crate) fn with_gaps(in_flight: usize, wake: Arc<Notify>) -> Self {
         Self::tracked_by(
             OffsetTracker::with_gaps(in_flight, METADATA_MAX),
             None,
@@ -198,23 +193,27 @@ impl Progress {
         self.handled.store(next, Ordering::Release);
     }
 
+    /// What was handled above the position before a restart.
+    pub(crate) fn handled_before(&self) -> Gaps {
+        self.lock().tracker.gaps().unwrap_or_default()
+    }
+
     /// Notes that records go to handlers that may end in any order: a ticket for each, none for one
-    /// that was handled before a restart. Empty when the partition is not assigned any more.
-    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Vec<Option<Ticket>> {
+    /// that was handled before a restart. Fewer tickets than records when a commit could not remember
+    /// what is handled among them: the others go when more is handled. `None` when the partition is
+    /// not assigned any more.
+    pub(crate) fn dispatch(&self, records: &[ConsumedRecord]) -> Option<Vec<Option<Ticket>>> {
         let mut inner = self.lock();
-        let tickets = records.iter().map(|record| {
+        let mut tickets = Vec::with_capacity(records.len());
+        for record in records {
             match inner.tracker.admit(record.offset) {
-                Ok(Admission::Handle(ticket)) => Ok(Some(ticket)),
-                Ok(Admission::HandledBefore) => Ok(None),
-                // There was room for the first of these records; the others may need more than a
-                // commit can remember only if their offsets lie far apart.
-                Err(TrackError::GapsFull { .. }) => {
-                    inner.tracker.dispatched(record.offset).map(Some)
-                }
-                Err(error) => Err(error),
+                Ok(Admission::Handle(ticket)) => tickets.push(Some(ticket)),
+                Ok(Admission::HandledBefore) => tickets.push(None),
+                Err(TrackError::GapsFull { .. } | TrackError::Full { .. }) => break,
+                Err(_) => return None,
             }
-        });
-        tickets.collect::<Result<_, _>>().unwrap_or_default()
+        }
+        Some(tickets)
     }
 
     /// How many more records may be dispatched from `next` on; none while a commit could not remember
@@ -256,7 +255,10 @@ impl Progress {
         {
             inner.epochs.pop_front();
         }
-        let of_record = inner.epochs.front().filter(|(first, _)| *first < offset);
+        // Below an offset that nobody has read up to there may be a later epoch.
+        let is_read = offset <= self.handled.load(Ordering::Acquire);
+        let of_record = inner.epochs.front();
+        let of_record = of_record.filter(|(first, _)| is_read && *first < offset);
         Some(Commit {
             offset,
             leader_epoch: of_record.map(|(_, epoch)| *epoch),

@@ -52,17 +52,32 @@ impl Slots {
         self.records
     }
 
+    /// Takes out the records from `from` on that `is_out` says, and keeps their room.
+    pub(super) fn remove(&mut self, from: usize, is_out: impl Fn(&ConsumedRecord) -> bool) {
+        let mut kept = from;
+        for at in from..self.len {
+            if !is_out(&self.records[at]) {
+                self.records.swap(kept, at);
+                kept += 1;
+            }
+        }
+        self.records[kept..self.len].iter_mut().for_each(let_go);
+        self.len = kept;
+    }
+
     /// Lets go of what the records hold and keeps their room.
     pub(super) fn clear(&mut self) {
         // A record that was written and not taken may be there too.
         let written = self.records.len().min(self.len + 1);
-        for record in &mut self.records[..written] {
-            record.key = None;
-            record.value = None;
-            record.headers = Headers::new();
-        }
+        self.records[..written].iter_mut().for_each(let_go);
         self.len = 0;
     }
+}
+
+fn let_go(record: &mut ConsumedRecord) {
+    record.key = None;
+    record.value = None;
+    record.headers = Headers::new();
 }
 
 impl Deref for Slots {

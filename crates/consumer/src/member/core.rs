@@ -264,7 +264,6 @@ impl Member {
         let work = &self.spec.work;
         let progress = Arc::new(match work.desk() {
             Some(desk) => Progress::asked(desk.auto_commit(), wake),
-            None if work.leaves_gaps() => Progress::with_gaps(in_flight, wake),
             None => Progress::new(in_flight, wake),
         });
         let lag = Lag::new(&self.spec.group, partition);

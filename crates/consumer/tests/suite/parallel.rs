@@ -2,7 +2,9 @@
 
 use crate::bed::{Bed, Seen, config, stop, wait_for};
 use ottla_client::TransportKind;
-use ottla_consumer::{App, ConsumerConfig, Outcome, Registration, handler_fn};
+use ottla_consumer::{
+    App, ConsumedRecord, ConsumerConfig, Context, Outcome, Registration, handler_fn,
+};
 use ottla_group::Gaps;
 use ottla_record_batch::{BatchBuilder, Compression, Compressor};
 use ottla_types::Headers;
@@ -64,52 +66,65 @@ async fn keys_go_side_by_side_and_a_slow_one_holds_back_only_the_commit() {
     }
 }
 
-/// What is handled above the committed offset is not handled again by the next process (C9).
+/// What is handled above the committed offset is not handled again by the next process (C9), however
+/// that hands its records over.
 #[tokio::test]
 async fn trap_c9_a_restart_handles_only_what_was_not_handled() {
-    const RECORDS: usize = 200;
-    const STUCK: i64 = 23;
+    const RECORDS: i64 = 200;
+    const STUCK: [i64; 3] = [23, 100, 150];
     let bed = Bed::over(TransportKind::Native).await;
     bed.cluster.create_topic("t", 1).unwrap();
-    // No keys, so that nothing waits behind the stuck record.
+    // No keys, so that nothing waits behind a stuck record.
     bed.write("t", 0, (0..RECORDS).map(|n| n.to_string())).await;
     let seen = Seen::default();
-    let start = async |is_stuck: bool| {
-        let log = seen.clone();
-        let handler = handler_fn(move |context, record| {
-            let log = log.clone();
+    let handles = |stuck: &[i64]| {
+        let (log, stuck) = (seen.clone(), stuck.to_vec());
+        handler_fn(move |context: Context, record: ConsumedRecord| {
+            let (log, is_stuck) = (log.clone(), stuck.contains(&record.offset));
             async move {
-                if is_stuck && record.offset == STUCK {
+                if is_stuck {
                     std::future::pending::<()>().await;
                 }
                 log.push(context.member(), &record);
                 Outcome::Done
             }
-        });
-        let mut app = bed.app();
-        app.topic("t").concurrency(8).listen("g", handler);
-        app.start().await.unwrap()
+        })
     };
-    let first = start(true).await;
-    wait_for("a commit that remembers everything else", || {
-        let committed = bed.cluster.committed("g", "t", 0);
-        let gaps = committed.and_then(|(offset, text)| Gaps::decode(&text, offset));
-        let all = STUCK + 1..RECORDS as i64;
-        gaps.is_some_and(|gaps| gaps.handled() == std::slice::from_ref(&all))
-    })
-    .await;
-    let report = first.shutdown(Duration::from_millis(100)).await;
-    assert!(!report.clean, "one record never ended");
-    assert_eq!(seen.len(), RECORDS - 1);
-    let second = start(false).await;
-    wait_for("the last commit", || {
-        bed.committed("g", "t", 0) == Some(RECORDS as i64)
-    })
-    .await;
-    stop(second).await;
+    // Runs a process until its commit says that all but `stuck` is handled.
+    let run = async |registration: Registration, stuck: &[i64]| {
+        let mut app = bed.app();
+        app.register(registration);
+        let running = app.start().await.unwrap();
+        let first = stuck.first().copied().unwrap_or(RECORDS);
+        let ends = stuck.iter().skip(1).copied().chain([RECORDS]);
+        let runs = stuck.iter().zip(ends).map(|(at, end)| at + 1..end);
+        let handled: Vec<_> = runs.collect();
+        wait_for("a commit that remembers all that is handled", || {
+            let committed = bed.cluster.committed("g", "t", 0);
+            committed.is_some_and(|(offset, text)| {
+                let gaps = Gaps::decode(&text, offset).unwrap_or_default();
+                offset == first && gaps.handled() == handled
+            })
+        })
+        .await;
+        let report = running.shutdown(Duration::from_millis(100)).await;
+        assert_eq!(report.clean, stuck.is_empty());
+    };
+    let one_by_one = |stuck: &[i64]| Registration::new("g", ["t"], handles(stuck));
+    run(one_by_one(&STUCK).concurrency(8), &STUCK).await;
+    run(one_by_one(&STUCK[1..]), &STUCK[1..]).await;
+    let parallel = one_by_one(&STUCK[2..]).concurrency(2);
+    run(parallel, &STUCK[2..]).await;
+    let log = seen.clone();
+    let handler = ottla_consumer::batch_fn(move |context: Context, records: Vec<_>| {
+        records.iter().for_each(|r| log.push(context.member(), r));
+        async { ottla_consumer::BatchOutcome::Done }
+    });
+    let batch = Registration::batch("g", ["t"], 50, Duration::ZERO, handler);
+    run(batch, &[]).await;
     let mut offsets = seen.offsets(0);
-    assert_eq!(offsets.pop(), Some(STUCK), "and nothing else");
-    assert_eq!(offsets.len(), RECORDS - 1);
+    assert_eq!(offsets.split_off(offsets.len() - 3), STUCK);
+    assert_eq!(offsets.len() as i64, RECORDS - 3, "each once");
 }
 
 #[tokio::test]
