@@ -140,7 +140,7 @@ impl Member {
     }
 
     /// Reacts to the membership, then starts what can be started. Breaks at the member's end.
-    fn turn(&mut self, now: Instant) -> Result<ControlFlow<()>, Error> {
+    pub(super) fn turn(&mut self, now: Instant) -> Result<ControlFlow<()>, Error> {
         self.driver.tick(now);
         loop {
             if let Some(event) = self.driver.poll_event() {
@@ -174,7 +174,7 @@ impl Member {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn next_wake(&self, now: Instant) -> Instant {
+    pub(super) fn next_wake(&self, now: Instant) -> Instant {
         let fetching = self.fetcher.has_room();
         let reading = self.partitions.values().filter_map(|o| o.due(fetching));
         let committing = match &self.transactor {
@@ -215,7 +215,7 @@ impl Member {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn on_assigned(
+    pub(super) fn on_assigned(
         &mut self,
         generation: i32,
         added: Vec<TopicPartition>,

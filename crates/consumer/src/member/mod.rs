@@ -22,6 +22,8 @@ pub(crate) mod lookup;
 mod partition;
 mod reading;
 mod retire;
+#[cfg(test)]
+mod tests;
 mod transact;
 
 use crate::app::Registration;

@@ -311,7 +311,7 @@ impl Member {
         self.end_transaction(identity, now);
     }
 
-    fn end_transaction(&mut self, identity: Option<CommitIdentity>, now: Instant) {
+    pub(super) fn end_transaction(&mut self, identity: Option<CommitIdentity>, now: Instant) {
         let Some(transactor) = &mut self.transactor else {
             return;
         };

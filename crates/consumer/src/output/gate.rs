@@ -216,3 +216,89 @@ impl Entered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ottla_types::{BoxFuture, Delivery, Fate, PublishError, PublishErrorKind, Record};
+    use std::future::ready;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Takes nothing.
+    struct Nowhere;
+
+    impl Publish for Nowhere {
+        fn enqueue(&self, record: Record) -> Delivery {
+            let kind = PublishErrorKind::Closed;
+            Delivery::failed(PublishError::new(kind, Fate::NotWritten, record.topic))
+        }
+
+        fn ready(&self, _: usize) -> BoxFuture<'_, Result<(), PublishError>> {
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    fn gate(records: usize) -> Arc<Gate> {
+        let bytes = usize::MAX;
+        Arc::new(Gate::new(GateLimits { records, bytes }, Arc::default()))
+    }
+
+    #[test]
+    fn a_call_that_ends_while_the_gate_is_shut_is_held_or_in_progress() {
+        const ROUNDS: u64 = 5_000;
+        const CALLS: u64 = 64;
+        let (gate, barrier) = (gate(usize::MAX), Barrier::new(2));
+        let left = AtomicU64::new(0);
+        let (missed, amid) = std::thread::scope(|scope| {
+            let (begin, begun) = std::sync::mpsc::channel::<Vec<Entered>>();
+            let (barrier, left) = (&barrier, &left);
+            scope.spawn(move || {
+                for calls in begun {
+                    barrier.wait();
+                    for call in calls {
+                        call.leave(Some(1), 0);
+                        left.fetch_add(1, Ordering::Release);
+                    }
+                    barrier.wait();
+                }
+            });
+            let (mut missed, mut amid) = (0, 0);
+            for round in 0..ROUNDS {
+                gate.open(Arc::new(Nowhere), usize::MAX);
+                let calls = (0..CALLS).map(|lane| gate.enter(lane).unwrap());
+                begin.send(calls.collect()).unwrap();
+                barrier.wait();
+                // Amid the calls' ends, wherever there is a second core.
+                while left.load(Ordering::Acquire) < round % CALLS {
+                    std::hint::spin_loop();
+                }
+                let (held, calling) = gate.shut();
+                let is_in = |lane: &u64| held.lanes.contains(lane) != calling.contains(lane);
+                missed += (0..CALLS).filter(|lane| !is_in(lane)).count();
+                amid += u64::from(!held.lanes.is_empty() && !calling.is_empty());
+                barrier.wait();
+                left.store(0, Ordering::Release);
+            }
+            (missed, amid)
+        });
+        assert!(gate.is_quiet());
+        assert_eq!(missed, 0, "in {amid} of {ROUNDS} rounds");
+    }
+
+    #[test]
+    fn a_call_that_failed_with_outputs_lets_no_other_begin() {
+        let gate = gate(10);
+        gate.open(Arc::new(Nowhere), 10);
+        let (first, second) = (gate.enter(1).unwrap(), gate.enter(2).unwrap());
+        first.leave(Some(1), 10);
+        assert!(gate.may_commit(|lane| lane == 1) && !gate.may_commit(|lane| lane == 2));
+        second.leave(None, 0);
+        assert!(gate.is_tainted() && gate.is_quiet() && !gate.may_commit(|_| true));
+        assert!(gate.enter(1).is_none());
+        gate.close();
+        gate.open(Arc::new(Nowhere), 1);
+        gate.enter(1).unwrap().leave(Some(1), 0);
+        assert!(gate.enter(1).is_none(), "the transaction is full");
+    }
+}
