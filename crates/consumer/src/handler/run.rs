@@ -67,9 +67,7 @@ impl Run<'_> {
             if call.has_outputs()
                 && let Ok(ended) = outcome
             {
-                // Boxed, so that it does not make the future of every call large.
-                let settling = Box::pin(call.settle(ended));
-                outcome = guard_until(deadline, self.limit, settling).await;
+                outcome = guard_until(deadline, self.limit, call.settle(ended)).await;
             }
             let now = Instant::now();
             self.observer.ends(now - begun);

@@ -11,7 +11,7 @@ use crate::status::MemberBoard;
 use crate::work::Work;
 use metrics::{Counter, Histogram, counter, histogram};
 use ottla_client::Backoff;
-use ottla_types::{ConsumedRecord, TopicPartition};
+use ottla_types::{BoxFuture, ConsumedRecord, TopicPartition};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -250,12 +250,15 @@ impl Caller {
         );
     }
 
-    async fn wait(&self, wait: Duration) -> ControlFlow<()> {
-        tokio::select! {
-            biased;
-            () = self.drain.wait() => ControlFlow::Break(()),
-            () = tokio::time::sleep(wait) => ControlFlow::Continue(()),
-        }
+    /// Boxed, as it is rare and would make the future of every call large.
+    fn wait(&self, wait: Duration) -> BoxFuture<'_, ControlFlow<()>> {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = self.drain.wait() => ControlFlow::Break(()),
+                () = tokio::time::sleep(wait) => ControlFlow::Continue(()),
+            }
+        })
     }
 
     async fn wait_until(&self, due_ms: i64) -> ControlFlow<()> {

@@ -1,7 +1,9 @@
 //! Lanes with several calls, on virtual time.
 
+use super::call::Caller;
 use super::{Chunk, LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress, WINDOW_PARTS, lane};
 use crate::handler::{BoxHandler, Context, HandlerError, Outcome, handler_fn};
+use crate::latch::Latch;
 use crate::status::MemberBoard;
 use crate::work::Work;
 use bytes::Bytes;
@@ -100,7 +102,12 @@ where
     };
     let progress = Arc::new(Progress::new(work.in_flight_max(), Arc::default()));
     progress.located_with(0, metadata);
-    let (handle, run) = lane(LaneSetup {
+    let (handle, run) = lane(setup(work, &progress));
+    (handle, progress, run)
+}
+
+fn setup(work: Work, progress: &Arc<Progress>) -> LaneSetup {
+    LaneSetup {
         partition: TopicPartition::new("t", 0),
         incarnation: 1,
         position: 0,
@@ -115,8 +122,7 @@ where
             backoff_max: Duration::from_millis(10),
             part_bytes: PART,
         },
-    });
-    (handle, progress, run)
+    }
 }
 
 fn send(lane: &LaneHandle, progress: &Progress, keys: &[Option<String>]) {
@@ -278,7 +284,7 @@ async fn a_drained_lane_finishes_its_calls_and_begins_no_other() {
 #[tokio::test(start_paused = true)]
 async fn records_that_were_handled_before_a_restart_fill_no_window() {
     const RECORDS: i64 = 200;
-    const VALUE: [u8; 64 << 10] = [0; 64 << 10];
+    let value = vec![0; 64 << 10];
     // All but the first record and the last one.
     let before = Progress::new(RECORDS as usize, Arc::default());
     before.located(0, Some(0));
@@ -292,12 +298,12 @@ async fn records_that_were_handled_before_a_restart_fill_no_window() {
     let (lane, progress, run) = start_with(&metadata, 4, &log, async |_| Outcome::Done);
     let mut batch = BatchBuilder::new(20 << 20);
     for _ in 0..RECORDS {
-        let value = Some(&VALUE[..]);
+        let value = Some(&value[..]);
         batch.try_append(1, None, value, &Headers::new()).unwrap();
     }
     let mut zstd = Compressor::new(Compression::Zstd).unwrap();
     let records = batch.finish_with(&mut zstd);
-    assert!(RECORDS as usize * VALUE.len() > 2 * WINDOW_PARTS * PART);
+    assert!(RECORDS as usize * value.len() > 2 * WINDOW_PARTS * PART);
     send_records(&lane, &progress, RECORDS, records.into_record_set());
     let handles = async {
         until(|| progress.handled() == Some(RECORDS)).await;
@@ -309,4 +315,19 @@ async fn records_that_were_handled_before_a_restart_fill_no_window() {
         .expect("it goes on");
     let handled = &log.lock().unwrap().handled[&Bytes::new()];
     assert_eq!(handled[..], [0, RECORDS - 1]);
+}
+
+/// Each call of a lane has its own future, so its size counts as often as there are calls.
+#[test]
+fn a_call_in_progress_takes_less_than_a_kilobyte() {
+    let handler = BoxHandler::new(handler_fn(async |_, _| Outcome::Done));
+    let work = Work::Each {
+        handler: handler.clone(),
+        concurrency: 4,
+    };
+    let progress = Arc::new(Progress::new(4, Arc::default()));
+    let caller = Caller::new(setup(work, &progress), Latch::default());
+    let record = crate::test_record("t", 0, 0);
+    let size = size_of_val(&caller.until_handled(&handler, &record));
+    assert!(size < 1024, "{size}");
 }

@@ -95,15 +95,16 @@ impl Call {
 
     /// Makes sure of the outputs of a call that ended with `outcome`.
     pub(crate) async fn settle<O: Ended>(&self, outcome: O) -> O {
-        match &self.0 {
-            Some(active) if outcome.is_done() => match active.scope.settle().await {
-                Ok(()) => outcome,
-                Err(error) => O::failed(
-                    HandlerError::transient(CLASS_OUTPUT_FAILED, "an output was not taken")
-                        .with_source(error),
-                ),
-            },
-            _ => outcome,
+        let Some(active) = self.0.as_ref().filter(|_| outcome.is_done()) else {
+            return outcome;
+        };
+        // Boxed, so that it does not make the future of every call large.
+        match Box::pin(active.scope.settle()).await {
+            Ok(()) => outcome,
+            Err(error) => O::failed(
+                HandlerError::transient(CLASS_OUTPUT_FAILED, "an output was not taken")
+                    .with_source(error),
+            ),
         }
     }
 
