@@ -8,9 +8,15 @@ use ottla_integration::harness::Fetch;
 use ottla_integration::scenarios::runner::{self, Options};
 use ottla_integration::scenarios::{Broker, Suite};
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // `RUST_LOG` says what is to be seen of the clients; nothing by default.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let options = match parse() {
         Ok(options) => options,
         Err(error) => {

@@ -3,7 +3,7 @@
 use super::health::{Group, Health, Phase};
 use super::registration::Registration;
 use super::supervisor::{self, Ended};
-use crate::member::{MemberReport, MemberSpec, Stop};
+use crate::member::{MemberReport, MemberSpec, Stop, closing_grace};
 use crate::output::OutputMode;
 use crate::status::AppStatus;
 use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
@@ -110,7 +110,8 @@ impl RunningApp {
     /// Stops gracefully: no more records are fetched or begun, calls in progress may go on until the
     /// deadline, what is handled is committed, the groups are left.
     ///
-    /// Resolves by the deadline plus a second, in which the last commits go out; plus two at most.
+    /// Resolves by the deadline plus a tenth of it (a second at least, five and a half at most), in
+    /// which the last commits go out; plus another second when a member does not end by itself.
     pub async fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
         let by = Instant::now() + deadline;
         self.phase.stop();
@@ -118,7 +119,7 @@ impl RunningApp {
         let mut report = ShutdownReport::default();
         let groups = self.phase.health().groups().iter();
         let mut unheard: Vec<_> = groups.flat_map(|g| &g.boards).collect();
-        let give_up = by + Duration::from_secs(2);
+        let give_up = by + closing_grace(deadline) + Duration::from_secs(1);
         while let Ok(Some(ended)) = tokio::time::timeout_at(give_up, self.tasks.join_next()).await {
             // A supervisor catches its member's panics, so an error here is its own; the member then
             // stays among the unheard.

@@ -137,6 +137,12 @@ impl Committer {
         self.due = self.due.min(now);
     }
 
+    /// What made the last commit fail is over.
+    pub(super) fn retry_now(&mut self, now: Instant) {
+        self.backoff.reset();
+        (self.due, self.not_before) = (now, now);
+    }
+
     /// A new assignment: the coordinator takes commits again.
     pub(super) fn resume(&mut self) {
         self.held = false;

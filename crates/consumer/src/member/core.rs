@@ -6,7 +6,7 @@ use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::lookup::Lookups;
 use super::partition::{Lag, Lookup, Owned, Partitions};
-use super::retire::Revocation;
+use super::retire::{Closing, Revocation};
 use super::transact::{Transactor, next_step};
 use super::{MemberReport, MemberSpec, Stop};
 use crate::handler::Context;
@@ -41,8 +41,8 @@ pub(super) struct Member {
     pub(super) callbacks: Callbacks,
     /// The revocation to be acknowledged when nothing retires any more.
     pub(super) revocation: Option<Revocation>,
-    /// Until when calls may go on, once the member is to end.
-    pub(super) closing: Option<Instant>,
+    /// Once the member is to end.
+    pub(super) closing: Option<Closing>,
     pub(super) report: MemberReport,
     lookups: Lookups,
     fetcher: Fetcher,
@@ -164,7 +164,7 @@ impl Member {
         self.fetcher.start(&mut self.partitions, now);
         let identity = self.driver.commit_identity();
         self.driver.show_term();
-        self.show_identity(identity.as_ref());
+        self.show_identity(identity.as_ref(), now);
         self.transact(identity, now);
         self.show_state();
         if self.give_up_at().is_some_and(|at| at <= now) {
@@ -356,12 +356,13 @@ impl Member {
 
     fn close(&mut self, by: Instant, now: Instant) {
         tracing::info!(group = %self.spec.group, member = %self.spec.name, "stopping");
-        self.closing = Some(by);
+        let closing = Closing::new(by, now);
+        self.closing = Some(closing);
         for owned in self.partitions.values_mut() {
             owned.drain_by = owned.drain_by.map(|at| at.min(by));
         }
         if let Some(revocation) = &mut self.revocation {
-            revocation.hasten(by);
+            revocation.hasten(by, closing.commit_grace);
         }
         self.driver.close(now);
     }
@@ -372,8 +373,12 @@ impl Member {
     }
 
     /// Shows under which generation offsets are taken now, for transactions.
-    fn show_identity(&mut self, identity: Option<&CommitIdentity>) {
+    fn show_identity(&mut self, identity: Option<&CommitIdentity>, now: Instant) {
         if self.shown.as_ref() != identity {
+            if self.closing.is_some() {
+                // What the old generation did not take any more need not wait.
+                self.committer.retry_now(now);
+            }
             self.shown = identity.cloned();
             let group = identity.map(|identity| GroupMetadata {
                 group_id: self.spec.group.to_string(),

@@ -26,6 +26,8 @@ mod retire;
 mod tests;
 mod transact;
 
+pub(crate) use retire::closing_grace;
+
 use crate::app::Registration;
 use crate::listener::BoxListener;
 use crate::output::OutputMode;

@@ -14,8 +14,10 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-/// How long a commit may take after the last call of a partition has ended.
+/// How long a commit may take at the least after the last call of a partition has ended,
 const COMMIT_GRACE: Duration = Duration::from_millis(600);
+/// and at the most.
+const COMMIT_GRACE_MAX: Duration = Duration::from_secs(5);
 /// How long leaving the group may take after that.
 const LEAVE_GRACE: Duration = Duration::from_millis(200);
 
@@ -23,6 +25,17 @@ const LEAVE_GRACE: Duration = Duration::from_millis(200);
 const LANE_GRACE: Duration = Duration::from_millis(50);
 /// What a listener's call has at least when the member closes.
 const CALLBACK_GRACE: Duration = Duration::from_millis(150);
+
+/// What commits get beyond the time that calls have to end: a tenth of that, so that who allows much
+/// for the one gets time for a new connection, and who is in a hurry is not held up.
+fn commit_grace(calls: Duration) -> Duration {
+    (calls / 10).clamp(COMMIT_GRACE, COMMIT_GRACE_MAX)
+}
+
+/// How long a member that is to end within `deadline` may need beyond it, at the most.
+pub(crate) fn closing_grace(deadline: Duration) -> Duration {
+    commit_grace(deadline) + LEAVE_GRACE + LANE_GRACE + CALLBACK_GRACE
+}
 
 /// Partitions that are being given up.
 pub(super) struct Revocation {
@@ -45,18 +58,40 @@ enum Stage {
 }
 
 impl Revocation {
-    /// The member is to end by then.
-    pub(super) fn hasten(&mut self, by: Instant) {
+    /// The member is to end by then, and its commits `grace` later.
+    pub(super) fn hasten(&mut self, by: Instant, grace: Duration) {
         self.drain_by = self.drain_by.min(by);
         self.stage = match self.stage {
             Stage::Draining => Stage::Draining,
             Stage::Calling(at) => Stage::Calling(at.min(by + CALLBACK_GRACE)),
-            Stage::Committing(at) => Stage::Committing(at.min(by + COMMIT_GRACE)),
+            Stage::Committing(at) => Stage::Committing(at.min(by + grace)),
         };
     }
 }
 
+/// The end of a member.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    /// Until when calls may go on.
+    pub(super) by: Instant,
+    /// How long commits may take after that.
+    pub(super) commit_grace: Duration,
+}
+
+impl Closing {
+    pub(super) fn new(by: Instant, now: Instant) -> Self {
+        let commit_grace = commit_grace(by.saturating_duration_since(now));
+        Self { by, commit_grace }
+    }
+}
+
 impl Member {
+    fn commit_grace(&self) -> Duration {
+        let rebalance = || commit_grace(self.spec.config.revoke_timeout);
+        self.closing
+            .map_or_else(rebalance, |closing| closing.commit_grace)
+    }
+
     /// Begins to give partitions up.
     pub(super) fn on_revoked(
         &mut self,
@@ -66,7 +101,7 @@ impl Member {
     ) {
         let drain_by = self
             .closing
-            .unwrap_or(now + self.spec.config.revoke_timeout);
+            .map_or(now + self.spec.config.revoke_timeout, |closing| closing.by);
         for partition in partitions {
             if let Some(owned) = self.partitions.get_mut(partition) {
                 owned.drain_by = Some(drain_by);
@@ -78,7 +113,7 @@ impl Member {
         }
         let stage = match self.callbacks.is_listening() {
             true => Stage::Draining,
-            false => Stage::Committing(drain_by + COMMIT_GRACE),
+            false => Stage::Committing(drain_by + self.commit_grace()),
         };
         self.revocation = Some(Revocation {
             id,
@@ -178,7 +213,7 @@ impl Member {
                 let by = now + self.spec.config.rebalance_callback_timeout;
                 let by = self
                     .closing
-                    .map_or(by, |closing| by.min(closing.max(now + CALLBACK_GRACE)));
+                    .map_or(by, |closing| by.min(closing.by.max(now + CALLBACK_GRACE)));
                 revocation.stage = Stage::Calling(by);
             }
         }
@@ -189,7 +224,7 @@ impl Member {
                 }
             }
             if !self.callbacks.has_revoked() {
-                revocation.stage = Stage::Committing(now + COMMIT_GRACE);
+                revocation.stage = Stage::Committing(now + self.commit_grace());
             }
         }
     }
@@ -241,7 +276,7 @@ impl Member {
             false => Duration::ZERO,
         };
         self.closing
-            .map(|deadline| deadline + telling + COMMIT_GRACE + LEAVE_GRACE)
+            .map(|closing| closing.by + telling + closing.commit_grace + LEAVE_GRACE)
     }
 
     /// The next moment at which [`retire`](Self::retire) can do something by the clock alone.
@@ -275,5 +310,20 @@ impl Member {
                 owned.progress.unassign(&Error::new(ErrorKind::Closed));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_get_a_tenth_of_what_the_calls_may_take() {
+        let grace = |seconds| commit_grace(Duration::from_secs(seconds));
+        assert_eq!(grace(0), COMMIT_GRACE);
+        assert_eq!(grace(30), Duration::from_secs(3));
+        assert_eq!(grace(3600), COMMIT_GRACE_MAX);
+        // What `RunningApp::shutdown` promises.
+        assert_eq!(closing_grace(Duration::ZERO), Duration::from_secs(1));
     }
 }

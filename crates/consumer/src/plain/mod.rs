@@ -326,7 +326,8 @@ impl Consumer {
 
     /// Ends it: the caller is done with everything that was handed out, the listener is told that all
     /// partitions are revoked, what was asked for (and with `enable.auto.commit` what was handed out)
-    /// is committed, and the group is left. Resolves by `deadline` plus a second.
+    /// is committed, and the group is left. Resolves by `deadline` plus a
+    /// tenth of it (a second at least, five and a half at most).
     pub async fn close(mut self, deadline: Duration) -> ShutdownReport {
         if let Some(current) = self.current.take() {
             current.progress.mark_done_with();

@@ -5,6 +5,7 @@
 mod batches;
 mod bed;
 mod callbacks;
+mod closing;
 mod commits;
 mod delivery;
 mod exactly_once;

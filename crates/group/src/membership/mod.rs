@@ -73,6 +73,10 @@ pub struct Membership {
     claimed: BTreeSet<TopicPartition>,
     /// A reason to join again as soon as this is possible.
     rejoin: Option<&'static str>,
+    /// The revocation of all that is owned, for a close that came in a rebalance. That goes on
+    /// meanwhile: once the coordinator has begun a new generation, it takes the last commit only in
+    /// that, from a member that has its assignment.
+    closing: Option<RevocationId>,
     /// The leader's topics, with the counts that it assigned by.
     watched: BTreeMap<Arc<str>, Option<i32>>,
     proof: Option<Proof>,
@@ -109,6 +113,7 @@ impl Membership {
             previous: Claim::default(),
             claimed: BTreeSet::new(),
             rejoin: None,
+            closing: None,
             watched: BTreeMap::new(),
             proof: None,
             call: Slot::Idle,
@@ -147,6 +152,7 @@ impl Membership {
         }
         // The input may have ended what kept a timer back.
         self.fire_timers();
+        self.close_without_partitions();
     }
 
     /// The next request to send to the coordinator.
@@ -274,7 +280,7 @@ impl Membership {
 
     fn on_subscribe(&mut self, topics: Vec<Arc<str>>) {
         let topics: BTreeSet<_> = topics.into_iter().collect();
-        if topics == self.topics {
+        if topics == self.topics || self.closing.is_some() {
             return;
         }
         self.topics = topics;
@@ -298,6 +304,9 @@ impl Membership {
     }
 
     fn on_revoke_completed(&mut self, id: RevocationId) {
+        if self.closing == Some(id) {
+            self.owned.clear();
+        }
         let State::Revoking(revocation) = &self.state else {
             return;
         };
@@ -310,6 +319,7 @@ impl Membership {
 
     fn on_poll_expired(&mut self) {
         match &self.state {
+            _ if self.closing.is_some() => self.lose(),
             State::Unsubscribed | State::Stale | State::Leaving => {}
             State::Revoking(r) if r.then == AfterRevocation::Close => {
                 self.lose();
@@ -336,6 +346,12 @@ impl Membership {
     fn on_close(&mut self) {
         match &self.state {
             State::Leaving => {}
+            _ if self.closing.is_some() => self.lose(),
+            State::Joining | State::AwaitingMetadata(_) | State::Syncing(_)
+                if !self.owned.is_empty() =>
+            {
+                self.closing = Some(self.announce_revocation(&self.owned.clone()));
+            }
             State::Revoking(r) if r.then == AfterRevocation::Close => {
                 self.lose();
                 self.after_revocation(AfterRevocation::Close);
@@ -354,13 +370,25 @@ impl Membership {
         }
     }
 
-    fn revoke(&mut self, partitions: BTreeSet<TopicPartition>, then: AfterRevocation) {
+    /// Ends a close that came in a rebalance once nothing is owned, given up or lost.
+    pub(super) fn close_without_partitions(&mut self) {
+        if self.owned.is_empty() && self.closing.take().is_some() && !self.has_ended() {
+            self.after_revocation(AfterRevocation::Close);
+        }
+    }
+
+    fn announce_revocation(&mut self, partitions: &BTreeSet<TopicPartition>) -> RevocationId {
         self.numbers += 1;
         let id = RevocationId(self.numbers);
         self.events.push_back(MembershipEvent::Revoked {
             id,
             partitions: partitions.iter().cloned().collect(),
         });
+        id
+    }
+
+    fn revoke(&mut self, partitions: BTreeSet<TopicPartition>, then: AfterRevocation) {
+        let id = self.announce_revocation(&partitions);
         self.go(State::Revoking(Revocation {
             id,
             partitions,

@@ -1,6 +1,6 @@
 //! Joining and syncing: what a member claims, what a leader decides, what an assignment changes.
 
-use super::state::{AfterRevocation, Joined, Lead, Proof, Slot, State};
+use super::state::{AfterRevocation, Joined, Lead, Proof, Revocation, Slot, State};
 use super::types::{MembershipError, MembershipEvent, Operation, RequestBody};
 use super::{Membership, Phase};
 use crate::assign::{Assignor, Claim, Member, RebalanceProtocol, TopicCounts};
@@ -24,7 +24,7 @@ impl Membership {
         } else {
             self.owned.clone()
         };
-        if give_up.is_empty() {
+        if give_up.is_empty() || self.closing.is_some() {
             self.join_now();
         } else {
             self.revoke(give_up, AfterRevocation::Rejoin);
@@ -228,6 +228,18 @@ impl Membership {
         };
         self.backoff.reset();
         self.prove_slowly(sent_ms);
+        if let Some(id) = self.closing.take() {
+            // Nothing new is begun. What is owned and not given is nobody's in this generation.
+            self.owned_generation = Some(joined.generation);
+            self.go(State::Revoking(Revocation {
+                id,
+                partitions: self.owned.clone(),
+                then: AfterRevocation::Close,
+            }));
+            self.heartbeat = Slot::Idle;
+            self.heartbeat_at = Some(self.next_heartbeat(self.now_ms));
+            return;
+        }
         let given: BTreeSet<TopicPartition> = assignment.partitions.into_iter().collect();
         // Whoever claimed more than it got must join again, so that the rest finds its new owner;
         // also when the claim was lost in the meantime.

@@ -247,6 +247,77 @@ fn closing_during_a_revocation_replaces_it() {
     rig.leave();
 }
 
+/// The coordinator takes the last commit in the old generation until the new one begins, and then only
+/// in the new one, from a member that has its assignment.
+#[test]
+fn closing_in_a_cooperative_rebalance_gets_to_a_generation_that_takes_commits() {
+    let mut rig = Rig::cooperative().stable(&[0, 1]);
+    rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);
+    let (id, _) = rig.join();
+    rig.input(Input::Close);
+    let revoked = rig.revoked(&[0, 1]);
+    let generation = |rig: &Rig| rig.member.commit_identity().unwrap().generation;
+    assert_eq!(generation(&rig), 1);
+    rig.answer_join(id, 2);
+    let refused = rig.commit(ErrorCode::ILLEGAL_GENERATION);
+    assert_eq!(refused, CommitVerdict::RetryAfterRebalance);
+    let (id, sync) = rig.sync();
+    assert_eq!(sync.generation, 2);
+    rig.answer_sync(id, &[0, 7]);
+    assert_eq!((rig.events(), generation(&rig)), (vec![], 2));
+    assert!(rig.member.owns(&tp(1)), "until it is acknowledged");
+    rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);
+    assert_eq!(rig.request(), None, "no other join");
+    rig.acknowledge(revoked);
+    let id = rig.leave();
+    rig.respond(id, ResponseBody::Leave(ErrorCode::NONE));
+    assert_eq!(rig.events(), vec![MembershipEvent::Left]);
+}
+
+#[test]
+fn closing_in_a_rebalance_does_not_wait_for_it() {
+    // What is done with what is owned, while the join is out; whether it is lost.
+    type End = fn(&mut Rig, RevocationId);
+    let ends: [(End, bool); 5] = [
+        (|rig, id| rig.acknowledge(id), false),
+        (|rig, _| rig.input(Input::Close), true),
+        (|rig, _| rig.input(Input::PollExpired), true),
+        (|rig, _| rig.pass(REBALANCE), true),
+        (
+            |rig, _| {
+                rig.commit(ErrorCode::UNKNOWN_MEMBER_ID);
+            },
+            true,
+        ),
+    ];
+    for (at, (end, is_lost)) in ends.into_iter().enumerate() {
+        let mut rig = Rig::cooperative().stable(&[0]);
+        rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);
+        rig.join();
+        rig.input(Input::Close);
+        let id = rig.revoked(&[0]);
+        end(&mut rig, id);
+        let events = rig.events();
+        assert!(
+            events
+                .iter()
+                .all(|e| matches!(e, MembershipEvent::Lost { .. }) || *e == MembershipEvent::Left),
+            "{at}: {events:?}"
+        );
+        assert_eq!(
+            events.len() > usize::from(rig.member.phase() == Phase::Left),
+            is_lost,
+            "{at}"
+        );
+        assert!(
+            matches!(rig.member.phase(), Phase::Leaving | Phase::Left),
+            "{at}"
+        );
+        assert_eq!(rig.member.commit_identity(), None);
+        rig.acknowledge(id);
+    }
+}
+
 #[test]
 fn a_static_member_does_not_leave_and_keeps_its_id() {
     let mut rig = Rig::with(Assignor::Range, Some("i")).stable(&[0]);
