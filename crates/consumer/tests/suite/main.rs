@@ -10,6 +10,7 @@ mod commits;
 mod delivery;
 mod exactly_once;
 mod faults;
+mod gaps;
 mod health;
 mod parallel;
 mod plain;
