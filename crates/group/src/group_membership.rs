@@ -43,7 +43,7 @@ enum Active {
 struct Fallback {
     member: Box<Membership>,
     topics: Vec<Arc<str>>,
-    has_pattern: bool,
+    pattern: String,
     now_ms: i64,
 }
 
@@ -78,7 +78,7 @@ impl GroupMembership {
                 let fallback = Fallback {
                     member: classic(instead)?,
                     topics: Vec::new(),
-                    has_pattern: false,
+                    pattern: String::new(),
                     now_ms: i64::MIN,
                 };
                 (consumer(config)?, Some(fallback))
@@ -93,7 +93,7 @@ impl GroupMembership {
             fallback.now_ms = fallback.now_ms.max(now_ms);
             match &input {
                 Input::Subscribe { topics } => fallback.topics.clone_from(topics),
-                Input::SubscribePattern { pattern } => fallback.has_pattern = !pattern.is_empty(),
+                Input::SubscribePattern { pattern } => fallback.pattern.clone_from(pattern),
                 _ => {}
             }
         }
@@ -105,7 +105,7 @@ impl GroupMembership {
     }
 
     /// As [`Membership::poll_event`]. A broker without KIP-848 is no event if there is another
-    /// protocol to use; an expression over topic names has none.
+    /// protocol to use.
     pub fn poll_event(&mut self) -> Option<MembershipEvent> {
         let event = either!(&mut self.active, m => m.poll_event(), a => a.poll_event())?;
         let error = MembershipError::NotOffered;
@@ -113,14 +113,15 @@ impl GroupMembership {
             return Some(event);
         }
         match self.fallback.take() {
-            Some(fallback) if !fallback.has_pattern => {
+            Some(fallback) => {
                 let mut member = fallback.member;
-                let topics = fallback.topics;
+                let (topics, pattern) = (fallback.topics, fallback.pattern);
+                member.handle(Input::SubscribePattern { pattern }, fallback.now_ms);
                 member.handle(Input::Subscribe { topics }, fallback.now_ms);
                 self.active = Active::Classic(member);
                 self.poll_event()
             }
-            _ => Some(event),
+            None => Some(event),
         }
     }
 
@@ -182,6 +183,15 @@ impl GroupMembership {
         }
     }
 
+    /// As [`Membership::pattern`]; `None` with KIP-848, where the broker matches, and without a
+    /// membership.
+    pub fn pattern(&self) -> Option<&str> {
+        match &self.active {
+            Active::Classic(member) => member.pattern(),
+            Active::Consumer(_) | Active::Assigned(_) => None,
+        }
+    }
+
     /// Whether the classic protocol is in use.
     pub fn is_classic(&self) -> bool {
         matches!(self.active, Active::Classic(_))
@@ -199,6 +209,7 @@ impl GroupMembership {
 mod tests {
     use super::*;
     use crate::membership::ResponseBody;
+    use crate::protocol::Subscription;
     use ottla_types::coordinator::ConsumerHeartbeatResponse;
 
     fn auto() -> GroupMembership {
@@ -249,14 +260,27 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_has_no_classic_protocol_to_fall_back_to() {
+    fn an_expression_is_matched_here_where_the_broker_does_not() {
         let mut member = auto();
         let pattern = "t.*".to_owned();
         member.handle(Input::SubscribePattern { pattern }, 1);
+        assert_eq!(member.pattern(), None);
         refuse(&mut member, ErrorCode::UNSUPPORTED_VERSION);
-        let error = MembershipError::NotOffered;
-        assert_eq!(member.poll_event(), Some(MembershipEvent::Fatal { error }));
-        assert_eq!(member.poll_request(), None);
+        assert_eq!(member.poll_event(), None);
+        assert_eq!(
+            member.poll_request(),
+            None,
+            "nobody has said what matches yet"
+        );
+        let pattern = member.pattern().unwrap().to_owned();
+        let topics = vec!["t1".into()];
+        member.handle(Input::Matched { pattern, topics }, 6);
+        let body = member.poll_request().unwrap().body;
+        let RequestBody::Join(join) = body else {
+            panic!("{body:?}");
+        };
+        let said = Subscription::decode(&join.protocols[0].1).unwrap();
+        assert_eq!(said.topics, ["t".into(), "t1".into()]);
     }
 
     #[test]

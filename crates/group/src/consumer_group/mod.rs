@@ -58,6 +58,8 @@ pub struct ConsumerMembership {
     config: ConsumerMembershipConfig,
     topics: BTreeSet<Arc<str>>,
     pattern: String,
+    /// Whether the coordinator may have an expression of this member.
+    has_said_pattern: bool,
     state: State,
     member_id: String,
     /// 0 while not a member.
@@ -105,6 +107,7 @@ impl ConsumerMembership {
             config,
             topics: BTreeSet::new(),
             pattern: String::new(),
+            has_said_pattern: false,
             state: State::Unsubscribed,
             epoch: 0,
             held: false,
@@ -155,8 +158,8 @@ impl ConsumerMembership {
             Input::PollExpired => self.on_poll_expired(),
             Input::Polled => self.on_polled(),
             Input::Close => self.on_close(),
-            // The coordinator counts the partitions itself.
-            Input::Metadata { .. } | Input::Tick => {}
+            // The coordinator counts the partitions and matches the names itself.
+            Input::Metadata { .. } | Input::Matched { .. } | Input::Tick => {}
         }
         self.fire_timers();
     }
@@ -245,7 +248,12 @@ impl ConsumerMembership {
         let told = self.told.as_ref();
         let everything = told.is_none();
         let topics_changed = told.is_none_or(|told| told.topics != now.topics);
-        let pattern_changed = told.map_or("", |told| &told.pattern) != now.pattern;
+        // What was said once is said again, even that there is none: an older version of the request
+        // has no room for it.
+        let pattern_changed = match told {
+            Some(told) => told.pattern != now.pattern,
+            None => self.has_said_pattern || !now.pattern.is_empty(),
+        };
         let revoking = matches!(self.state, State::Revoking(_));
         let says_owned =
             told.is_none_or(|told| !revoking && (told.owned.is_none() || told.owned != now.owned));
@@ -265,6 +273,7 @@ impl ConsumerMembership {
             owned: if says_owned { now.owned } else { before },
             ..now
         });
+        self.has_said_pattern |= request.pattern.is_some();
         self.said_settled = !revoking;
         self.said_owned = says_owned;
         self.held = true;

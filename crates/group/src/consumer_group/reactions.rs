@@ -17,7 +17,7 @@ impl ConsumerMembership {
             self.heartbeat = Slot::Idle;
             match answer.error {
                 ErrorCode::NONE => self.on_heartbeat(answer, sent_ms),
-                code => self.on_heartbeat_error(code),
+                code => self.on_heartbeat_error(code, answer.message),
             }
         } else if self.farewell.sent_ms(id).is_some() {
             self.farewell = Slot::Idle;
@@ -86,7 +86,7 @@ impl ConsumerMembership {
         });
     }
 
-    fn on_heartbeat_error(&mut self, code: ErrorCode) {
+    fn on_heartbeat_error(&mut self, code: ErrorCode, message: Option<String>) {
         match code {
             ErrorCode::FENCED_MEMBER_EPOCH
             | ErrorCode::UNKNOWN_MEMBER_ID
@@ -99,6 +99,13 @@ impl ConsumerMembership {
             }
             ErrorCode::UNSUPPORTED_VERSION if self.epoch == 0 => {
                 self.fail(MembershipError::NotOffered);
+            }
+            ErrorCode::INVALID_REGULAR_EXPRESSION => {
+                let pattern = self.pattern.clone();
+                self.fail(MembershipError::InvalidPattern {
+                    pattern,
+                    reason: message,
+                });
             }
             code if code.is_retriable() => self.retry(),
             code => self.refused(Operation::ConsumerHeartbeat, code),

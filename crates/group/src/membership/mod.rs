@@ -34,6 +34,7 @@ mod config;
 mod reactions;
 mod rebalance;
 mod state;
+mod subscription;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -51,11 +52,14 @@ use ottla_types::{ConfigError, TopicPartition};
 use state::{AfterRevocation, Joined, Revocation, State, Timer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use subscription::Subscription;
 
 /// One member of a group. See the [module](self) for the order of the calls.
 #[derive(Debug)]
 pub struct Membership {
     config: MembershipConfig,
+    wanted: Subscription,
+    /// What joins say is subscribed.
     topics: BTreeSet<Arc<str>>,
     state: State,
     /// Empty until the coordinator gives one.
@@ -103,6 +107,7 @@ impl Membership {
         let backoff = Backoff::new(seed, config.retry_backoff_ms, config.retry_backoff_max_ms);
         Ok(Self {
             config,
+            wanted: Subscription::default(),
             topics: BTreeSet::new(),
             state: State::Unsubscribed,
             member_id: String::new(),
@@ -137,11 +142,23 @@ impl Membership {
             return;
         }
         match input {
-            Input::Subscribe { topics } => self.on_subscribe(topics),
+            Input::Subscribe { topics } => {
+                self.wanted.name(topics);
+                self.on_subscription();
+            }
+            Input::SubscribePattern { pattern } => {
+                self.wanted.match_by(pattern);
+                self.on_subscription();
+            }
+            Input::Matched { pattern, topics } => {
+                if self.wanted.matched(&pattern, topics) {
+                    self.on_subscription();
+                }
+            }
             Input::Response { id, body } => self.on_response(id, body),
             // Every broker offers the classic calls; one that does not is like one that cannot be reached.
             Input::Failed { id } | Input::NotOffered { id } => self.on_failed(id),
-            Input::SubscribePattern { .. } | Input::TopicNames { .. } => {}
+            Input::TopicNames { .. } => {}
             Input::Metadata { counts } => self.on_metadata(counts),
             Input::MetadataFailed => self.on_metadata_failed(),
             Input::RevokeCompleted { id } => self.on_revoke_completed(id),
@@ -278,31 +295,6 @@ impl Membership {
         }))
     }
 
-    fn on_subscribe(&mut self, topics: Vec<Arc<str>>) {
-        let topics: BTreeSet<_> = topics.into_iter().collect();
-        if topics == self.topics || self.closing.is_some() {
-            return;
-        }
-        self.topics = topics;
-        if self.topics.is_empty() {
-            match &self.state {
-                State::Unsubscribed | State::Stale | State::Leaving => {}
-                State::Revoking(r) if r.then == AfterRevocation::Close => {}
-                _ => self.give_up_everything(AfterRevocation::Unsubscribe),
-            }
-            return;
-        }
-        self.rejoin = Some("the subscription changed");
-        match &mut self.state {
-            State::Unsubscribed => self.join_now(),
-            State::Stable => self.begin_rejoin(),
-            State::Revoking(r) if r.then == AfterRevocation::Unsubscribe => {
-                r.then = AfterRevocation::Rejoin;
-            }
-            _ => {}
-        }
-    }
-
     fn on_revoke_completed(&mut self, id: RevocationId) {
         if self.closing == Some(id) {
             self.owned.clear();
@@ -336,10 +328,10 @@ impl Membership {
         if !matches!(self.state, State::Stale) {
             return;
         }
-        if self.topics.is_empty() {
-            self.go(State::Unsubscribed);
-        } else {
+        if self.wanted.is_known() {
             self.join_now();
+        } else {
+            self.go(State::Unsubscribed);
         }
     }
 

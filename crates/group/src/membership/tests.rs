@@ -10,6 +10,7 @@ use ottla_types::coordinator::{
 
 mod flows;
 mod reactions;
+mod subscription;
 mod traps;
 
 const SESSION: i64 = 9_000;

@@ -61,7 +61,8 @@ pub enum ResponseBody {
 /// What a [`Membership`](super::Membership) is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The topics to consume; replaces the earlier ones. None: give everything back and leave.
+    /// The topics to consume; replaces the earlier ones. None, and no expression either: give
+    /// everything back and leave.
     Subscribe {
         /// Topic names; duplicates are dropped.
         topics: Vec<Arc<str>>,
@@ -78,12 +79,21 @@ pub enum Input {
         /// The request's number.
         id: RequestId,
     },
-    /// The topics that match this regular expression (RE2, evaluated by the broker) besides those
-    /// that are subscribed by name; empty: none. Consumer group protocol only; the classic one
-    /// ignores it.
+    /// The topics that match this regular expression besides those that are subscribed by name;
+    /// empty: none. In the consumer group protocol the broker matches (RE2/J). In the classic one the
+    /// application does: the member waits for [`Input::Matched`], and stays in the group even if
+    /// nothing matches.
     SubscribePattern {
         /// The expression.
         pattern: String,
+    },
+    /// The topics that match an expression now; classic protocol only. Ignored unless it is the
+    /// present one.
+    Matched {
+        /// The expression.
+        pattern: String,
+        /// All topics that match it.
+        topics: Vec<Arc<str>>,
     },
     /// A request was not sent, because the broker does not offer its API.
     NotOffered {
@@ -206,6 +216,14 @@ pub enum MembershipError {
         operation: Operation,
         /// The coordinator's answer.
         code: ErrorCode,
+    },
+    /// The broker cannot read the expression over topic names (INVALID_REGULAR_EXPRESSION, 128).
+    #[error("the broker cannot read the expression `{pattern}`{}", reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    InvalidPattern {
+        /// The expression.
+        pattern: String,
+        /// What the broker says about it.
+        reason: Option<String>,
     },
     /// The coordinator chose an assignor that this member does not have.
     #[error("the group uses the assignor `{name}`, which this member does not have")]

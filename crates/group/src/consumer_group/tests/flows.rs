@@ -46,6 +46,44 @@ fn an_expression_is_said_and_taken_back() {
 }
 
 #[test]
+fn that_there_is_no_expression_any_more_is_said_until_it_is_heard() {
+    let mut rig = Rig::new();
+    rig.subscribe(&["t"]);
+    let pattern = "t.*".to_owned();
+    rig.input(Input::SubscribePattern { pattern });
+    let (out, _) = rig.request();
+    rig.assign(out, 1, &[]);
+    rig.events();
+    let pattern = String::new();
+    rig.input(Input::SubscribePattern { pattern });
+    let (out, _) = rig.request();
+    rig.input(Input::Failed { id: out });
+    let (_, again) = rig.beat();
+    assert_eq!(again.pattern.as_deref(), Some(""));
+}
+
+#[test]
+fn an_expression_that_the_broker_cannot_read_is_fatal_and_named() {
+    let mut rig = Rig::new();
+    let pattern = "t(".to_owned();
+    rig.input(Input::SubscribePattern { pattern });
+    let (out, _) = rig.request();
+    let refused = ConsumerHeartbeatResponse {
+        error: ErrorCode::INVALID_REGULAR_EXPRESSION,
+        message: Some("missing )".to_owned()),
+        ..good(0, None)
+    };
+    rig.answer(out, refused);
+    let error = MembershipError::InvalidPattern {
+        pattern: "t(".to_owned(),
+        reason: Some("missing )".to_owned()),
+    };
+    let text = "the broker cannot read the expression `t(`: missing )";
+    assert_eq!(error.to_string(), text);
+    rig.is_fatal(error);
+}
+
+#[test]
 fn what_is_taken_back_is_given_up_then_acknowledged_at_once_and_the_rest_stays() {
     let mut rig = Rig::new().stable(&[0, 1]);
     let (out, _) = rig.beat();
