@@ -24,6 +24,9 @@ pub enum ErrorKind {
     Unreadable,
     /// The partition is not owned by this member any more.
     NotOwner,
+    /// The consumer has no subscription: [`Consumer::unsubscribe`](crate::Consumer::unsubscribe) was
+    /// called last.
+    NotSubscribed,
     /// The deadline passed.
     TimedOut,
     /// The consumer was closed.
@@ -177,6 +180,7 @@ impl fmt::Display for Error {
             ErrorKind::NoOffset => "no usable committed offset and auto.offset.reset is error",
             ErrorKind::Unreadable => "the records cannot be read",
             ErrorKind::NotOwner => "the partition is not owned by this member",
+            ErrorKind::NotSubscribed => "the consumer is subscribed to nothing",
             ErrorKind::TimedOut => "the deadline passed",
             ErrorKind::Closed => "the consumer is closed",
             ErrorKind::MemberFailed => "the member's task ended unexpectedly",

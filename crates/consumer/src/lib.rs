@@ -45,6 +45,7 @@ mod member;
 mod output;
 mod plain;
 mod status;
+mod subscription;
 mod work;
 
 pub use app::{

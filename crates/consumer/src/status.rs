@@ -34,8 +34,10 @@ impl AppStatus {
 pub struct RegistrationStatus {
     /// The group.
     pub group: String,
-    /// Its topics.
+    /// The topics that it names.
     pub topics: Vec<String>,
+    /// The regular expression over names of topics that it has besides.
+    pub topic_pattern: Option<String>,
     /// Its members in this process.
     pub members: Vec<MemberStatus>,
 }

@@ -42,8 +42,8 @@ enum Active {
 #[derive(Debug)]
 struct Fallback {
     member: Box<Membership>,
-    topics: Vec<Arc<str>>,
-    pattern: String,
+    /// What is subscribed.
+    subscribe: Option<Input>,
     now_ms: i64,
 }
 
@@ -77,8 +77,7 @@ impl GroupMembership {
             GroupProtocol::Auto(config, instead) => {
                 let fallback = Fallback {
                     member: classic(instead)?,
-                    topics: Vec::new(),
-                    pattern: String::new(),
+                    subscribe: None,
                     now_ms: i64::MIN,
                 };
                 (consumer(config)?, Some(fallback))
@@ -91,10 +90,8 @@ impl GroupMembership {
     pub fn handle(&mut self, input: Input, now_ms: i64) {
         if let Some(fallback) = &mut self.fallback {
             fallback.now_ms = fallback.now_ms.max(now_ms);
-            match &input {
-                Input::Subscribe { topics } => fallback.topics.clone_from(topics),
-                Input::SubscribePattern { pattern } => fallback.pattern.clone_from(pattern),
-                _ => {}
+            if let Input::Subscribe { .. } = &input {
+                fallback.subscribe = Some(input.clone());
             }
         }
         match &mut self.active {
@@ -115,9 +112,9 @@ impl GroupMembership {
         match self.fallback.take() {
             Some(fallback) => {
                 let mut member = fallback.member;
-                let (topics, pattern) = (fallback.topics, fallback.pattern);
-                member.handle(Input::SubscribePattern { pattern }, fallback.now_ms);
-                member.handle(Input::Subscribe { topics }, fallback.now_ms);
+                if let Some(subscribe) = fallback.subscribe {
+                    member.handle(subscribe, fallback.now_ms);
+                }
                 self.active = Active::Classic(member);
                 self.poll_event()
             }
@@ -216,9 +213,14 @@ mod tests {
         let consumer = ConsumerMembershipConfig::new("m");
         let protocol = GroupProtocol::Auto(consumer, MembershipConfig::default());
         let mut member = GroupMembership::new(protocol, 1).unwrap();
-        let topics = vec!["t".into()];
-        member.handle(Input::Subscribe { topics }, 0);
+        subscribe(&mut member, "");
         member
+    }
+
+    /// To `t`, and to what matches.
+    fn subscribe(member: &mut GroupMembership, pattern: &str) {
+        let (topics, pattern) = (vec!["t".into()], pattern.to_owned());
+        member.handle(Input::Subscribe { topics, pattern }, 0);
     }
 
     fn refuse(member: &mut GroupMembership, error: ErrorCode) {
@@ -262,8 +264,7 @@ mod tests {
     #[test]
     fn an_expression_is_matched_here_where_the_broker_does_not() {
         let mut member = auto();
-        let pattern = "t.*".to_owned();
-        member.handle(Input::SubscribePattern { pattern }, 1);
+        subscribe(&mut member, "t.*");
         assert_eq!(member.pattern(), None);
         refuse(&mut member, ErrorCode::UNSUPPORTED_VERSION);
         assert_eq!(member.poll_event(), None);

@@ -30,6 +30,7 @@ struct Shared {
 pub(super) struct Group {
     pub(super) name: String,
     pub(super) topics: Vec<String>,
+    pub(super) topic_pattern: Option<String>,
     pub(super) boards: Vec<Arc<MemberBoard>>,
 }
 
@@ -159,6 +160,7 @@ impl Health {
         let status = |group: &Group| RegistrationStatus {
             group: group.name.clone(),
             topics: group.topics.clone(),
+            topic_pattern: group.topic_pattern.clone(),
             members: group.boards.iter().map(|b| b.snapshot()).collect(),
         };
         AppStatus {

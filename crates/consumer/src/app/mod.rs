@@ -11,6 +11,7 @@ mod supervisor;
 
 pub use health::{AppPhase, GroupHealth, Health, HealthProblem, HealthReport, ProblemKind};
 pub use registration::Registration;
+pub(crate) use registration::Resolved;
 pub use running::{RunningApp, ShutdownReport};
 pub use signal::shutdown_signal;
 
@@ -94,14 +95,13 @@ impl App {
 
     /// Starts a registration for `topic`.
     pub fn topic(&mut self, topic: impl Into<String>) -> TopicRoute<'_> {
-        TopicRoute {
-            app: self,
-            topic: topic.into(),
-            instances: 1,
-            concurrency: 1,
-            listener: None,
-            guarantee: None,
-        }
+        TopicRoute::new(self, Some(topic.into()), None)
+    }
+
+    /// Starts a registration for every topic whose name matches a regular expression, also those that
+    /// are created later; see [`Registration::topic_pattern`].
+    pub fn topic_pattern(&mut self, pattern: impl Into<String>) -> TopicRoute<'_> {
+        TopicRoute::new(self, None, Some(pattern.into()))
     }
 
     /// Adds a registration. It is checked by [`start`](Self::start).
@@ -110,7 +110,7 @@ impl App {
         self
     }
 
-    /// Checks every registration, waits for the topics to exist and starts the members.
+    /// Checks every registration, waits for the topics that are named to exist and starts the members.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a refused value or a group that is registered twice;
@@ -126,15 +126,19 @@ impl App {
                 let twice = ConfigError::new("group.id", registration.group(), "each group once");
                 return Err(twice.into());
             }
-            let config = registration.resolve(&self.defaults)?;
+            let (config, subscription) = registration.resolve(&self.defaults)?;
             let mode = self
                 .output_mode(&config)
                 .map_err(|e| Error::from(e).with_group(registration.group()))?;
-            resolved.push((config, mode));
+            resolved.push(Resolved {
+                config,
+                subscription,
+                mode,
+            });
         }
         let begun = Instant::now();
-        for (registration, (config, _)) in self.registrations.iter().zip(&resolved) {
-            let deadline = begun + config.start_timeout;
+        for (registration, resolved) in self.registrations.iter().zip(&resolved) {
+            let deadline = begun + resolved.config.start_timeout;
             for topic in registration.topics() {
                 wait_for_topic(&self.client, topic, deadline)
                     .await
@@ -237,7 +241,8 @@ impl std::fmt::Debug for App {
 #[must_use = "a route does nothing until `listen` gives it a handler"]
 pub struct TopicRoute<'a> {
     app: &'a mut App,
-    topic: String,
+    topic: Option<String>,
+    pattern: Option<String>,
     instances: usize,
     concurrency: usize,
     listener: Option<BoxListener>,
@@ -245,6 +250,18 @@ pub struct TopicRoute<'a> {
 }
 
 impl<'a> TopicRoute<'a> {
+    fn new(app: &'a mut App, topic: Option<String>, pattern: Option<String>) -> Self {
+        Self {
+            app,
+            topic,
+            pattern,
+            instances: 1,
+            concurrency: 1,
+            listener: None,
+            guarantee: None,
+        }
+    }
+
     /// How many members of the group this process runs.
     pub fn instances(mut self, instances: usize) -> Self {
         self.instances = instances;
@@ -281,12 +298,13 @@ impl<'a> TopicRoute<'a> {
 
     /// Registers `handler` as the business logic of `group`.
     pub fn listen(self, group: impl Into<String>, handler: impl Handler) -> &'a mut App {
-        let registration = Registration::new(group, [self.topic.as_str()], handler);
+        let registration = Registration::new(group, self.topic.clone(), handler);
         self.register(registration)
     }
 
     fn register(self, mut registration: Registration) -> &'a mut App {
         registration.listener = self.listener;
+        registration.topic_pattern = self.pattern;
         if let Some(guarantee) = self.guarantee {
             registration = registration.guarantee(guarantee);
         }
@@ -313,8 +331,8 @@ impl<'a> BatchRoute<'a> {
             max_records,
             max_wait,
         } = self;
-        let topics = [route.topic.as_str()];
-        let registration = Registration::batch(group, topics, max_records, max_wait, handler);
+        let topic = route.topic.clone();
+        let registration = Registration::batch(group, topic, max_records, max_wait, handler);
         route.register(registration)
     }
 }

@@ -3,9 +3,11 @@
 use crate::handler::{BatchHandler, BoxBatchHandler, BoxHandler, Handler};
 use crate::lane::Desk;
 use crate::listener::BoxListener;
+use crate::output::OutputMode;
+use crate::subscription::Subscription;
 use crate::work::Work;
 use crate::{AutoOffsetReset, ConsumerConfig, Error, ProcessingGuarantee, RebalanceListener};
-use ottla_types::{ConfigError, validate_topic_name};
+use ottla_types::ConfigError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ const BATCH_RECORDS_MAX: usize = 1_000_000;
 pub struct Registration {
     pub(crate) group: String,
     pub(crate) topics: BTreeSet<String>,
+    pub(crate) topic_pattern: Option<String>,
     pub(crate) work: Work,
     pub(crate) instances: usize,
     /// What was asked for with a batch handler; only 1 is allowed.
@@ -35,6 +38,13 @@ pub struct Registration {
     max_processing_time: Option<Duration>,
     auto_offset_reset: Option<AutoOffsetReset>,
     guarantee: Option<ProcessingGuarantee>,
+}
+
+/// A registration's settings, as they are in force.
+pub(crate) struct Resolved {
+    pub(crate) config: ConsumerConfig,
+    pub(crate) subscription: Subscription,
+    pub(crate) mode: OutputMode,
 }
 
 impl Registration {
@@ -81,6 +91,7 @@ impl Registration {
         Self {
             group: group.into(),
             topics: topics.into_iter().map(Into::into).collect(),
+            topic_pattern: None,
             work,
             instances: 1,
             batch_concurrency: 1,
@@ -90,6 +101,28 @@ impl Registration {
             auto_offset_reset: None,
             guarantee: None,
         }
+    }
+
+    /// Reads, besides the topics that are named (of which there may be none then), every topic whose
+    /// whole name matches this regular expression, also one that is created later. A later call
+    /// replaces an earlier one.
+    ///
+    /// With `group.protocol=consumer` (KIP-848) the broker matches: the syntax is RE2/J's, Apache
+    /// Kafka 4.0 is needed, it looks at new topics when it likes (within ten minutes, by its
+    /// `group.consumer.regex.refresh.interval.ms`), and its own topics match, too. An expression that
+    /// it cannot read ends the member with an error of kind [`Config`](crate::ErrorKind::Config).
+    ///
+    /// With the classic protocol each member matches what it may see, every `metadata.max.age.ms`,
+    /// leaving out what the cluster keeps for itself (such as `__consumer_offsets`). The syntax is
+    /// that of the [`regex`](https://docs.rs/regex/1/regex/#syntax) crate, which agrees with RE2/J on
+    /// nearly everything; of what people write, `\Q...\E` is RE2/J's alone, and `[a-z&&[^b]]` is
+    /// `regex`'s alone. With `auto` an expression has to be good for both.
+    ///
+    /// Retry and dead letter topics begin with the name of their topic: `orders.*` matches them, too;
+    /// `orders-[0-9]+` does not.
+    pub fn topic_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.topic_pattern = Some(pattern.into());
+        self
     }
 
     /// How many members of the group this process runs (1 by default, at most 1024). Members beyond
@@ -160,13 +193,17 @@ impl Registration {
         &self.group
     }
 
-    /// The topics, in the order of their names.
+    /// The topics that are named, in order.
     pub fn topics(&self) -> impl Iterator<Item = &str> {
         self.topics.iter().map(String::as_str)
     }
 
-    /// The configuration in force, if everything about the registration is allowed.
-    pub(crate) fn resolve(&self, defaults: &ConsumerConfig) -> Result<ConsumerConfig, Error> {
+    /// The configuration in force and what is subscribed, if everything about the registration is
+    /// allowed.
+    pub(crate) fn resolve(
+        &self,
+        defaults: &ConsumerConfig,
+    ) -> Result<(ConsumerConfig, Subscription), Error> {
         let refused = |e: ConfigError| Error::from(e).with_group(&self.group);
         let mut config = self.config.as_ref().unwrap_or(defaults).clone();
         config.group_id.clone_from(&self.group);
@@ -185,7 +222,10 @@ impl Registration {
             config.validate_callbacks().map_err(refused)?;
         }
         self.validate().map_err(refused)?;
-        Ok(config)
+        let topics = self.topics();
+        let pattern = self.topic_pattern.as_deref();
+        let subscription = Subscription::new(topics, pattern, config.group_protocol);
+        Ok((config, subscription.map_err(refused)?))
     }
 
     /// What a runner and a plain consumer do not have in common.
@@ -214,12 +254,6 @@ impl Registration {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.topics.is_empty() {
-            return Err(ConfigError::new("topics", "", "one topic or more"));
-        }
-        self.topics
-            .iter()
-            .try_for_each(|t| validate_topic_name(t))?;
         if !(1..=INSTANCES_MAX).contains(&self.instances) {
             let expected = format!("1 to {INSTANCES_MAX}");
             return Err(ConfigError::new("instances", self.instances, expected));
@@ -243,10 +277,5 @@ impl Registration {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The topics as names that are shared from here on.
-    pub(crate) fn shared_topics(&self) -> Vec<Arc<str>> {
-        self.topics.iter().map(|t| Arc::from(t.as_str())).collect()
     }
 }

@@ -1,12 +1,11 @@
 //! [`RunningApp`]: the owner of the members' tasks.
 
 use super::health::{Group, Health, Phase};
-use super::registration::Registration;
+use super::registration::{Registration, Resolved};
 use super::supervisor::{self, Ended};
 use crate::member::{MemberReport, MemberSpec, Stop, closing_grace};
-use crate::output::OutputMode;
 use crate::status::AppStatus;
-use crate::{ConsumerConfig, Error, ErrorKind, shutdown_signal};
+use crate::{Error, ErrorKind, shutdown_signal};
 use ottla_client::Client;
 use ottla_types::{Offset, TopicPartition};
 use std::sync::Arc;
@@ -45,23 +44,24 @@ pub struct ShutdownReport {
 impl RunningApp {
     pub(super) fn start(
         client: Client,
-        registrations: Vec<(Registration, (ConsumerConfig, OutputMode))>,
+        registrations: Vec<(Registration, Resolved)>,
         phase: Phase,
     ) -> Self {
         let (stop, stopped) = watch::channel(Stop::Run);
         let (fatal_sender, fatal) = watch::channel(None);
         let mut tasks = JoinSet::new();
         let mut groups = Vec::with_capacity(registrations.len());
-        for (registration, (config, mode)) in registrations {
+        for (registration, resolved) in registrations {
             let mut boards = Vec::with_capacity(registration.instances);
             for instance in 0..registration.instances {
-                let spec = MemberSpec::new(&client, &registration, &config, instance, &mode);
+                let spec = MemberSpec::new(&client, &registration, &resolved, instance);
                 boards.push(spec.board.clone());
                 let task = supervisor::supervise(spec, stopped.clone(), fatal_sender.clone());
                 tasks.spawn(task);
             }
             groups.push(Group {
                 topics: registration.topics().map(str::to_owned).collect(),
+                topic_pattern: registration.topic_pattern,
                 name: registration.group,
                 boards,
             });

@@ -142,6 +142,7 @@ impl Member {
     /// Reacts to the membership, then starts what can be started. Breaks at the member's end.
     pub(super) fn turn(&mut self, now: Instant) -> Result<ControlFlow<()>, Error> {
         self.driver.tick(now);
+        self.take_orders(now);
         loop {
             if let Some(event) = self.driver.poll_event() {
                 if self.on_event(event, now)?.is_break() {
@@ -155,7 +156,6 @@ impl Member {
             self.on_called(called, now);
         }
         self.callbacks.start(now);
-        self.take_orders(now);
         self.on_troubles(now);
         self.driver.start_calls(now);
         if self.transactor.as_ref().is_none_or(Transactor::is_settled) {
@@ -327,6 +327,7 @@ impl Member {
         for order in orders.into_iter().flatten() {
             match order {
                 Order::Commit => self.hurry_commit(now),
+                Order::Subscribe(subscription) => self.driver.subscribe(subscription, now),
                 Order::Seek(partition, place, reply) => {
                     let owned = self.partitions.get_mut(&partition);
                     // Without an owner the reply is dropped, which says so.
@@ -415,10 +416,12 @@ async fn stopped(stop: &mut watch::Receiver<Stop>) -> Instant {
 fn fatal(error: MembershipError) -> Error {
     let code = match &error {
         MembershipError::Refused { code, .. } => Some(*code),
+        MembershipError::InvalidPattern { .. } => Some(ErrorCode::INVALID_REGULAR_EXPRESSION),
         _ => None,
     };
     let kind = match code {
         Some(ErrorCode::FENCED_INSTANCE_ID) => ErrorKind::Fenced,
+        Some(ErrorCode::INVALID_REGULAR_EXPRESSION) => ErrorKind::Config,
         _ => ErrorKind::Coordinator,
     };
     let fatal = Error::new(kind).with_source(error);

@@ -4,9 +4,11 @@
 
 use super::MemberSpec;
 use super::partition::may_pass;
+use super::topics::{Lookout, Seen, look, partition_counts, topic_names};
 use crate::config::GroupProtocol;
 use crate::handler::Term;
 use crate::status::MemberBoard;
+use crate::subscription::Subscription;
 use crate::{Assignor, Error};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -18,7 +20,7 @@ use ottla_group::{
 };
 use ottla_types::coordinator::TopicId;
 use ottla_types::{BoxFuture, ErrorCode};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -37,9 +39,8 @@ pub(super) struct Driver {
     term: Term,
     /// What a heartbeat of KIP-848 may take: a third of the session.
     heartbeat_limit: Duration,
-    /// When the leader's metadata is refreshed next; `None` while a refresh is out.
-    refresh_at: Option<Instant>,
-    refresh_every: Duration,
+    subscription: Subscription,
+    lookout: Lookout,
     board: Arc<MemberBoard>,
 }
 
@@ -52,8 +53,8 @@ pub(super) enum Answer {
     Named(Result<BTreeMap<TopicId, Arc<str>>, ottla_client::Error>),
     /// Metadata that the state machine asked for.
     Wanted(Result<TopicCounts, ottla_client::Error>),
-    /// Metadata that is looked at now and then.
-    Refreshed(Result<TopicCounts, ottla_client::Error>),
+    /// What is looked at now and then.
+    Looked(Result<Seen, ottla_client::Error>),
 }
 
 impl Driver {
@@ -87,21 +88,30 @@ impl Driver {
             GroupProtocol::Auto => Protocol::Auto(consumer, classic),
         };
         let begun = Instant::now();
-        let mut membership = GroupMembership::new(protocol, fastrand::u64(..))?;
-        let topics = spec.topics.clone();
-        membership.handle(Input::Subscribe { topics }, 0);
-        Ok(Self {
-            membership,
+        let mut driver = Self {
+            membership: GroupMembership::new(protocol, fastrand::u64(..))?,
             client: spec.client.clone(),
             group,
             calls: FuturesUnordered::new(),
             begun,
             term: Term::since(begun),
             heartbeat_limit: config.session_timeout / 3,
-            refresh_at: Some(begun + client.metadata_max_age),
-            refresh_every: client.metadata_max_age,
+            subscription: Subscription::default(),
+            lookout: Lookout::new(&spec.client, begun),
             board: spec.board.clone(),
-        })
+        };
+        driver.subscribe(spec.subscription(), begun);
+        Ok(driver)
+    }
+
+    /// Wants these topics from now on.
+    pub(super) fn subscribe(&mut self, subscription: Subscription, now: Instant) {
+        let now_ms = self.ms(now);
+        let topics = subscription.names();
+        let pattern = subscription.pattern_text().to_owned();
+        self.subscription = subscription;
+        let subscribe = Input::Subscribe { topics, pattern };
+        self.membership.handle(subscribe, now_ms);
     }
 
     /// Lets time pass.
@@ -141,15 +151,17 @@ impl Driver {
             let call = call(self.group.clone(), request, self.heartbeat_limit);
             self.calls.push(Box::pin(call));
         }
-        if self.refresh_at.is_some_and(|at| at <= now) {
-            let topics = self.membership.watched_topics();
-            if topics.is_empty() {
-                self.refresh_at = Some(now + self.refresh_every);
+        if self.lookout.is_due(self.membership.pattern(), now) {
+            let watched = self.membership.watched_topics();
+            let pattern = self.subscription.pattern.clone();
+            let pattern = pattern.filter(|p| self.membership.pattern() == Some(p.text()));
+            if watched.is_empty() && pattern.is_none() {
+                self.lookout.pass(now);
             } else {
-                self.refresh_at = None;
-                let counts = partition_counts(self.client.clone(), topics);
+                self.lookout.begin(self.membership.pattern());
+                let seen = look(self.client.clone(), watched, pattern);
                 self.calls
-                    .push(Box::pin(async { Answer::Refreshed(counts.await) }));
+                    .push(Box::pin(async { Answer::Looked(seen.await) }));
             }
         }
     }
@@ -193,19 +205,31 @@ impl Driver {
                 self.note("the topics to assign could not be asked for", &error);
                 Input::MetadataFailed
             }
-            Answer::Refreshed(counts) => {
-                self.refresh_at = Some(now + self.refresh_every);
-                match counts {
-                    Ok(counts) => Input::Metadata { counts },
-                    Err(error) => {
-                        self.note("the topics could not be looked at", &error);
-                        Input::Tick
-                    }
-                }
+            Answer::Looked(Ok(seen)) => {
+                self.on_seen(seen, now);
+                return Ok(());
+            }
+            Answer::Looked(Err(error)) => {
+                self.note("the topics could not be looked at", &error);
+                self.lookout.failed(now);
+                Input::Tick
             }
         };
         self.membership.handle(input, now_ms);
         Ok(())
+    }
+
+    fn on_seen(&mut self, seen: Seen, now: Instant) {
+        let now_ms = self.ms(now);
+        let (pattern, matching) = seen.matched.unzip();
+        let topics = self.lookout.seen(matching.unwrap_or_default(), now);
+        let counts = seen.counts;
+        self.membership.handle(Input::Metadata { counts }, now_ms);
+        if let Some(pattern) = pattern {
+            let pattern = pattern.text().to_owned();
+            let matched = Input::Matched { pattern, topics };
+            self.membership.handle(matched, now_ms);
+        }
     }
 
     /// What is tried again by itself is seen in the member's status.
@@ -271,7 +295,7 @@ impl Driver {
         let timeout = self.membership.next_timeout();
         let timeout =
             timeout.map(|at| self.begun + Duration::from_millis(at.max(0).unsigned_abs()));
-        timeout.into_iter().chain(self.refresh_at).min()
+        timeout.into_iter().chain(self.lookout.next_wake()).min()
     }
 
     fn ms(&self, now: Instant) -> i64 {
@@ -307,36 +331,6 @@ async fn send(
             .await
             .map(ResponseBody::ConsumerHeartbeat),
     }
-}
-
-/// The names of these topics, as far as the cluster tells them.
-async fn topic_names(
-    client: Client,
-    ids: Vec<TopicId>,
-) -> Result<BTreeMap<TopicId, Arc<str>>, ottla_client::Error> {
-    let wanted: HashSet<_> = ids.into_iter().collect();
-    let topics = client.list_topics().await?;
-    let named = topics
-        .iter()
-        .filter_map(|t| Some((t.topic_id?, t.name.clone())));
-    Ok(named.filter(|(id, _)| wanted.contains(id)).collect())
-}
-
-/// The partitions of each topic now; 0 for a topic that does not exist.
-async fn partition_counts(
-    client: Client,
-    topics: Vec<Arc<str>>,
-) -> Result<TopicCounts, ottla_client::Error> {
-    let mut counts = TopicCounts::new();
-    for topic in topics {
-        let count = match client.refresh_topic(&topic).await {
-            Ok(metadata) => i32::try_from(metadata.partitions.len()).unwrap_or(i32::MAX),
-            Err(e) if e.kind() == ErrorKind::UnknownTopic => 0,
-            Err(e) => return Err(e),
-        };
-        counts.insert(topic, count);
-    }
-    Ok(counts)
 }
 
 /// Whether no further try can mend the failure.

@@ -5,6 +5,7 @@
 //! does. The other modules are its parts:
 //!
 //! - [`driver`]: runs the requests of the membership state machine,
+//! - [`topics`]: what topics there are, for a membership that counts or matches them,
 //! - [`lookup`]: where a newly assigned partition begins,
 //! - [`fetch`]: reads records into the lanes,
 //! - [`reading`]: what is done with found positions and fetched records,
@@ -24,14 +25,16 @@ mod reading;
 mod retire;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod transact;
 
 pub(crate) use retire::closing_grace;
 
-use crate::app::Registration;
+use crate::app::{Registration, Resolved};
 use crate::listener::BoxListener;
 use crate::output::OutputMode;
 use crate::status::MemberBoard;
+use crate::subscription::Subscription;
 use crate::work::Work;
 use crate::{ConsumerConfig, Error};
 use ottla_client::Client;
@@ -64,7 +67,7 @@ pub(crate) struct MemberSpec {
     pub(crate) client: Client,
     pub(crate) config: Arc<ConsumerConfig>,
     pub(crate) group: Arc<str>,
-    pub(crate) topics: Vec<Arc<str>>,
+    subscription: Subscription,
     pub(crate) work: Work,
     pub(crate) listener: Option<BoxListener>,
     pub(crate) mode: OutputMode,
@@ -78,11 +81,10 @@ impl MemberSpec {
     pub(crate) fn new(
         client: &Client,
         registration: &Registration,
-        config: &ConsumerConfig,
+        resolved: &Resolved,
         instance: usize,
-        mode: &OutputMode,
     ) -> Self {
-        let mut config = config.clone();
+        let mut config = resolved.config.clone();
         if registration.instances > 1
             && let Some(id) = &mut config.group_instance_id
         {
@@ -93,15 +95,21 @@ impl MemberSpec {
         Self {
             client: client.clone(),
             group: registration.group.as_str().into(),
-            topics: registration.shared_topics(),
+            subscription: resolved.subscription.clone(),
             work: registration.work.clone(),
             listener: registration.listener.clone(),
-            mode: mode.clone(),
+            mode: resolved.mode.clone(),
             transactional_id: config.transactional_id(instance, &name),
             board: Arc::new(MemberBoard::new(name.clone())),
             name,
             config: Arc::new(config),
         }
+    }
+
+    /// What is subscribed now.
+    fn subscription(&self) -> Subscription {
+        let desk = self.work.desk().and_then(|desk| desk.subscription());
+        desk.unwrap_or_else(|| self.subscription.clone())
     }
 }
 

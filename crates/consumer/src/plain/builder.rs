@@ -44,7 +44,19 @@ impl ConsumerBuilder {
         topics: impl IntoIterator<Item = T>,
     ) -> Result<Consumer, Error> {
         let topics = topics.into_iter().map(Into::into).collect();
-        self.start(topics, None).await
+        self.start(topics, None, None).await
+    }
+
+    /// As [`subscribe`](Self::subscribe), for every topic whose whole name matches a regular
+    /// expression, also one that is created later. [`Registration::topic_pattern`] tells its syntax,
+    /// which depends on `group.protocol`.
+    ///
+    /// # Errors
+    /// Those of [`App::start`]. What only the broker can read ends the consumer if it cannot: the next
+    /// call tells an error of kind [`Config`](crate::ErrorKind::Config).
+    pub async fn subscribe_pattern(self, pattern: impl Into<String>) -> Result<Consumer, Error> {
+        self.start(BTreeSet::new(), Some(pattern.into()), None)
+            .await
     }
 
     /// Reads `partitions` without a membership: nobody else is asked, nothing is rebalanced. With a
@@ -78,12 +90,13 @@ impl ConsumerBuilder {
     ) -> Result<Consumer, Error> {
         let places: BTreeMap<_, _> = places.collect();
         let topics = places.keys().map(|p| p.topic.to_string()).collect();
-        self.start(topics, Some(places)).await
+        self.start(topics, None, Some(places)).await
     }
 
     async fn start(
         self,
         topics: BTreeSet<String>,
+        pattern: Option<String>,
         places: Option<BTreeMap<TopicPartition, Option<SeekTo>>>,
     ) -> Result<Consumer, Error> {
         let Self {
@@ -95,8 +108,9 @@ impl ConsumerBuilder {
         let desk = Arc::new(desk);
         let mut registration = Registration::pulled(config.group_id.clone(), topics, desk.clone());
         registration.listener = listener;
+        registration.topic_pattern = pattern;
         let group = client.group(config.group_id.as_str());
-        let api_timeout = config.default_api_timeout;
+        let (api_timeout, protocol) = (config.default_api_timeout, config.group_protocol);
         let mut app = App::new(&client, config);
         app.register(registration);
         let running = app.start().await?;
@@ -106,6 +120,7 @@ impl ConsumerBuilder {
             current: None,
             group: Some(group).filter(|group| !group.group_id().is_empty()),
             api_timeout,
+            protocol,
             has_ended: false,
         })
     }

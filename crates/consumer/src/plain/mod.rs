@@ -8,6 +8,7 @@ mod batch;
 mod builder;
 mod commit;
 mod streams;
+mod subscribe;
 
 pub use batch::ConsumedBatch;
 pub use builder::ConsumerBuilder;
@@ -18,7 +19,7 @@ pub use streams::{Batches, Records};
 use crate::app::{RunningApp, ShutdownReport};
 use crate::lane::{Desk, Handed, Progress};
 use crate::status::AppStatus;
-use crate::{ConsumerConfig, Error, ErrorKind, SeekTo};
+use crate::{ConsumerConfig, Error, ErrorKind, GroupProtocol, SeekTo};
 use ottla_client::{Client, GroupClient};
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ pub struct Consumer {
     current: Option<Handed>,
     group: Option<GroupClient>,
     api_timeout: Duration,
+    protocol: GroupProtocol,
     /// A stream has told what ended the consumer.
     has_ended: bool,
 }
@@ -94,6 +96,20 @@ impl Consumer {
         topics: impl IntoIterator<Item = T>,
     ) -> Result<Self, Error> {
         Self::builder(client, config).subscribe(topics).await
+    }
+
+    /// Joins the group `config.group_id` for every topic whose name matches a regular expression.
+    ///
+    /// # Errors
+    /// Those of [`ConsumerBuilder::subscribe_pattern`].
+    pub async fn subscribe_pattern(
+        client: &Client,
+        config: ConsumerConfig,
+        pattern: impl Into<String>,
+    ) -> Result<Self, Error> {
+        Self::builder(client, config)
+            .subscribe_pattern(pattern)
+            .await
     }
 
     /// Reads `partitions`, without a membership.
@@ -155,7 +171,7 @@ impl Consumer {
     fn poll_recv(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<ConsumedBatch, Error>> {
         let handed = match self.take_current() {
             Some(rest) => rest,
-            None => task::ready!(self.desk.poll_take(cx))?,
+            None => task::ready!(self.poll_take(cx))?,
         };
         handed.progress.mark_handled(handed.next_offset);
         Poll::Ready(Ok(ConsumedBatch::new(handed)))
@@ -179,8 +195,16 @@ impl Consumer {
                 }
                 self.put_back();
             }
-            self.current = Some(task::ready!(self.desk.poll_take(cx))?);
+            self.current = Some(task::ready!(self.poll_take(cx))?);
         }
+    }
+
+    fn poll_take(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<Handed, Error>> {
+        let taken = self.desk.poll_take(cx);
+        if taken.is_pending() && self.desk.is_unsubscribed() {
+            return Poll::Ready(Err(Error::new(ErrorKind::NotSubscribed)));
+        }
+        taken
     }
 
     /// What is left of a batch whose records were given out one by one, if it may be handed out.

@@ -44,6 +44,13 @@ impl Bed {
         Self { client, ..bed }
     }
 
+    /// Another client, with a change of its settings.
+    pub async fn connect_with(&self, change: impl FnOnce(&mut ClientConfig)) -> Client {
+        let mut config = client_config(&self.cluster);
+        change(&mut config);
+        Client::connect(config).await.unwrap()
+    }
+
     /// Another client, which shares nothing with the first.
     pub async fn connect(&self) -> Client {
         connect(&self.cluster).await

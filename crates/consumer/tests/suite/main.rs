@@ -16,6 +16,8 @@ mod parallel;
 mod plain;
 mod plain_commits;
 mod plain_groups;
+mod resubscribe;
 mod sharing;
 mod start;
+mod topic_pattern;
 mod truncated;

@@ -141,11 +141,8 @@ impl ConsumerMembership {
             return;
         }
         match input {
-            Input::Subscribe { topics } => {
+            Input::Subscribe { topics, pattern } => {
                 self.topics = topics.into_iter().collect();
-                self.on_subscription();
-            }
-            Input::SubscribePattern { pattern } => {
                 self.pattern = pattern;
                 self.on_subscription();
             }

@@ -142,12 +142,8 @@ impl Membership {
             return;
         }
         match input {
-            Input::Subscribe { topics } => {
-                self.wanted.name(topics);
-                self.on_subscription();
-            }
-            Input::SubscribePattern { pattern } => {
-                self.wanted.match_by(pattern);
+            Input::Subscribe { topics, pattern } => {
+                self.wanted.set(topics, pattern);
                 self.on_subscription();
             }
             Input::Matched { pattern, topics } => {

@@ -17,11 +17,8 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn name(&mut self, topics: Vec<Arc<str>>) {
+    pub(super) fn set(&mut self, topics: Vec<Arc<str>>, pattern: String) {
         self.named = topics.into_iter().collect();
-    }
-
-    pub(super) fn match_by(&mut self, pattern: String) {
         if pattern.is_empty() {
             self.matched = None;
         }

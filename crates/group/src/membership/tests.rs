@@ -94,8 +94,13 @@ impl Rig {
     }
 
     fn subscribe(&mut self, topics: &[&str]) {
+        self.want(topics, "");
+    }
+
+    fn want(&mut self, topics: &[&str], pattern: &str) {
         let topics = topics.iter().map(|t| Arc::from(*t)).collect();
-        self.input(Input::Subscribe { topics });
+        let pattern = pattern.to_owned();
+        self.input(Input::Subscribe { topics, pattern });
     }
 
     fn pass(&mut self, ms: i64) {

@@ -61,11 +61,16 @@ pub enum ResponseBody {
 /// What a [`Membership`](super::Membership) is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The topics to consume; replaces the earlier ones. None, and no expression either: give
-    /// everything back and leave.
+    /// What to consume; replaces what was said before. Nothing: give everything back and leave.
+    ///
+    /// Besides the topics that are named, these are all that match a regular expression. In the
+    /// consumer group protocol the broker matches (RE2/J). In the classic one the application does:
+    /// the member waits for [`Input::Matched`], and is in the group even if nothing matches.
     Subscribe {
         /// Topic names; duplicates are dropped.
         topics: Vec<Arc<str>>,
+        /// The expression; empty for none.
+        pattern: String,
     },
     /// A request was answered.
     Response {
@@ -78,14 +83,6 @@ pub enum Input {
     Failed {
         /// The request's number.
         id: RequestId,
-    },
-    /// The topics that match this regular expression besides those that are subscribed by name;
-    /// empty: none. In the consumer group protocol the broker matches (RE2/J). In the classic one the
-    /// application does: the member waits for [`Input::Matched`], and stays in the group even if
-    /// nothing matches.
-    SubscribePattern {
-        /// The expression.
-        pattern: String,
     },
     /// The topics that match an expression now; classic protocol only. Ignored unless it is the
     /// present one.

@@ -285,7 +285,13 @@ impl World {
 
     fn subscribe(&mut self, at: usize, topics: &[&str]) {
         let topics = topics.iter().map(|t| Arc::from(*t)).collect();
-        self.tell(at, Input::Subscribe { topics });
+        self.tell(
+            at,
+            Input::Subscribe {
+                topics,
+                pattern: String::new(),
+            },
+        );
     }
 
     fn metadata(&mut self, at: usize) {

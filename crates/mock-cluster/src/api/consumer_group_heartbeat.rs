@@ -65,9 +65,17 @@ impl Api for ConsumerGroupHeartbeat {
         call.shared.timer.notify_one();
         Outcome::Answer(match beaten {
             Ok(beaten) => write(beaten),
-            Err(code) => answer.with_error_code(code),
+            Err(code) => answer
+                .with_error_code(code)
+                .with_error_message(message(code).map(text)),
         })
     }
+}
+
+/// What Kafka says about a refusal that a user has to understand.
+fn message(code: i16) -> Option<&'static str> {
+    let is_pattern = code == codes::INVALID_REGULAR_EXPRESSION;
+    is_pattern.then_some("SubscribedTopicRegex is not a valid regular expression")
 }
 
 fn views(topics: &Topics) -> Vec<TopicView> {

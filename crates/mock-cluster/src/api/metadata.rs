@@ -12,6 +12,9 @@ use crate::shared::{CLUSTER_ID, Data, HOST};
 use crate::topics::Topic;
 use crate::{ApiKey, codes};
 
+/// The topics that Kafka keeps for itself.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+
 pub(super) struct Metadata;
 
 impl Api for Metadata {
@@ -114,6 +117,7 @@ fn by_name(data: &Data, name: &str) -> MetadataResponseTopic {
     let answer = MetadataResponseTopic::default().with_name(Some(text(name).into()));
     match data.topics.by_name.get(name) {
         Some(topic) => answer
+            .with_is_internal(INTERNAL.contains(&name))
             .with_topic_id(topic.id)
             .with_partitions(partitions(data, topic)),
         None => answer.with_error_code(codes::UNKNOWN_TOPIC_OR_PARTITION),

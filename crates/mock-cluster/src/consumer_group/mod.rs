@@ -102,13 +102,8 @@ struct Member {
 
 impl Member {
     fn reads(&self, topic: &str) -> bool {
-        // The whole name has to match, as in Kafka.
-        let whole = |regex: &Regex| {
-            regex
-                .find(topic)
-                .is_some_and(|found| found.range() == (0..topic.len()))
-        };
-        self.topics.iter().any(|t| t == topic) || self.regex.as_ref().is_some_and(whole)
+        let matches = |regex: &Regex| regex.is_match(topic);
+        self.topics.iter().any(|t| t == topic) || self.regex.as_ref().is_some_and(matches)
     }
 }
 
@@ -364,7 +359,9 @@ fn check_join(beat: &Heartbeat) -> Result<(), i16> {
 fn read_pattern(pattern: Option<&str>) -> Result<Option<Regex>, i16> {
     match pattern {
         None | Some("") => Ok(None),
+        // The whole name has to match, as in Kafka.
         Some(pattern) => Regex::new(pattern)
+            .and_then(|_| Regex::new(&format!("^(?:{pattern})$")))
             .map(Some)
             .map_err(|_| codes::INVALID_REGULAR_EXPRESSION),
     }

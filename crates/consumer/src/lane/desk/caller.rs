@@ -7,6 +7,7 @@ use crate::lane::Progress;
 use crate::lane::feed::Feed;
 use crate::lane::slots::Slots;
 use crate::listener::SeekTo;
+use crate::subscription::Subscription;
 use ottla_types::{Offset, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,6 +100,27 @@ impl Desk {
         self.wake.notify_one();
     }
 
+    /// Orders the member to be in the group for this. What is certainly not wanted any more is not
+    /// handed out.
+    pub(crate) fn resubscribe(&self, subscription: Subscription) {
+        let mut inner = self.lock();
+        inner.subscription = Some(subscription);
+        inner.wants_subscription = true;
+        // What was passed over may be wanted again.
+        let all: Vec<_> = inner.trays.keys().cloned().collect();
+        all.iter().for_each(|partition| inner.take_turn(partition));
+        self.wake.notify_one();
+    }
+
+    /// Whether the caller has subscribed to nothing.
+    pub(crate) fn is_unsubscribed(&self) -> bool {
+        let inner = self.lock();
+        inner
+            .subscription
+            .as_ref()
+            .is_some_and(Subscription::is_empty)
+    }
+
     /// Fetches and hands out more of the partition, or not for now. False when it is not owned.
     pub(crate) fn set_paused(&self, partition: &TopicPartition, is_paused: bool) -> bool {
         let mut inner = self.lock();
@@ -180,7 +202,11 @@ impl Inner {
                 continue;
             };
             tray.in_turn = false;
-            if tray.drain.is_set() || tray.progress.is_paused() {
+            let is_unwanted = |s: &Subscription| s.is_without(&partition.topic);
+            if tray.drain.is_set()
+                || tray.progress.is_paused()
+                || self.subscription.as_ref().is_some_and(is_unwanted)
+            {
                 continue;
             }
             if let Some(rest) = tray.rest.take() {

@@ -8,6 +8,7 @@ use crate::lane::feed::Feed;
 use crate::lane::{INBOX_CHUNKS, LaneEnd, LaneHandle, LaneSetup, Progress};
 use crate::latch::Latch;
 use crate::listener::SeekTo;
+use crate::subscription::Subscription;
 use ottla_types::{Offset, TopicPartition};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
@@ -180,6 +181,11 @@ impl Desk {
         inner.call();
     }
 
+    /// What the caller subscribed to last, if it did again.
+    pub(crate) fn subscription(&self) -> Option<Subscription> {
+        self.lock().subscription.clone()
+    }
+
     /// What the caller wants.
     pub(crate) fn take_orders(&self) -> Vec<Order> {
         let mut inner = self.lock();
@@ -189,6 +195,9 @@ impl Desk {
             .collect();
         if std::mem::take(&mut inner.wants_commit) {
             orders.push(Order::Commit);
+        }
+        if std::mem::take(&mut inner.wants_subscription) {
+            orders.extend(inner.subscription.clone().map(Order::Subscribe));
         }
         orders
     }

@@ -16,6 +16,7 @@ pub(crate) use tray::Handed;
 use super::Progress;
 use crate::Error;
 use crate::listener::SeekTo;
+use crate::subscription::Subscription;
 use ottla_types::{Offset, TopicPartition};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,9 @@ struct Inner {
     waker: Option<Waker>,
     seeks: BTreeMap<TopicPartition, Seek>,
     wants_commit: bool,
+    /// What the caller wants in place of what it began with.
+    subscription: Option<Subscription>,
+    wants_subscription: bool,
     /// Lost or given up with records that the caller had and that are not committed.
     gone: BTreeMap<TopicPartition, Offset>,
     /// Without a group: where each partition begins, and the progress it made.
@@ -79,6 +83,8 @@ pub(crate) enum Order {
     Commit,
     /// To go on reading elsewhere.
     Seek(TopicPartition, SeekTo, SeekReply),
+    /// To be in the group for something else.
+    Subscribe(Subscription),
 }
 
 impl Desk {

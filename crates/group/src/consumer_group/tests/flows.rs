@@ -27,8 +27,7 @@ fn the_join_says_everything_and_later_heartbeats_what_changed() {
 #[test]
 fn an_expression_is_said_and_taken_back() {
     let mut rig = Rig::new();
-    let pattern = "t.*".to_owned();
-    rig.input(Input::SubscribePattern { pattern });
+    rig.want(&[], "t.*");
     let (out, join) = rig.request();
     assert_eq!(
         (join.pattern.as_deref(), join.topics),
@@ -36,11 +35,10 @@ fn an_expression_is_said_and_taken_back() {
     );
     rig.assign(out, 1, &[]);
     rig.events();
-    rig.subscribe(&["t"]);
+    rig.want(&["t"], "t.*");
     let (out, _) = rig.request();
     rig.fine(out, 1);
-    let pattern = String::new();
-    rig.input(Input::SubscribePattern { pattern });
+    rig.subscribe(&["t"]);
     let (_, said) = rig.request();
     assert_eq!((said.pattern.as_deref(), said.topics), (Some(""), None));
 }
@@ -48,14 +46,11 @@ fn an_expression_is_said_and_taken_back() {
 #[test]
 fn that_there_is_no_expression_any_more_is_said_until_it_is_heard() {
     let mut rig = Rig::new();
-    rig.subscribe(&["t"]);
-    let pattern = "t.*".to_owned();
-    rig.input(Input::SubscribePattern { pattern });
+    rig.want(&["t"], "t.*");
     let (out, _) = rig.request();
     rig.assign(out, 1, &[]);
     rig.events();
-    let pattern = String::new();
-    rig.input(Input::SubscribePattern { pattern });
+    rig.subscribe(&["t"]);
     let (out, _) = rig.request();
     rig.input(Input::Failed { id: out });
     let (_, again) = rig.beat();
@@ -65,8 +60,7 @@ fn that_there_is_no_expression_any_more_is_said_until_it_is_heard() {
 #[test]
 fn an_expression_that_the_broker_cannot_read_is_fatal_and_named() {
     let mut rig = Rig::new();
-    let pattern = "t(".to_owned();
-    rig.input(Input::SubscribePattern { pattern });
+    rig.want(&[], "t(");
     let (out, _) = rig.request();
     let refused = ConsumerHeartbeatResponse {
         error: ErrorCode::INVALID_REGULAR_EXPRESSION,

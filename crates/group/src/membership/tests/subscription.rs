@@ -3,11 +3,6 @@
 use super::*;
 
 impl Rig {
-    fn pattern(&mut self, pattern: &str) {
-        let pattern = pattern.to_owned();
-        self.input(Input::SubscribePattern { pattern });
-    }
-
     fn matched(&mut self, pattern: &str, topics: &[&str]) {
         let pattern = pattern.to_owned();
         let topics = topics.iter().map(|t| Arc::from(*t)).collect();
@@ -24,7 +19,7 @@ impl Rig {
     /// In generation 1 with partitions 0 and 1 of `t`, which matches `t.*`.
     fn matching() -> Self {
         let mut rig = Self::cooperative();
-        rig.pattern("t.*");
+        rig.want(&[], "t.*");
         assert_eq!(rig.request(), None, "nobody knows yet what matches");
         rig.matched("t.*", &["t"]);
         let (id, topics) = rig.joins_for();
@@ -68,7 +63,7 @@ fn a_topic_that_is_gone_is_revoked_and_an_expression_without_matches_is_in_the_g
 #[test]
 fn what_matched_another_expression_is_not_taken() {
     let mut rig = Rig::matching();
-    rig.pattern("u.*");
+    rig.want(&[], "u.*");
     assert_eq!(rig.member.pattern(), Some("u.*"));
     assert_eq!(rig.events(), vec![], "until it is known what matches");
     rig.matched("t.*", &["t", "t2"]);
@@ -82,14 +77,14 @@ fn what_matched_another_expression_is_not_taken() {
 #[test]
 fn names_and_an_expression_are_one_subscription() {
     let mut rig = Rig::matching();
-    rig.subscribe(&["u"]);
+    rig.want(&["u"], "t.*");
     let (id, topics) = rig.joins_for();
     assert_eq!(topics, ["t", "u"]);
     rig.answer_join(id, 2);
     let (id, _) = rig.sync();
     rig.answer_sync(id, &[0, 1]);
     rig.one_event();
-    rig.pattern("");
+    rig.subscribe(&["u"]);
     assert_eq!(rig.member.pattern(), None);
     let id = rig.revoked(&[0, 1]);
     rig.acknowledge(id);
@@ -99,13 +94,13 @@ fn names_and_an_expression_are_one_subscription() {
 #[test]
 fn without_names_and_expression_the_member_leaves_until_it_is_known_what_it_wants() {
     let mut rig = Rig::matching();
-    rig.pattern("");
+    rig.subscribe(&[]);
     let id = rig.revoked(&[0, 1]);
     rig.matched("t.*", &["t"]);
     rig.acknowledge(id);
     assert_eq!(rig.member.phase(), Phase::Unsubscribed);
     rig.leave();
-    rig.pattern("t.*");
+    rig.want(&[], "t.*");
     assert_eq!(rig.request(), None);
     rig.matched("t.*", &["t"]);
     assert_eq!(rig.joins_for().1, ["t"]);
@@ -114,8 +109,7 @@ fn without_names_and_expression_the_member_leaves_until_it_is_known_what_it_want
 #[test]
 fn a_member_that_polls_again_before_it_is_known_what_matches_waits() {
     let mut rig = Rig::cooperative();
-    rig.subscribe(&["u"]);
-    rig.pattern("t.*");
+    rig.want(&["u"], "t.*");
     rig.input(Input::PollExpired);
     rig.input(Input::Polled);
     rig.matched("t.*", &["t"]);
