@@ -1,5 +1,8 @@
 //! Two plain consumers in a group: what is committed is not read again, what is not is read by who takes
-//! over, a seek goes back, and listeners hear of everything in time.
+//! over, a seek goes back, and listeners hear of everything in time. Beside them, consumers of topics by
+//! an expression.
+
+mod topics;
 
 use super::{Context, Outcome};
 use crate::Failure;
@@ -26,6 +29,19 @@ const SESSION: Duration = Duration::from_secs(6);
 pub(super) async fn run(context: &mut Context) -> Outcome {
     let client = Client::connect(context.client_config()).await?;
     let producer = Producer::new(&client, ProducerConfig::default())?;
+    let mut looking = context.client_config();
+    looking.metadata_max_age = Duration::from_secs(1);
+    let looking = Client::connect(looking).await?;
+    let by_pattern = [GroupProtocol::Classic, GroupProtocol::Consumer].map(|protocol| {
+        let bed = topics::Bed {
+            client: &looking,
+            producer: &producer,
+            base: context.unique(&format!("topics-{protocol:?}").to_lowercase()),
+            protocol,
+            replication: context.replication(),
+        };
+        async move { within(protocol, bed.run()).await }
+    });
     let tried = [GroupProtocol::Classic, GroupProtocol::Consumer].map(|protocol| {
         let topic = context.unique(&format!("plain-{protocol:?}").to_lowercase());
         let replication = context.replication();
@@ -38,19 +54,24 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         async move {
             let topic = NewTopic::new(&bed.topic, PARTITIONS).replication(replication);
             bed.client.ensure_topics(vec![topic]).await?;
-            let outcome = timeout(WITHIN, bed.run()).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(format!("no end in {WITHIN:?}").into()));
-            outcome.map_err(|error| Failure::from(format!("{protocol:?}: {error}")))
+            within(protocol, bed.run()).await
         }
     });
-    let outcome = try_join_all(tried).await;
+    let outcome = tokio::try_join!(try_join_all(tried), try_join_all(by_pattern));
     let left = producer.close(SOON).await;
     client.close().await;
+    looking.close().await;
     outcome?;
     if !left.is_clean() {
         return Err(format!("the producer left {left:?}").into());
     }
     Ok(())
+}
+
+async fn within(protocol: GroupProtocol, run: impl Future<Output = Outcome>) -> Outcome {
+    let outcome = timeout(WITHIN, run).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(format!("no end in {WITHIN:?}").into()));
+    outcome.map_err(|error| format!("{protocol:?}: {error}").into())
 }
 
 /// What a listener heard: the partitions that are there now, and whether it was told in order.

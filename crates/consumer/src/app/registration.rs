@@ -108,12 +108,12 @@ impl Registration {
     /// replaces an earlier one.
     ///
     /// With `group.protocol=consumer` (KIP-848) the broker matches: the syntax is RE2/J's, Apache
-    /// Kafka 4.0 is needed, it looks at new topics when it likes (within ten minutes, by its
-    /// `group.consumer.regex.refresh.interval.ms`), and its own topics match, too. An expression that
-    /// it cannot read ends the member with an error of kind [`Config`](crate::ErrorKind::Config).
+    /// Kafka 4.0 is needed, a new topic is found within some ten seconds, and what the cluster keeps
+    /// for itself (such as `__consumer_offsets`) matches, too. An expression that the broker cannot
+    /// read ends the member with an error of kind [`Config`](crate::ErrorKind::Config).
     ///
     /// With the classic protocol each member matches what it may see, every `metadata.max.age.ms`,
-    /// leaving out what the cluster keeps for itself (such as `__consumer_offsets`). The syntax is
+    /// leaving out what the cluster keeps for itself. The syntax is
     /// that of the [`regex`](https://docs.rs/regex/1/regex/#syntax) crate, which agrees with RE2/J on
     /// nearly everything; of what people write, `\Q...\E` is RE2/J's alone, and `[a-z&&[^b]]` is
     /// `regex`'s alone. With `auto` an expression has to be good for both.
