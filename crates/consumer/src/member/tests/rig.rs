@@ -7,6 +7,7 @@ use super::super::fetch::{Answer, Read};
 use super::super::lookup::{Found, Located};
 use super::super::partition::{Lookup, Owned, Position};
 use super::super::transact::next_step;
+use crate::app::Resolved;
 use crate::handler::{Context, Outcome, handler_fn};
 use crate::lane::LaneEnd;
 use crate::output::{Call, OutputMode};
@@ -156,7 +157,13 @@ impl Rig {
         let handler = handler_fn(|_, _| async { Outcome::Done });
         let registration = change(Registration::new("g", ["t"], handler));
         let mode = OutputMode::Transactional(Arc::new(Source(script.clone())));
-        let spec = MemberSpec::new(&client, &registration, &config, 0, &mode);
+        let (config, subscription) = registration.resolve(&config).unwrap();
+        let resolved = Resolved {
+            config,
+            subscription,
+            mode,
+        };
+        let spec = MemberSpec::new(&client, &registration, &resolved, 0);
         Self {
             member: Member::new(spec).unwrap(),
             script,
