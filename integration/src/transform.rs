@@ -48,7 +48,7 @@ pub async fn run(
         processing_guarantee: ProcessingGuarantee::ExactlyOnce,
         transactional_id_prefix: Some(transform.transactional_id.clone()),
         max_processing_time: Duration::from_secs(10),
-        transaction_timeout: Duration::from_secs(15),
+        transaction_timeout: Some(Duration::from_secs(15)),
         handler_backoff: Duration::from_millis(20),
         ..ConsumerConfig::default()
     };

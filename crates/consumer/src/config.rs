@@ -165,14 +165,17 @@ pub struct ConsumerConfig {
     /// `transactional.id.prefix`: names the members' transactional producers, each with the number
     /// of its instance. It should be the same for each start of a process, so that what a crash left
     /// open is ended by the next start rather than by its time-out, and no other process may have
-    /// it. Without one the static member's name is taken (`group.instance.id`), else a random one.
+    /// it. Without one the static member's name is taken (`group.instance.id`), else a random one:
+    /// then readers of committed records wait for `transaction.timeout.ms` after a crash.
     #[serde(rename = "transactional.id.prefix")]
     pub transactional_id_prefix: Option<String>,
-    /// `transaction.timeout.ms` (3 min): how long a transaction may stay open before the coordinator
-    /// aborts it; readers wait for it. Above `max.processing.time.ms` and `transaction.interval.ms`
-    /// together, and at most the broker's `transaction.max.timeout.ms`.
-    #[serde(rename = "transaction.timeout.ms", with = "duration_ms")]
-    pub transaction_timeout: Duration,
+    /// `transaction.timeout.ms` (none: 10 s above `max.processing.time.ms` and
+    /// `transaction.interval.ms` together): how long a transaction may stay open before the coordinator
+    /// aborts it; readers of committed records wait for it. At least 500 ms above those two, and at
+    /// most the broker's `transaction.max.timeout.ms`. No call begins that could outlast it: half of
+    /// what is above the two is left for the commit.
+    #[serde(rename = "transaction.timeout.ms", with = "duration_ms::option")]
+    pub transaction_timeout: Option<Duration>,
     /// `transaction.interval.ms` (100 ms): how long after its first record a transaction is
     /// committed. Calls in progress are waited for, and none begins meanwhile.
     #[serde(rename = "transaction.interval.ms", with = "duration_ms")]
@@ -217,7 +220,7 @@ impl Default for ConsumerConfig {
             on_unreadable: OnUnreadable::Stop,
             processing_guarantee: ProcessingGuarantee::AtLeastOnce,
             transactional_id_prefix: None,
-            transaction_timeout: Duration::from_secs(180),
+            transaction_timeout: None,
             transaction_interval: Duration::from_millis(100),
             transaction_max_records: 10_000,
             transaction_max_bytes: 16 << 20,

@@ -110,8 +110,8 @@ ottla_types::configuration!(
         ConfigKey::new(
             "transaction.timeout.ms",
             "ms",
-            "180000",
-            "1 to 86400000; with transactions above `max.processing.time.ms` and `transaction.interval.ms` together"
+            "",
+            "1 to 86400000; with transactions at least 500 above `max.processing.time.ms` and `transaction.interval.ms` together; none is 10000 above them"
         ),
         ConfigKey::new("transaction.interval.ms", "ms", "100", "1 to 86400000"),
         ConfigKey::new("transaction.max.records", "count", "10000", "1 or more"),

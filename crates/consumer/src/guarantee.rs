@@ -26,7 +26,31 @@ pub enum ProcessingGuarantee {
     ExactlyOnceIfPossible,
 }
 
+/// What a transaction may take besides a call and the interval, where nothing is said.
+const SPARE: Duration = Duration::from_secs(10);
+/// The least of that.
+const SPARE_MIN: Duration = Duration::from_millis(500);
+
 impl ConsumerConfig {
+    /// How long a transaction may be open.
+    pub(crate) fn transaction_timeout(&self) -> Duration {
+        let least = self.max_processing_time + self.transaction_interval;
+        self.transaction_timeout.unwrap_or(least + SPARE)
+    }
+
+    /// How long after the first call of a transaction others may begin: the last of them and the
+    /// commit have to end before the coordinator aborts it.
+    pub(crate) fn transaction_patience(&self) -> Duration {
+        let least = self.max_processing_time + self.transaction_interval;
+        let spare = self.transaction_timeout().saturating_sub(least);
+        self.transaction_interval + spare / 2
+    }
+
+    /// Whether the next start of this process ends what a crash of this one left open.
+    pub(crate) fn has_stable_transactional_id(&self) -> bool {
+        self.transactional_id_prefix.is_some() || self.group_instance_id.is_some()
+    }
+
     /// The transactional id of an instance.
     pub(crate) fn transactional_id(&self, instance: usize, name: &str) -> String {
         match (&self.transactional_id_prefix, &self.group_instance_id) {
@@ -55,22 +79,23 @@ impl ConsumerConfig {
         }
         let day = Duration::from_secs(86_400);
         let times = [
-            ("transaction.interval.ms", self.transaction_interval),
+            ("transaction.interval.ms", Some(self.transaction_interval)),
             ("transaction.timeout.ms", self.transaction_timeout),
         ];
         for (key, time) in times {
-            between_ms(key, time, Duration::from_millis(1), day)?;
+            if let Some(time) = time {
+                between_ms(key, time, Duration::from_millis(1), day)?;
+            }
         }
         // The coordinator would end transactions that a handler works in.
-        let least = self.max_processing_time + self.transaction_interval;
-        if self.processing_guarantee != ProcessingGuarantee::AtLeastOnce
-            && self.transaction_timeout <= least
-        {
-            let given = self.transaction_timeout.as_millis();
+        let least = self.max_processing_time + self.transaction_interval + SPARE_MIN;
+        let given = self.transaction_timeout();
+        if self.processing_guarantee != ProcessingGuarantee::AtLeastOnce && given < least {
             let expected = format!(
-                "above `max.processing.time.ms` and `transaction.interval.ms`, {}",
+                "at least {}, 500 ms above `max.processing.time.ms` and `transaction.interval.ms`",
                 least.as_millis()
             );
+            let given = given.as_millis();
             return Err(ConfigError::new("transaction.timeout.ms", given, expected));
         }
         Ok(())
@@ -94,10 +119,10 @@ mod tests {
                 c.transaction_interval = Duration::MAX;
             }),
             ("transaction.timeout.ms", |c| {
-                c.transaction_timeout = c.max_processing_time;
+                c.transaction_timeout = Some(c.max_processing_time + c.transaction_interval);
             }),
             ("transaction.timeout.ms", |c| {
-                c.transaction_timeout = Duration::MAX;
+                c.transaction_timeout = Some(Duration::MAX);
             }),
         ];
         for (key, spoil) in spoilers {
@@ -114,8 +139,30 @@ mod tests {
     #[test]
     fn a_slow_handler_needs_no_long_transactions_without_transactions() {
         let mut config = ConsumerConfig::new("g");
-        config.max_processing_time = config.transaction_timeout;
+        config.transaction_timeout = Some(config.max_processing_time);
         assert_eq!(config.validate(), Ok(()));
+        config.transaction_timeout = None;
+        config.max_processing_time = Duration::from_secs(7 * 86_400);
+        assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_call_and_the_commit_behind_it_have_time_in_every_transaction() {
+        let mut config = ConsumerConfig::new("g");
+        for timeout in [
+            None,
+            Some(Duration::from_secs(121)),
+            Some(Duration::MAX / 2),
+        ] {
+            config.transaction_timeout = timeout;
+            let last = config.transaction_patience() + config.max_processing_time;
+            let commit = config.transaction_timeout() - last;
+            assert!(config.transaction_patience() > config.transaction_interval);
+            assert!(commit >= SPARE_MIN / 2, "{commit:?} of {timeout:?}");
+        }
+        assert_eq!(config.transaction_timeout(), Duration::MAX / 2);
+        config.transaction_timeout = None;
+        assert_eq!(config.transaction_timeout(), Duration::from_millis(130_100));
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn given(key: &ottla::types::ConfigKey) -> String {
     let example = match key.name {
         "bootstrap.servers" => "a:9092,b:9092",
         "sasl.mechanism" => "SCRAM-SHA-256",
-        "batch.records" | "rate.limit" => "1000",
+        "batch.records" | "rate.limit" | "transaction.timeout.ms" => "1000",
         "enable.idempotence" => "true",
         "max.in.flight.requests.per.connection" => "5",
         _ => "some-text",

@@ -161,7 +161,17 @@ impl App {
         };
         match (config.processing_guarantee, possible) {
             (ProcessingGuarantee::AtLeastOnce, _) => Ok(OutputMode::Plain(self.outputs.clone())),
-            (_, Ok(transactions)) => Ok(OutputMode::Transactional(transactions)),
+            (_, Ok(transactions)) => {
+                if !config.has_stable_transactional_id() {
+                    tracing::info!(
+                        group = config.group_id,
+                        timeout = ?config.transaction_timeout(),
+                        "without `transactional.id.prefix` or `group.instance.id`, readers of committed \
+                         records wait for the time-out after a crash"
+                    );
+                }
+                Ok(OutputMode::Transactional(transactions))
+            }
             (ProcessingGuarantee::ExactlyOnce, Err(error)) => Err(error),
             (ProcessingGuarantee::ExactlyOnceIfPossible, Err(error)) => {
                 tracing::warn!(group = config.group_id, %error, "not exactly once, but at least once");

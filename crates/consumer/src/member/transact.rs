@@ -49,6 +49,8 @@ pub(super) struct Transactor {
     id: String,
     timeout: Duration,
     interval: Duration,
+    /// How long after its first call others may begin in a transaction.
+    patience: Duration,
     /// How often positions are committed where no record is.
     idle_interval: Duration,
     /// The waits of a partition whose record fails again and again.
@@ -111,8 +113,9 @@ impl Transactor {
         Some(Self {
             source: source.clone(),
             id: spec.transactional_id.clone(),
-            timeout: config.transaction_timeout,
+            timeout: config.transaction_timeout(),
             interval: config.transaction_interval,
+            patience: config.transaction_patience(),
             idle_interval: config.commit_interval,
             retry: (config.handler_backoff, config.handler_backoff_max),
             producer: None,
@@ -220,7 +223,14 @@ impl Transactor {
             return self.not_before;
         }
         let due = since.begun.map(|begun| begun + self.interval);
-        due.unwrap_or(self.idle_due)
+        let due = due.unwrap_or(self.idle_due);
+        self.old_at().map_or(due, |at| at.min(due))
+    }
+
+    /// When the open transaction is so old that no call may begin in it.
+    fn old_at(&self) -> Option<Instant> {
+        let entered = self.gate.since().entered?;
+        Some(entered + self.patience)
     }
 
     /// Lets calls begin: in a new transaction, or again in the same one.
@@ -232,7 +242,6 @@ impl Transactor {
                 false => self.gate.reopen(publish),
             }
             self.state = State::Open;
-            self.hurried = false;
             self.idle_due = now + self.idle_interval;
         }
     }
@@ -296,12 +305,13 @@ impl Member {
         let Some(transactor) = &mut self.transactor else {
             return;
         };
-        if !has_news(transactor, &self.partitions) {
+        let is_old = transactor.old_at().is_some_and(|at| at <= now);
+        if !is_old && !has_news(transactor, &self.partitions) {
             transactor.hurried = false;
             transactor.idle_due = now + transactor.idle_interval;
             return;
         }
-        if identity.is_none() && !transactor.gate.since().is_over {
+        if identity.is_none() && !is_old && !transactor.gate.since().is_over {
             // Without a generation nothing can be committed; calls go on.
             transactor.not_before = now + BACKOFF;
             return;
@@ -327,8 +337,11 @@ impl Member {
         if !transactor.gate.may_commit(|lane| owned.contains(&lane)) {
             return self.abort(false, now);
         }
+        // What is located from now on is hurried anew.
+        transactor.hurried = false;
         let (entries, offsets) = collect(&self.partitions);
         if entries.is_empty() {
+            transactor.not_before = now + BACKOFF;
             return transactor.open_gate(false, now);
         }
         let group = GroupMetadata {

@@ -38,6 +38,8 @@ struct State {
 /// What an open transaction holds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Held {
+    /// When the first call began of those that may have published into it.
+    pub(crate) entered: Option<Instant>,
     /// When the first record was handled.
     pub(crate) begun: Option<Instant>,
     pub(crate) records: usize,
@@ -109,11 +111,12 @@ impl Gate {
         held.tainted.is_empty() && held.lanes.iter().all(|lane| is_there(*lane))
     }
 
-    /// When the first record of the transaction was handled, and whether it is full or tainted.
+    /// How old the transaction is, and whether it is full or tainted.
     pub(crate) fn since(&self) -> Since {
         let state = self.lock();
         let held = &state.held;
         Since {
+            entered: held.entered,
             begun: held.begun,
             is_over: self.is_full(&state) || !held.tainted.is_empty(),
         }
@@ -145,6 +148,7 @@ impl Gate {
         }
         let publish = state.publish.clone()?;
         *state.calls.entry(lane).or_default() += 1;
+        state.held.entered.get_or_insert_with(Instant::now);
         drop(state);
         Some(Entered {
             gate: self.clone(),
@@ -170,6 +174,9 @@ impl Gate {
 /// See [`Gate::since`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Since {
+    /// When the first call began of those that may have published.
+    pub(crate) entered: Option<Instant>,
+    /// When the first record was handled.
     pub(crate) begun: Option<Instant>,
     pub(crate) is_over: bool,
 }
@@ -207,6 +214,10 @@ impl Entered {
             None => {
                 held.tainted.insert(self.lane);
             }
+        }
+        if state.calls.is_empty() && state.held.lanes.is_empty() && state.held.tainted.is_empty() {
+            // No call has left anything in it.
+            state.held.entered = None;
         }
         let is_over = self.gate.is_full(&state) || !state.held.tainted.is_empty();
         let is_waited_for = state.publish.is_none() && state.calls.is_empty();

@@ -219,7 +219,7 @@ async fn a_crash_between_output_and_commit_leaves_nothing() {
     // The first life never gets to its commit.
     let never = ConsumerConfig {
         transaction_interval: Duration::from_secs(600),
-        transaction_timeout: Duration::from_secs(800),
+        transaction_timeout: Some(Duration::from_secs(800)),
         ..exactly_once()
     };
     let first = start_with(&bed, never, transform()).await;
@@ -238,7 +238,7 @@ async fn a_graceful_end_commits_what_is_open() {
     write_inputs(&bed).await;
     let seldom = ConsumerConfig {
         transaction_interval: Duration::from_secs(600),
-        transaction_timeout: Duration::from_secs(800),
+        transaction_timeout: Some(Duration::from_secs(800)),
         commit_interval: Duration::from_secs(3600),
         ..exactly_once()
     };
@@ -296,7 +296,7 @@ async fn come_and_go(group_protocol: GroupProtocol) {
         group_protocol,
         session_timeout: Duration::from_millis(1500),
         max_processing_time: Duration::from_secs(1),
-        transaction_timeout: Duration::from_secs(2),
+        transaction_timeout: Some(Duration::from_secs(2)),
         transactional_id_prefix: None,
         ..exactly_once()
     };
@@ -336,7 +336,7 @@ async fn trap_c18_a_member_that_is_lost_inside_of_a_transaction_takes_it_back() 
     });
     let lazy = ConsumerConfig {
         transaction_interval: Duration::from_secs(600),
-        transaction_timeout: Duration::from_secs(800),
+        transaction_timeout: Some(Duration::from_secs(800)),
         ..short_session()
     };
     let lazy = ConsumerConfig {

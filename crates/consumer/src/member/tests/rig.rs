@@ -184,8 +184,8 @@ impl Rig {
         self.now += time;
     }
 
-    /// Starts what is due.
-    fn transact(&mut self) {
+    /// Starts what is due, and does not wait for its end.
+    pub(super) fn transact(&mut self) {
         self.member.transact(Some(identity()), self.now);
     }
 
@@ -278,12 +278,21 @@ impl Rig {
 
     /// A call that has published nothing so far.
     pub(super) fn quiet_call(&self, partition: &TopicPartition) -> (Call, Context) {
+        self.try_call(partition).expect("no call may begin")
+    }
+
+    /// Whether a call may begin.
+    pub(super) fn may_call(&self, partition: &TopicPartition) -> bool {
+        self.try_call(partition).is_some()
+    }
+
+    fn try_call(&self, partition: &TopicPartition) -> Option<(Call, Context)> {
         let (owned, spec) = (self.owned(partition), &self.member.spec);
         let (group, board) = (spec.group.clone(), spec.board.clone());
         let mut context = Context::of_member(group, board, owned.lease.clone());
         let transactor = self.member.transactor.as_ref().unwrap();
         let call = transactor.outputs(owned.incarnation).begin(&mut context);
-        (call.expect("no call may begin"), context)
+        Some((call?, context))
     }
 
     /// The records below `next` are handled, the last of them by `call`.

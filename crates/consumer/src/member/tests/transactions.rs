@@ -91,3 +91,48 @@ async fn a_revocation_that_waits_for_the_end_of_a_commit_does_not_spin() {
     // Its offset may still be committed: somebody else must not begin before that.
     assert!(rig.member.revocation.is_some());
 }
+
+#[tokio::test]
+async fn trap_c14_a_beginning_that_is_found_while_a_commit_is_out_is_committed_next() {
+    let mut rig = Rig::open().await;
+    rig.begin_at(&t0(), 5).await;
+    rig.handle(&t0(), 6);
+    rig.pass(LATER);
+    rig.transact();
+    rig.assign(&t1());
+    rig.found(&t1(), Lookup::Committed, 3, None).await;
+    rig.settle().await;
+    let steps = ["t-0@6", "commit", "begin", "t-1@3", "commit", "begin"];
+    assert_eq!(rig.script.take(), steps);
+}
+
+#[tokio::test]
+async fn no_call_begins_that_could_outlast_the_transaction() {
+    let mut rig = Rig::open().await;
+    rig.begin_at(&t0(), 5).await;
+    rig.begin_at(&t1(), 5).await;
+    let (patience, limit) = {
+        let config = &rig.member.spec.config;
+        (config.transaction_patience(), config.max_processing_time)
+    };
+    // A first call that takes all the time that it has.
+    let first = rig.call(&t0());
+    rig.pass(patience / 2);
+    rig.settle().await;
+    let (second, _) = rig.quiet_call(&t1());
+    rig.pass(patience);
+    rig.settle().await;
+    assert!(!rig.may_call(&t1()), "with {limit:?} it would end too late");
+    assert!(rig.script.take().is_empty());
+    rig.done(&t1(), second, 6);
+    rig.done(&t0(), first, 6);
+    rig.settle().await;
+    assert_eq!(rig.script.take(), ["t-0@6 t-1@6", "commit", "begin"]);
+    // Calls that leave nothing behind do not make a transaction old.
+    for _ in 0..3 {
+        drop(rig.quiet_call(&t0()));
+        rig.pass(patience);
+        rig.settle().await;
+    }
+    assert!(rig.may_call(&t0()) && rig.script.take().is_empty());
+}
