@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// A request that was handed to the connection. Dropping it does not withdraw the request.
+/// A request that was handed to the connection. Dropping it withdraws the request only as long as the
+/// driver has not taken it from the queue; after that it is sent, and its answer is dropped.
 pub(crate) struct Submitted {
     api: &'static str,
     connection: Connection,

@@ -167,6 +167,15 @@ impl Progress {
         self.done_with.store(handled, Ordering::Release);
     }
 
+    /// There was no committed offset, and a reset led here: nothing before it is for this group. That
+    /// is worth a commit even if nobody reads on before the next start, which else would be led to a
+    /// later end (C14). To be called where the position is found.
+    pub(crate) fn mark_reset(&self, position: Offset) {
+        if self.is_asked() {
+            self.done_with.store(position, Ordering::Release);
+        }
+    }
+
     /// What was [marked](Self::mark_handled), also when the partition is not owned any more.
     pub(crate) fn last_marked(&self) -> Option<Offset> {
         Some(self.handled.load(Ordering::Acquire)).filter(|offset| *offset >= 0)

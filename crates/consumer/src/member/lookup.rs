@@ -25,6 +25,8 @@ pub(super) struct Lookups {
 pub(super) struct Found {
     pub(super) partition: TopicPartition,
     pub(super) incarnation: u64,
+    /// How many seeks there were when it was asked.
+    pub(super) seeks: u64,
     pub(super) lookup: Lookup,
     pub(super) result: Result<Located, LookupError>,
 }
@@ -51,6 +53,7 @@ pub(super) enum LookupError {
 struct Wanted {
     partition: TopicPartition,
     incarnation: u64,
+    seeks: u64,
     lookup: Lookup,
     /// What an earlier reset found and was not committed yet.
     pin: Option<Offset>,
@@ -101,6 +104,7 @@ impl Lookups {
                 wanted.push(Wanted {
                     partition: partition.clone(),
                     incarnation: owned.incarnation,
+                    seeks: owned.seeks,
                     lookup,
                     pin: pins.get(partition).copied(),
                 });
@@ -299,6 +303,7 @@ impl Wanted {
         Found {
             partition: self.partition,
             incarnation: self.incarnation,
+            seeks: self.seeks,
             lookup: self.lookup,
             result,
         }

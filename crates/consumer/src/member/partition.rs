@@ -40,6 +40,9 @@ pub(super) struct Owned {
     /// The id of the topic that is read, if the transport knows it.
     pub(super) topic_id: Option<[u8; 16]>,
     pub(super) lag: Lag,
+    /// How often the application chose another position: tells one seek from another to the same
+    /// place.
+    pub(super) seeks: u64,
     /// Who waits to hear where a seek led to.
     pub(super) seek: Option<SeekReply>,
     /// What was handled when something was given to the lane last.
@@ -104,6 +107,7 @@ impl Owned {
             unreadable: None,
             topic_id: None,
             lag,
+            seeks: 0,
             seek: None,
             handled: None,
             backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
@@ -143,6 +147,7 @@ impl Owned {
         // Of a feed of its own, which counts anew.
         self.reading = 0;
         self.seek = Some(reply);
+        self.seeks += 1;
         self.look_up(Lookup::Start(place), now);
     }
 

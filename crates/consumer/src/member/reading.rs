@@ -20,6 +20,7 @@ impl Member {
         for Found {
             partition,
             incarnation,
+            seeks,
             lookup,
             result,
         } in found
@@ -27,14 +28,19 @@ impl Member {
             let Some(owned) = self.partitions.get_mut(&partition) else {
                 continue;
             };
-            if owned.incarnation != incarnation
+            if (owned.incarnation, owned.seeks) != (incarnation, seeks)
                 || owned.position != Position::LookingUp(lookup)
                 || owned.drain_by.is_some()
             {
                 continue;
             }
             match (result, lookup) {
-                (Ok(located), Lookup::Committed) => self.begin(&partition, located, true, now),
+                (Ok(located), Lookup::Committed) => {
+                    if located.committed.is_none() {
+                        owned.progress.mark_reset(located.position.offset);
+                    }
+                    self.begin(&partition, located, true, now);
+                }
                 (Ok(located), Lookup::Start(_)) => self.begin(&partition, located, false, now),
                 (Ok(located), Lookup::OutOfRange(asked)) => {
                     self.reset(&partition, asked, located.position, now);

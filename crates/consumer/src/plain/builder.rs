@@ -125,3 +125,19 @@ impl ConsumerBuilder {
         })
     }
 }
+
+#[cfg(test)]
+impl Consumer {
+    /// One whose member is the test.
+    pub(crate) fn at_desk(desk: Arc<Desk>) -> Self {
+        Self {
+            running: None,
+            desk,
+            current: None,
+            group: None,
+            api_timeout: std::time::Duration::from_secs(1),
+            protocol: crate::GroupProtocol::Classic,
+            has_ended: false,
+        }
+    }
+}

@@ -173,6 +173,58 @@ async fn a_seek_discards_what_was_fetched() {
 }
 
 #[tokio::test]
+async fn trap_c21_a_second_seek_to_the_end_is_not_answered_by_the_first() {
+    let bed = bed(1, 10).await;
+    let mut consumer = Consumer::subscribe(&bed.client, in_group("g"), ["t"])
+        .await
+        .unwrap();
+    recv(&mut consumer).await;
+    let late = Action::DelayReply(Duration::from_millis(300));
+    bed.cluster
+        .faults()
+        .add(Fault::on(ApiKey::ListOffsets).action(late));
+    let before = bed.cluster.requests(ApiKey::ListOffsets);
+    let first = consumer.seek(&t(0), SeekTo::End).now_or_never();
+    assert!(first.is_none());
+    wait_for("the question", || {
+        bed.cluster.requests(ApiKey::ListOffsets) > before
+    })
+    .await;
+    bed.write("t", 0, ["between"]).await;
+    assert_eq!(consumer.seek(&t(0), SeekTo::End).await.unwrap(), 11);
+    close(consumer).await;
+}
+
+#[tokio::test]
+async fn what_lies_behind_something_unreadable_is_not_handed_out_after_a_seek_either() {
+    let bed = bed(1, 0).await;
+    let long = "x".repeat(2 << 10);
+    bed.write("t", 0, [&long]).await;
+    bed.write_unreadable("t", 0).await;
+    bed.write("t", 0, [&long]).await;
+    // Each batch comes by itself.
+    let small = ConsumerConfig {
+        max_partition_fetch_bytes: 1 << 10,
+        ..in_group("g")
+    };
+    let mut consumer = Consumer::subscribe(&bed.client, small, ["t"])
+        .await
+        .unwrap();
+    let buffered =
+        |consumer: &Consumer| consumer.status().registrations[0].members[0].buffered_bytes;
+    for _ in 0..3 {
+        wait_for("all three", || buffered(&consumer) > 4 << 10).await;
+        assert_eq!(recv(&mut consumer).await.next_offset(), 1);
+        let error = timeout(SOON, consumer.recv()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreadable);
+        let behind = consumer.poll(Duration::from_millis(100)).await.unwrap();
+        assert!(behind.is_none(), "{behind:?}");
+        consumer.seek(&t(0), SeekTo::Beginning).await.unwrap();
+    }
+    close(consumer).await;
+}
+
+#[tokio::test]
 async fn trap_c7_an_answer_for_the_position_before_a_seek_is_dropped() {
     let bed = bed(1, 10).await;
     let mut consumer = Consumer::subscribe(&bed.client, in_group("g"), ["t"])

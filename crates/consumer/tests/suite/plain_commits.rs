@@ -2,7 +2,7 @@
 
 use crate::bed::{Bed, SHUTDOWN, short_session, wait_for};
 use crate::plain::{bed, close, in_group, recv, t, values};
-use ottla_consumer::{CommitHandle, Consumer, ConsumerConfig, ErrorKind};
+use ottla_consumer::{AutoOffsetReset, CommitHandle, Consumer, ConsumerConfig, ErrorKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::{
@@ -60,6 +60,41 @@ async fn a_commit_names_what_was_handed_out_and_nothing_more() {
     assert_eq!(firsts[usize::try_from(read).unwrap()], Some(2));
     assert_eq!(firsts[usize::try_from(other).unwrap()], Some(0));
     close(again).await;
+}
+
+#[tokio::test]
+async fn trap_c14_where_latest_led_is_committed_before_anything_is_read() {
+    let bed = bed(1, 10).await;
+    let auto = ConsumerConfig {
+        enable_auto_commit: true,
+        auto_offset_reset: AutoOffsetReset::Latest,
+        ..in_group("g")
+    };
+    let consumer = subscribe(&bed, auto.clone()).await;
+    wait_for("the place", || bed.committed("g", "t", 0) == Some(10)).await;
+    close(consumer).await;
+    bed.write("t", 0, ["in between"]).await;
+    let mut again = subscribe(&bed, auto.clone()).await;
+    assert_eq!(values(&recv(&mut again).await), ["in between"]);
+    close(again).await;
+    assert_eq!(bed.committed("g", "t", 0), Some(11));
+
+    let by_hand = ConsumerConfig {
+        enable_auto_commit: false,
+        ..auto
+    };
+    let consumer = Consumer::subscribe(
+        &bed.client,
+        ConsumerConfig {
+            group_id: "h".to_owned(),
+            ..by_hand
+        },
+        ["t"],
+    );
+    let consumer = consumer.await.unwrap();
+    wait_for("the place", || consumer.position(&t(0)) == Some(11)).await;
+    close(consumer).await;
+    assert_eq!(bed.committed("h", "t", 0), None, "nobody asked for it");
 }
 
 #[tokio::test]

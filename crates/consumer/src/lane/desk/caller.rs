@@ -1,6 +1,6 @@
 //! The caller's side of the desk: records are taken, positions chosen, commits asked for.
 
-use super::tray::Handed;
+use super::tray::{Handed, Tray};
 use super::{Desk, Inner, Place, Seek, SeekReply};
 use crate::Error;
 use crate::lane::Progress;
@@ -144,7 +144,9 @@ impl Desk {
     /// The partitions of which records were handed out, as far as they are owned.
     pub(crate) fn handed_out(&self) -> Vec<(TopicPartition, Arc<Progress>)> {
         let inner = self.lock();
-        let trays = inner.trays.iter().filter(|(_, tray)| tray.was_out);
+        let is_owned = |tray: &Tray| !tray.context.lease().is_revoked();
+        let trays = inner.trays.iter();
+        let trays = trays.filter(|(_, tray)| tray.was_out && is_owned(tray));
         trays
             .map(|(p, tray)| (p.clone(), tray.progress.clone()))
             .collect()
@@ -203,7 +205,7 @@ impl Inner {
             };
             tray.in_turn = false;
             let is_unwanted = |s: &Subscription| s.is_without(&partition.topic);
-            if tray.drain.is_set()
+            if !tray.is_current()
                 || tray.progress.is_paused()
                 || self.subscription.as_ref().is_some_and(is_unwanted)
             {
@@ -236,7 +238,7 @@ impl Inner {
         }
         self.out.push(partition.clone());
         let taken = records.len();
-        if taken == 0 || tray.drain.is_set() || tray.context.lease().is_revoked() {
+        if taken == 0 || !tray.is_current() {
             tray.feed = Some(feed);
             // The caller has nothing now: a rebalance need not wait for it.
             self.settle();

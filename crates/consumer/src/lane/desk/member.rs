@@ -55,7 +55,10 @@ impl Desk {
         let (sender, inbox) = mpsc::channel(INBOX_CHUNKS);
         let mut inner = self.lock();
         let partition = setup.partition.clone();
-        if let Some(place) = inner.places.as_mut().and_then(|p| p.get_mut(&partition)) {
+        // The caller wants to go on elsewhere already: nothing is handed out from here.
+        let is_stale = inner.seeks.contains_key(&partition);
+        if !is_stale && let Some(place) = inner.places.as_mut().and_then(|p| p.get_mut(&partition))
+        {
             place.told = Some(SeekTo::Offset(setup.position));
             place.progress = Some(setup.progress.clone());
         }
@@ -65,21 +68,22 @@ impl Desk {
         let drain = known
             .as_ref()
             .map_or_else(Latch::default, |t| t.drain.clone());
-        let feed = Box::new(Feed::new(&setup, inbox, drain.clone()));
+        let feed = Feed::new(&setup, inbox, drain.clone());
+        let feed = (!is_stale).then(|| Box::new(feed));
         let handle = LaneHandle {
             inbox: sender,
             drain: drain.clone(),
             desk: Some((self.clone(), partition.clone())),
         };
         if let Some(tray) = known {
-            tray.feed = Some(feed);
+            tray.feed = feed;
             return (handle, None);
         }
         let idle = Latch::default();
         let meters = Meters::new(setup.context.group(), &partition.topic);
         let tray = Tray {
             incarnation: setup.incarnation,
-            feed: Some(feed),
+            feed,
             rest: None,
             progress: setup.progress,
             context: setup.context.clone(),
@@ -97,11 +101,15 @@ impl Desk {
         // What the caller had of it comes again, to this caller.
         inner.gone.remove(&partition);
         drop(inner);
-        let (desk, incarnation) = (self.clone(), setup.incarnation);
+        let lane = TrayLane {
+            desk: self.clone(),
+            partition,
+            incarnation: setup.incarnation,
+        };
         let run = async move {
             let given_up = async {
                 drain.wait().await;
-                desk.drained(&partition, incarnation);
+                lane.desk.drained(&lane.partition, lane.incarnation);
                 idle.wait().await;
             };
             tokio::select! {
@@ -109,11 +117,10 @@ impl Desk {
                 () = setup.context.lease().lost() => {}
                 () = given_up => {}
             }
-            let call_dropped = desk.close_tray(&partition, incarnation);
             LaneEnd {
-                partition,
-                incarnation,
-                call_dropped,
+                partition: lane.partition.clone(),
+                incarnation: lane.incarnation,
+                call_dropped: lane.close(),
             }
         };
         (handle, is_new.then_some(run))
@@ -165,9 +172,13 @@ impl Desk {
         }
     }
 
-    /// A partition is stopped, and others go on.
+    /// A partition is stopped, and others go on. Not news to a caller that has left the place.
     pub(crate) fn report(&self, error: Error) {
         let mut inner = self.lock();
+        let left = error.partition().map(|of| inner.seeks.contains_key(of));
+        if left == Some(true) {
+            return;
+        }
         inner.forget_error(error.partition());
         inner.errors.push_back(error);
         inner.call();
@@ -200,5 +211,24 @@ impl Desk {
             orders.extend(inner.subscription.clone().map(Order::Subscribe));
         }
         orders
+    }
+}
+
+/// A tray's lane. However it ends, also with a member that failed, the tray goes with it.
+struct TrayLane {
+    desk: Arc<Desk>,
+    partition: TopicPartition,
+    incarnation: u64,
+}
+
+impl TrayLane {
+    fn close(&self) -> bool {
+        self.desk.close_tray(&self.partition, self.incarnation)
+    }
+}
+
+impl Drop for TrayLane {
+    fn drop(&mut self) {
+        self.close();
     }
 }

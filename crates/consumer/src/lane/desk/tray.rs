@@ -52,6 +52,11 @@ impl Handed {
 }
 
 impl Tray {
+    /// Whether its records may be given to the caller (C24).
+    pub(super) fn is_current(&self) -> bool {
+        !self.drain.is_set() && !self.context.lease().is_revoked()
+    }
+
     /// The caller is done with what it has.
     pub(super) fn settle(&mut self) {
         self.is_out = false;

@@ -234,6 +234,7 @@ impl Rig {
         let found = Found {
             partition: partition.clone(),
             incarnation: owned.incarnation,
+            seeks: owned.seeks,
             lookup,
             result: Ok(Located {
                 position: offset.into(),
