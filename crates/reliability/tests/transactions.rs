@@ -208,6 +208,25 @@ async fn a_crash_leaves_no_second_copy() {
 }
 
 #[tokio::test]
+async fn trap_d_a_dead_letter_that_the_broker_has_no_room_for_goes_with_fewer_headers() {
+    let bed = Bed::start().await;
+    let small = [("max.message.bytes", "900")];
+    let made = bed.cluster.create_topic_with("in_dlq", 3, &small);
+    made.expect("a topic");
+    let handler = handler_fn(|_, record: ConsumedRecord| async move {
+        match number(&record) % 9 {
+            0 => Outcome::Failed(HandlerError::permanent("Never", "x".repeat(5_000))),
+            _ => Outcome::Done,
+        }
+    });
+    let running = bed.reliable(handler).await;
+    bed.wait_for("in_dlq", INPUTS / 9).await;
+    assert!(running.shutdown(LIMIT).await.clean);
+    let every_ninth = (0..INPUTS).filter(|n| n % 9 == 0);
+    assert_eq!(bed.counts("in_dlq"), each(every_ninth, 1));
+}
+
+#[tokio::test]
 async fn dead_letters_of_batches_are_in_the_transaction() {
     let bed = Bed::start().await;
     let odd = json_batch(|_, _: Vec<bool>| async { ottla_consumer::BatchOutcome::Done });

@@ -15,8 +15,8 @@ const TELL_AFTER: Duration = Duration::from_millis(10);
 
 /// What a lane sees of the calls.
 pub(crate) trait Observer: Send + Sync {
-    /// Begins a call, if one may begin.
-    fn begins(&self, context: &mut Context) -> Option<Call>;
+    /// Begins a call for the records from `first` on, if one may begin.
+    fn begins(&self, context: &mut Context, first: &ConsumedRecord) -> Option<Call>;
     /// The span of the call.
     fn span(&self, record: &ConsumedRecord) -> Span;
     /// The call has ended.
@@ -56,7 +56,7 @@ impl Run<'_> {
             outcome: None,
         };
         for record in self.records {
-            let Some(call) = self.observer.begins(&mut self.context) else {
+            let Some(call) = self.observer.begins(&mut self.context, record) else {
                 break;
             };
             let deadline = begun + self.limit;

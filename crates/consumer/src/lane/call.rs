@@ -161,7 +161,7 @@ impl Caller {
                 return None;
             }
             let mut context = self.context.clone();
-            let Some(call) = self.begins(&mut context) else {
+            let Some(call) = self.begins(&mut context, record) else {
                 continue;
             };
             let begun = Instant::now();
@@ -200,7 +200,7 @@ impl Caller {
         records: &[ConsumedRecord],
     ) -> (usize, Then) {
         let mut context = self.context.clone();
-        let Some(call) = self.begins(&mut context) else {
+        let Some(call) = self.begins(&mut context, &records[0]) else {
             return (0, Then::Next);
         };
         let span = self.span(&records[0], records.len());
@@ -316,11 +316,11 @@ fn plan(outcome: BatchOutcome, count: usize) -> (usize, Then) {
 }
 
 impl Observer for Caller {
-    fn begins(&self, context: &mut Context) -> Option<Call> {
+    fn begins(&self, context: &mut Context, first: &ConsumedRecord) -> Option<Call> {
         if self.may_not_begin() {
             return None;
         }
-        let call = self.outputs.begin(context)?;
+        let call = self.outputs.begin(context, first)?;
         self.count_call(1);
         Some(call)
     }

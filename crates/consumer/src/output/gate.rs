@@ -1,5 +1,6 @@
 //! [`Gate`]: lets a member's calls begin while a transaction is open, and knows what it holds.
 
+use super::refusals::{Refusal, Refusals, Source};
 use ottla_types::Publish;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,7 @@ struct State {
     /// Calls in progress, by their lanes.
     calls: BTreeMap<u64, usize>,
     held: Held,
+    refusals: Refusals,
 }
 
 /// What an open transaction holds.
@@ -64,7 +66,7 @@ impl Gate {
     /// A new transaction is open, for so many records, or fewer by the limits.
     pub(crate) fn open(&self, publish: Arc<dyn Publish>, quota: usize) {
         let mut state = self.lock();
-        state.quota = quota.min(self.limits.records);
+        state.quota = quota;
         state.held = Held::default();
         state.publish = Some(publish);
         drop(state);
@@ -141,7 +143,11 @@ impl Gate {
     }
 
     /// Begins a call of a lane; `None` while none may begin.
-    pub(super) fn enter(self: &Arc<Self>, lane: u64) -> Option<Entered> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        lane: u64,
+        source: Source,
+    ) -> Option<(Entered, Admission)> {
         let mut state = self.lock();
         if !self.admits(&state) {
             return None;
@@ -149,12 +155,22 @@ impl Gate {
         let publish = state.publish.clone()?;
         *state.calls.entry(lane).or_default() += 1;
         state.held.entered.get_or_insert_with(Instant::now);
+        let refused = match state.refusals.is_empty() {
+            true => Vec::new(),
+            false => state.refusals.of(&source, Instant::now()),
+        };
+        let admission = Admission {
+            publish,
+            is_careful: state.quota < self.limits.records.max(2),
+            refused,
+        };
         drop(state);
-        Some(Entered {
+        let entered = Entered {
             gate: self.clone(),
             lane,
-            publish,
-        })
+            source,
+        };
+        Some((entered, admission))
     }
 
     fn admits(&self, state: &State) -> bool {
@@ -162,7 +178,8 @@ impl Gate {
     }
 
     fn is_full(&self, state: &State) -> bool {
-        state.held.records >= state.quota || state.held.bytes >= self.limits.bytes
+        state.held.records >= state.quota.min(self.limits.records)
+            || state.held.bytes >= self.limits.bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,13 +203,25 @@ pub(crate) struct Since {
 pub(super) struct Entered {
     gate: Arc<Gate>,
     lane: u64,
+    source: Source,
+}
+
+/// What a call publishes through.
+pub(super) struct Admission {
     pub(super) publish: Arc<dyn Publish>,
+    /// Transactions were aborted lately: it is to be found out of each output what becomes of it.
+    pub(super) is_careful: bool,
+    /// What was refused of its outputs before.
+    pub(super) refused: Vec<Refusal>,
 }
 
 impl Entered {
     /// Ends the call: with so many records handled, or failed with outputs.
-    pub(super) fn leave(self, handled: Option<usize>, bytes: usize) {
+    pub(super) fn leave(self, handled: Option<usize>, bytes: usize, refused: Vec<Refusal>) {
         let mut state = self.gate.lock();
+        if !refused.is_empty() {
+            state.refusals.note(&self.source, refused, Instant::now());
+        }
         if let Some(calls) = state.calls.get_mut(&self.lane) {
             *calls -= 1;
             if *calls == 0 {
@@ -231,7 +260,9 @@ impl Entered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ottla_types::{BoxFuture, Delivery, Fate, PublishError, PublishErrorKind, Record};
+    use ottla_types::{
+        BoxFuture, Delivery, Fate, PublishError, PublishErrorKind, Record, TopicPartition,
+    };
     use std::future::ready;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -255,6 +286,11 @@ mod tests {
         Arc::new(Gate::new(GateLimits { records, bytes }, Arc::default()))
     }
 
+    fn enter(gate: &Arc<Gate>, lane: u64) -> Option<Entered> {
+        let source = (TopicPartition::new("t", 0), 0);
+        Some(gate.enter(lane, source)?.0)
+    }
+
     #[test]
     fn a_call_that_ends_while_the_gate_is_shut_is_held_or_in_progress() {
         const ROUNDS: u64 = 5_000;
@@ -268,7 +304,7 @@ mod tests {
                 for calls in begun {
                     barrier.wait();
                     for call in calls {
-                        call.leave(Some(1), 0);
+                        call.leave(Some(1), 0, Vec::new());
                         left.fetch_add(1, Ordering::Release);
                     }
                     barrier.wait();
@@ -277,7 +313,7 @@ mod tests {
             let (mut missed, mut amid) = (0, 0);
             for round in 0..ROUNDS {
                 gate.open(Arc::new(Nowhere), usize::MAX);
-                let calls = (0..CALLS).map(|lane| gate.enter(lane).unwrap());
+                let calls = (0..CALLS).map(|lane| enter(&gate, lane).unwrap());
                 begin.send(calls.collect()).unwrap();
                 barrier.wait();
                 // Amid the calls' ends, wherever there is a second core.
@@ -301,15 +337,15 @@ mod tests {
     fn a_call_that_failed_with_outputs_lets_no_other_begin() {
         let gate = gate(10);
         gate.open(Arc::new(Nowhere), 10);
-        let (first, second) = (gate.enter(1).unwrap(), gate.enter(2).unwrap());
-        first.leave(Some(1), 10);
+        let (first, second) = (enter(&gate, 1).unwrap(), enter(&gate, 2).unwrap());
+        first.leave(Some(1), 10, Vec::new());
         assert!(gate.may_commit(|lane| lane == 1) && !gate.may_commit(|lane| lane == 2));
-        second.leave(None, 0);
+        second.leave(None, 0, Vec::new());
         assert!(gate.is_tainted() && gate.is_quiet() && !gate.may_commit(|_| true));
-        assert!(gate.enter(1).is_none());
+        assert!(enter(&gate, 1).is_none());
         gate.close();
         gate.open(Arc::new(Nowhere), 1);
-        gate.enter(1).unwrap().leave(Some(1), 0);
-        assert!(gate.enter(1).is_none(), "the transaction is full");
+        enter(&gate, 1).unwrap().leave(Some(1), 0, Vec::new());
+        assert!(enter(&gate, 1).is_none(), "the transaction is full");
     }
 }

@@ -11,6 +11,7 @@
 //! A [`Scope`] is what one call may publish through: it is closed with the call.
 
 mod gate;
+mod refusals;
 mod scope;
 
 pub(crate) use gate::{Gate, GateLimits};
@@ -19,7 +20,7 @@ pub(crate) use scope::Scope;
 use crate::handler::{BatchOutcome, Context, HandlerError, Outcome};
 use crate::latch::Latch;
 use gate::Entered;
-use ottla_types::{Publish, Transactions};
+use ottla_types::{ConsumedRecord, Publish, Transactions};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -62,14 +63,16 @@ impl Outputs {
         }
     }
 
-    /// Begins a call, whose outputs go where `context` says from then on; `None` while none may.
-    pub(crate) fn begin(&self, context: &mut Context) -> Option<Call> {
+    /// Begins a call for the records from `first` on, whose outputs go where `context` says from then
+    /// on; `None` while none may.
+    pub(crate) fn begin(&self, context: &mut Context, first: &ConsumedRecord) -> Option<Call> {
         let (scope, entered) = match self {
             Self::Plain => return Some(Call(None)),
             Self::Acknowledged(publish) => (Scope::acknowledged(publish.clone()), None),
             Self::Transactional(gate, lane) => {
-                let entered = gate.enter(*lane)?;
-                (Scope::transactional(entered.publish.clone()), Some(entered))
+                let source = (first.topic_partition(), first.offset);
+                let (entered, admission) = gate.enter(*lane, source)?;
+                (Scope::transactional(admission), Some(entered))
             }
         };
         let scope = Arc::new(scope);
@@ -118,19 +121,20 @@ impl Call {
 
 impl Active {
     fn done(&mut self, records: usize) {
-        let (_, bytes) = self.scope.close();
+        let closed = self.scope.close();
         if let Some(entered) = self.entered.take() {
-            entered.leave(Some(records), bytes);
+            entered.leave(Some(records), closed.bytes, closed.refused);
         }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let (published, bytes) = self.scope.close();
+        let closed = self.scope.close();
         if let Some(entered) = self.entered.take() {
             // Without outputs it leaves nothing behind.
-            entered.leave((published == 0).then_some(0), bytes);
+            let handled = (closed.published == 0).then_some(0);
+            entered.leave(handled, closed.bytes, closed.refused);
         }
     }
 }

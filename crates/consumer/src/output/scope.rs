@@ -3,6 +3,8 @@
 //! It counts the records, and hears of those that were not taken even if the handler never looks at
 //! their deliveries. After the call's end it takes nothing more.
 
+use super::gate::Admission;
+use super::refusals::Refusal;
 use futures_util::FutureExt;
 use ottla_types::{
     BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record, RecordMetadata,
@@ -19,6 +21,10 @@ type Written = Result<RecordMetadata, PublishError>;
 pub(crate) struct Scope {
     publish: Arc<dyn Publish>,
     is_transactional: bool,
+    /// It hears what becomes of every record.
+    is_watching: bool,
+    /// What is refused without asking.
+    known: Vec<Refusal>,
     state: Mutex<State>,
     /// A delivery was heard, or given up.
     changed: Notify,
@@ -32,29 +38,42 @@ struct State {
     /// Deliveries that the handler has and did not hear of.
     out: usize,
     /// Deliveries that the handler gave up unheard; each is a record in the producer's buffer.
-    left: Vec<Delivery>,
+    left: Vec<Pending>,
     /// Failures that the handler has not heard of.
     unheard: usize,
     failure: Option<PublishError>,
+    /// What turned out to be refused for its own sake.
+    refused: Vec<Refusal>,
+}
+
+/// What a call leaves behind.
+pub(super) struct Closed {
+    /// Records that were taken, and may be written.
+    pub(super) published: usize,
+    pub(super) bytes: usize,
+    pub(super) refused: Vec<Refusal>,
 }
 
 impl Scope {
     /// One whose deliveries [`settle`](Self::settle) waits for.
     pub(crate) fn acknowledged(publish: Arc<dyn Publish>) -> Self {
-        Self::new(publish, false)
+        Self {
+            publish,
+            is_transactional: false,
+            is_watching: true,
+            known: Vec::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// One of a transaction, whose commit waits for the deliveries.
-    pub(crate) fn transactional(publish: Arc<dyn Publish>) -> Self {
-        Self::new(publish, true)
-    }
-
-    fn new(publish: Arc<dyn Publish>, is_transactional: bool) -> Self {
+    pub(super) fn transactional(admission: Admission) -> Self {
         Self {
-            publish,
-            is_transactional,
-            state: Mutex::default(),
-            changed: Notify::new(),
+            is_transactional: true,
+            is_watching: admission.is_careful,
+            known: admission.refused,
+            ..Self::acknowledged(admission.publish)
         }
     }
 
@@ -67,11 +86,15 @@ impl Scope {
         self.lock().published
     }
 
-    /// Takes nothing more; the records that were taken, and their bytes.
-    pub(super) fn close(&self) -> (usize, usize) {
+    /// Takes nothing more.
+    pub(super) fn close(&self) -> Closed {
         let mut state = self.lock();
         state.is_closed = true;
-        (state.published, state.bytes)
+        Closed {
+            published: state.published,
+            bytes: state.bytes,
+            refused: std::mem::take(&mut state.refused),
+        }
     }
 
     pub(crate) fn enqueue(self: &Arc<Self>, record: Record) -> Delivery {
@@ -81,35 +104,54 @@ impl Scope {
             let kind = PublishErrorKind::NotOwner;
             return Delivery::failed(PublishError::new(kind, Fate::NotWritten, record.topic));
         }
+        if let Some(known) = self.known.iter().find(|known| known.is_about(&record)) {
+            return self.fail(&mut state, known.error.clone());
+        }
         let size = record.size();
+        let topic = self.is_watching.then(|| record.topic.clone());
         let mut delivery = self.publish.enqueue(record);
         match (&mut delivery).now_or_never() {
-            Some(Err(error)) => {
-                state.unheard += 1;
-                state.failure = Some(error.clone());
-                Delivery::new(Watched {
-                    scope: self.clone(),
-                    delivery: None,
-                    failed: Some(error),
-                })
-            }
+            Some(Err(error)) => self.fail(&mut state, error),
             Some(Ok(metadata)) => {
                 state.count(size);
                 Delivery::new(std::future::ready(Ok(metadata)))
             }
-            None if self.is_transactional => {
-                state.count(size);
-                delivery
-            }
             None => {
                 state.count(size);
+                let Some(topic) = topic else { return delivery };
                 state.out += 1;
+                let pending = Pending {
+                    delivery,
+                    topic,
+                    size,
+                };
                 Delivery::new(Watched {
                     scope: self.clone(),
-                    delivery: Some(delivery),
+                    pending: Some(pending),
                     failed: None,
                 })
             }
+        }
+    }
+
+    fn fail(self: &Arc<Self>, state: &mut State, error: PublishError) -> Delivery {
+        state.unheard += 1;
+        state.failure = Some(error.clone());
+        Delivery::new(Watched {
+            scope: self.clone(),
+            pending: None,
+            failed: Some(error),
+        })
+    }
+
+    /// Hears what became of a record.
+    fn heard(&self, state: &mut State, topic: &Arc<str>, size: usize, written: &Written) {
+        if let Err(error) = written
+            && self.is_transactional
+            && let Some(refusal) = Refusal::of(topic, size, error)
+        {
+            state.published -= 1;
+            state.refused.push(refusal);
         }
     }
 
@@ -136,8 +178,12 @@ impl Scope {
                 }
                 std::mem::take(&mut state.left)
             };
-            for delivery in left {
-                delivery.await?;
+            for pending in left {
+                let written = pending.delivery.await;
+                let mut state = self.lock();
+                self.heard(&mut state, &pending.topic, pending.size, &written);
+                drop(state);
+                written?;
             }
             if self.lock().is_settled() {
                 return Ok(());
@@ -163,10 +209,17 @@ impl State {
     }
 }
 
+/// A record whose result is not known.
+struct Pending {
+    delivery: Delivery,
+    topic: Arc<str>,
+    size: usize,
+}
+
 /// A delivery whose result the scope hears of.
 struct Watched {
     scope: Arc<Scope>,
-    delivery: Option<Delivery>,
+    pending: Option<Pending>,
     failed: Option<PublishError>,
 }
 
@@ -174,27 +227,40 @@ impl Future for Watched {
     type Output = Written;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Written> {
-        if let Some(error) = self.failed.take() {
-            self.scope.lock().unheard -= 1;
+        let Self {
+            scope,
+            pending,
+            failed,
+        } = &mut *self;
+        if let Some(error) = failed.take() {
+            scope.lock().unheard -= 1;
             return Poll::Ready(Err(error));
         }
-        let Some(delivery) = &mut self.delivery else {
+        let Some(Pending {
+            delivery,
+            topic,
+            size,
+        }) = pending
+        else {
             return Poll::Pending;
         };
         let written = std::task::ready!(delivery.poll_unpin(cx));
-        self.delivery = None;
-        self.scope.lock().out -= 1;
-        self.scope.changed.notify_waiters();
+        let mut state = scope.lock();
+        state.out -= 1;
+        scope.heard(&mut state, topic, *size, &written);
+        drop(state);
+        scope.changed.notify_waiters();
+        *pending = None;
         Poll::Ready(written)
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(delivery) = self.delivery.take() {
+        if let Some(pending) = self.pending.take() {
             let mut state = self.scope.lock();
             state.out -= 1;
-            state.left.push(delivery);
+            state.left.push(pending);
             drop(state);
             self.scope.changed.notify_waiters();
         }

@@ -503,6 +503,79 @@ async fn an_output_that_is_not_taken_fails_the_call_though_nobody_looks() {
     stop(running).await;
 }
 
+/// The outputs of every 50th record are too large for the topic; a handler that hears of it writes a
+/// small record elsewhere.
+async fn too_large(hears: bool) -> (Bed, RunningApp) {
+    let bed = Bed::start_with(MockCluster::builder()).await;
+    bed.cluster.create_topic("in", PARTITIONS).unwrap();
+    let small = [("max.message.bytes", "1000")];
+    bed.cluster
+        .create_topic_with("out", PARTITIONS, &small)
+        .unwrap();
+    bed.cluster.create_topic("dead", 1).unwrap();
+    let handler = handler_fn(move |context: Context, record: ConsumedRecord| async move {
+        let number: usize = text(&record).parse().unwrap();
+        let mut output = output(&record);
+        if number.is_multiple_of(50) {
+            output.value = Some(vec![b'x'; 2_000].into());
+        }
+        let written = context.publish(output);
+        if !hears {
+            return Outcome::Done;
+        }
+        let dead = match written.await {
+            Ok(_) => return Outcome::Done,
+            Err(error) if error.kind() == PublishErrorKind::RecordTooLarge => {
+                context.publish(Record::new("dead").value(text(&record)))
+            }
+            Err(error) => {
+                return Outcome::Failed(HandlerError::transient("Publish", error.to_string()));
+            }
+        };
+        match dead.await {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(HandlerError::transient("Dead", error.to_string())),
+        }
+    });
+    write_inputs(&bed).await;
+    let running = start_with(&bed, exactly_once(), handler).await;
+    (bed, running)
+}
+
+#[tokio::test]
+async fn trap_d_an_output_that_is_too_large_is_dealt_with_by_the_handler_and_not_for_ever() {
+    let (bed, running) = too_large(true).await;
+    wait_for("the offsets", || is_all_committed(&bed)).await;
+    let is_large = |n: &usize| n.is_multiple_of(50);
+    let (large, rest): (Vec<_>, Vec<_>) = (0..INPUTS).partition(is_large);
+    wait_for("the rest", || outputs(&bed) == rest).await;
+    let dead = bed.cluster.committed_records("dead");
+    let mut dead: Vec<usize> = dead
+        .iter()
+        .map(|r| r.value_text().unwrap().parse().unwrap())
+        .collect();
+    dead.sort_unstable();
+    assert_eq!(dead, large);
+    stop(running).await;
+}
+
+#[tokio::test]
+async fn an_output_that_is_too_large_and_not_looked_at_holds_up_its_partition_alone() {
+    let (bed, running) = too_large(false).await;
+    // The last records of partitions 1 and 3 are odd.
+    let share = (INPUTS / PARTITIONS as usize) as i64;
+    wait_for("the others", || {
+        [1, 3].map(|p| bed.committed("g", "in", p)) == [Some(share); 2]
+    })
+    .await;
+    assert_eq!(bed.committed("g", "in", 0).unwrap_or(0), 0);
+    let member = running.status().registrations[0].members[0].clone();
+    let error = member.last_error.unwrap();
+    assert!(error.starts_with(CLASS_OUTPUT_FAILED), "{error}");
+    let report = running.shutdown(SHUTDOWN).await;
+    assert!(report.in_flight.is_empty(), "{report:?}");
+}
+
 #[tokio::test]
 async fn a_refused_producer_is_an_error_for_good() {
     let bed = start().await;

@@ -20,8 +20,8 @@ use ottla_mock_cluster::MockCluster;
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{
-    BoxFuture, ConfigError, Delivery, Offset, Publish, PublishError, Record, RecordMetadata,
-    TopicPartition, Transact, TransactError, Transactions,
+    BoxFuture, ConfigError, ConsumedRecord, Delivery, Headers, Offset, Publish, PublishError,
+    Record, RecordMetadata, TimestampType, TopicPartition, Transact, TransactError, Transactions,
 };
 use std::collections::HashMap;
 use std::future::{pending, ready};
@@ -292,7 +292,20 @@ impl Rig {
         let (group, board) = (spec.group.clone(), spec.board.clone());
         let mut context = Context::of_member(group, board, owned.lease.clone());
         let transactor = self.member.transactor.as_ref().unwrap();
-        let call = transactor.outputs(owned.incarnation).begin(&mut context);
+        let first = ConsumedRecord {
+            topic: partition.topic.clone(),
+            partition: partition.partition,
+            offset: owned.progress.handled().unwrap(),
+            leader_epoch: None,
+            timestamp_ms: 0,
+            timestamp_type: TimestampType::CreateTime,
+            key: None,
+            value: None,
+            headers: Headers::new(),
+        };
+        let call = transactor
+            .outputs(owned.incarnation)
+            .begin(&mut context, &first);
         Some((call?, context))
     }
 
