@@ -214,6 +214,49 @@ async fn many_partitions_go_elsewhere_together() {
 }
 
 #[tokio::test]
+async fn a_reset_may_lead_to_a_time() {
+    let bed = bed(1, 10).await;
+    let first = |reset: AutoOffsetReset| {
+        let config = ConsumerConfig {
+            auto_offset_reset: reset,
+            ..config()
+        };
+        let client = bed.client.clone();
+        async move {
+            let builder = Consumer::builder(&client, config);
+            // Outside of the log, too.
+            let mut consumer = builder
+                .assign_at([(t(0), SeekTo::Offset(99))])
+                .await
+                .unwrap();
+            let batch = consumer.poll(Duration::from_secs(2)).await.unwrap();
+            close(consumer).await;
+            batch.map(|batch| batch.records()[0].offset)
+        }
+    };
+    // All records were written at 1, half a century ago.
+    let century = Duration::from_secs(100 * 365 * 86_400);
+    for (reset, offset) in [
+        (AutoOffsetReset::Timestamp(1), Some(0)),
+        (AutoOffsetReset::ByDuration(century), Some(0)),
+        (AutoOffsetReset::ByDuration(Duration::from_secs(1)), None),
+    ] {
+        assert_eq!(first(reset).await, offset, "{reset}");
+    }
+    let recent = ConsumerConfig {
+        auto_offset_reset: AutoOffsetReset::Timestamp(2),
+        ..in_group("g")
+    };
+    let mut consumer = Consumer::subscribe(&bed.client, recent, ["t"])
+        .await
+        .unwrap();
+    wait_for("the place", || consumer.position(&t(0)) == Some(10)).await;
+    bed.write("t", 0, ["new"]).await;
+    assert_eq!(values(&recv(&mut consumer).await), ["new"]);
+    close(consumer).await;
+}
+
+#[tokio::test]
 async fn the_ends_of_the_log_and_a_time_are_looked_up() {
     let bed = bed(2, 10).await;
     bed.cluster.delete_records("t", 0, 4).unwrap();
@@ -350,7 +393,7 @@ async fn a_paused_partition_is_not_handed_out() {
     let nothing = consumer.poll(Duration::from_millis(200)).await.unwrap();
     assert!(nothing.is_none(), "{nothing:?}");
     assert_eq!(consumer.position(&paused), Some(1));
-    assert_eq!(consumer.paused(), [paused.clone()]);
+    assert_eq!(consumer.paused(), std::slice::from_ref(&paused));
     consumer.resume([&paused]).unwrap();
     assert_eq!(consumer.paused(), []);
     let mut seen = Vec::new();
