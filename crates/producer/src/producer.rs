@@ -1,11 +1,11 @@
 //! [`Producer`]: the handle that applications hold.
 
-use crate::accumulator::{Accumulator, Clocks};
+use crate::accumulator::{Accumulator, Caller, Clocks};
 use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::handle::DeliveryHandle;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, Reports};
-use crate::sender::Sender;
+use crate::sender::{Pump, Sender};
 use crate::shared::{Shared, now};
 use crate::{PartitionerKind, ProducerConfig};
 use ottla_client::admin::{Admin, DurabilityMode};
@@ -32,6 +32,7 @@ pub struct Producer {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
+    pump: Arc<Pump>,
     config: ProducerConfig,
     /// Those who wait for room, one at a time, in the order in which they came.
     turnstile: Mutex<()>,
@@ -189,12 +190,18 @@ impl Producer {
             (DurabilityMode::Off, _) | (_, None) => parts.cluster,
             (mode, Some(admin)) => Arc::new(Judged::new(parts.cluster, admin, mode, config.acks)),
         };
-        let sender = Sender::new(
+        let pump = Arc::new(Pump::new(
             Arc::clone(&shared),
             parts.transport,
-            cluster,
-            config.clone(),
+            &config,
             parts.request_timeout,
+            runtime.clone(),
+        ));
+        let sender = Sender::new(
+            Arc::clone(&shared),
+            Arc::clone(&pump),
+            cluster,
+            &config,
             parts.metadata_max_age,
         );
         let mut task = JoinSet::new();
@@ -202,6 +209,7 @@ impl Producer {
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
+                pump,
                 config,
                 turnstile: Mutex::new(()),
                 task: Mutex::new(task),
@@ -244,7 +252,9 @@ impl Producer {
     /// See [`PublishError`]; [`PublishErrorKind::TimedOut`] also when there was no room within
     /// `delivery.timeout.ms`.
     pub async fn send(&self, record: Record) -> Result<RecordMetadata, PublishError> {
-        self.enqueue_when_room(record).await.await
+        self.enqueue_waiting(record, Self::try_enqueue_directly)
+            .await
+            .await
     }
 
     /// Writes all records and gives each one's result, in the order of `records`. One that fails
@@ -274,17 +284,27 @@ impl Producer {
     /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
     pub fn enqueue(&self, record: Record) -> DeliveryHandle {
         let mut held = Some(record);
-        self.try_enqueue(&mut held)
+        self.try_enqueue(&mut held, Caller::Insists)
             .unwrap_or_else(|| refused(PublishErrorKind::BufferFull, held))
     }
 
     /// Waits for room in the buffer, then hands the record over. Those who wait are served in the
-    /// order in which they came.
+    /// order in which they came. While a topic's partitions are not known there is room for 1,000 of
+    /// its records.
     ///
     /// Cancellation: a record whose handle was not returned yet was not taken.
     pub async fn enqueue_when_room(&self, record: Record) -> DeliveryHandle {
+        let waits = |producer: &Self, held: &mut _| producer.try_enqueue(held, Caller::Waits);
+        self.enqueue_waiting(record, waits).await
+    }
+
+    async fn enqueue_waiting(
+        &self,
+        record: Record,
+        enqueue: impl FnOnce(&Self, &mut Option<Record>) -> Option<DeliveryHandle>,
+    ) -> DeliveryHandle {
         let mut held = Some(record);
-        match self.try_enqueue(&mut held) {
+        match enqueue(self, &mut held) {
             Some(handle) => handle,
             // In a box, so that those for whom there is room do not carry it along.
             None => Box::pin(self.enqueue_in_turn(held)).await,
@@ -295,7 +315,8 @@ impl Producer {
         let shared = &self.inner.shared;
         let room = async {
             let _turn = self.inner.turnstile.lock().await;
-            let taken = |acc: &mut Accumulator| acc.enqueue(&mut held, now(), clocks);
+            let taken =
+                |acc: &mut Accumulator| acc.enqueue(&mut held, Caller::Waits, now(), clocks);
             Some(shared.wait_until(taken).await)
         };
         let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
@@ -303,10 +324,22 @@ impl Producer {
         handle.unwrap_or_else(|| refused(PublishErrorKind::TimedOut, held))
     }
 
-    fn try_enqueue(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
+    fn try_enqueue(&self, held: &mut Option<Record>, caller: Caller) -> Option<DeliveryHandle> {
         let now = now();
         let shared = &self.inner.shared;
-        shared.with(|acc| acc.enqueue(held, now, clocks))
+        shared.with(|acc| acc.enqueue(held, caller, now, clocks))
+    }
+
+    /// The same for a caller that waits for the result: sends the record at once if nothing else is on
+    /// its way.
+    fn try_enqueue_directly(&self, held: &mut Option<Record>) -> Option<DeliveryHandle> {
+        let now = now();
+        let Inner { shared, pump, .. } = &*self.inner;
+        let (handle, work) = shared.with_work(|acc| acc.enqueue(held, Caller::Waits, now, clocks));
+        if work && !pump.send_directly(now) {
+            shared.work.notify_one();
+        }
+        handle
     }
 
     /// Resolves when the buffer has room for a record of `size` bytes ([`Record::size`]). Room is

@@ -26,6 +26,15 @@ impl Shared {
 
     /// Runs a step of the accumulator, then carries its effects out without the lock.
     pub(crate) fn with<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> R {
+        let (result, work) = self.with_work(step);
+        if work {
+            self.work.notify_one();
+        }
+        result
+    }
+
+    /// The same, but leaves it to the caller to see to the work that there is for the sender.
+    pub(crate) fn with_work<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> (R, bool) {
         // The user's code that a step calls is guarded there, so a panic is a mistake of ours; the
         // records that are held can still be settled.
         let mut accumulator = self
@@ -36,16 +45,13 @@ impl Shared {
         let effects = accumulator.take_effects();
         drop(accumulator);
         let Some(effects) = effects else {
-            return result;
+            return (result, false);
         };
         let signals = effects.apply();
-        if signals.work {
-            self.work.notify_one();
-        }
         if signals.progress {
             self.progress.notify_waiters();
         }
-        result
+        (result, signals.work)
     }
 
     /// Runs `ready` now and after every progress, until it gives something.

@@ -5,11 +5,14 @@ use crate::encoded::{EncodedBatch, SealedBatch};
 use crate::error::AppendError;
 use crate::header::{self, BATCH_OVERHEAD, Header};
 use crate::record::{self, Content};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use ottla_types::Headers;
 
 /// The buffer starts with this much room, unless more is expected; it grows up to the batch's limit.
 const INITIAL_CAPACITY: usize = 4 * 1024;
+
+/// What may be left of a buffer that takes no more records.
+const LEFT_MAX: usize = 4 * 1024;
 
 /// An upper bound on the bytes that a record takes in a batch; [`BATCH_OVERHEAD`] comes on top once
 /// a batch. A batch of `BATCH_OVERHEAD + record_size(..)` bytes holds the record.
@@ -43,13 +46,18 @@ impl BatchBuilder {
     /// The same with room for as many bytes as it will probably take (0: nobody knows), so that
     /// memory is not taken in vain, and records are not moved because the buffer grows.
     pub fn with_expected(max_bytes: usize, expected_bytes: usize) -> Self {
-        let max_bytes = max_bytes.min(i32::MAX as usize);
         let capacity = match expected_bytes {
             0 => INITIAL_CAPACITY,
             expected => expected,
         };
         let capacity = capacity.min(max_bytes).max(BATCH_OVERHEAD);
-        let mut buf = BytesMut::with_capacity(capacity);
+        Self::with_buffer(max_bytes, BytesMut::with_capacity(capacity))
+    }
+
+    /// The same in a buffer that was used before; what it holds is cleared away.
+    pub fn with_buffer(max_bytes: usize, mut buf: BytesMut) -> Self {
+        let max_bytes = max_bytes.min(i32::MAX as usize);
+        buf.clear();
         header::reserve(&mut buf);
         Self {
             buf,
@@ -136,15 +144,25 @@ impl BatchBuilder {
         self.buf.len()
     }
 
+    /// The bytes of the buffer that it is in.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// The most bytes that the batch may take, the overhead included.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// Takes no more records; the checksum is taken when the producer's stamp is known.
+    /// Takes no more records; the checksum is taken when the producer's stamp is known. Gives back what
+    /// is left of the buffer, if that is much.
     pub fn seal(self) -> SealedBatch {
         let header = self.header();
-        SealedBatch::new(self.buf, header)
+        let left = self.buf.capacity() - self.buf.len();
+        let is_much = left >= LEFT_MAX && left > self.buf.capacity() / 4;
+        let buf = if is_much { shrunk(self.buf) } else { self.buf };
+        SealedBatch::new(buf, header)
     }
 
     /// Writes the header and the checksum. A batch without records is legal to read, but brokers
@@ -170,4 +188,12 @@ impl BatchBuilder {
             self.count,
         )
     }
+}
+
+/// The same bytes without room for more; mostly they stay where they are.
+fn shrunk(buf: BytesMut) -> BytesMut {
+    let mut bytes = Vec::from(buf);
+    bytes.shrink_to_fit();
+    let bytes = Bytes::from(bytes).try_into_mut();
+    bytes.unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }

@@ -58,6 +58,22 @@ impl SealedBatch {
         }
     }
 
+    /// The bytes of the buffer that it is in, as long as it was not encoded.
+    pub fn capacity(&self) -> usize {
+        match &self.buf {
+            Buf::Raw(buf) => buf.capacity(),
+            Buf::Encoded(bytes) => bytes.len(),
+        }
+    }
+
+    /// The buffer, for another batch; nothing while somebody else still reads the batch.
+    pub fn into_buffer(self) -> Option<BytesMut> {
+        match self.buf {
+            Buf::Raw(buf) => Some(buf),
+            Buf::Encoded(bytes) => bytes.try_into_mut().ok(),
+        }
+    }
+
     /// The batch with this stamp. With the stamp of the call before it shares that one's bytes; with
     /// another the records are copied if those bytes are still in use.
     pub fn encode(&mut self, stamp: Option<Stamp>) -> EncodedBatch {

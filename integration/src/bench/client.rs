@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Handles that are not looked at yet.
-const UNSEEN_MAX: usize = 32_768;
+const UNSEEN_MAX: usize = 49_152;
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Does `task` over `transport`, or over the default one.

@@ -1,344 +1,113 @@
-//! The task of one connection: writes requests in order and gives each answer to its request.
+//! The task of one connection: reads answers and gives each to its request, writes what those who asked
+//! could not write themselves, and keeps the deadlines.
 //!
-//! Owns both halves of the stream and everything in flight. A broker answers in the order of the
-//! requests, so the oldest request is always the next to be answered. What must hold: at most
-//! [`IN_FLIGHT_MAX`] requests wait; each has a deadline; when one passes, or when an answer breaks
-//! the protocol, the connection ends and every request that waits is told.
+//! What must hold: when a deadline passes, or when an answer breaks the protocol, the connection ends
+//! and every request that waits is told; so they are when the task is dropped.
 
+use super::exchange::{Ending, Exchange};
 use super::frame::FrameError;
 use super::intake::{FrameBytes, Intake};
-use super::outflow::Outflow;
-use super::request_frame::RequestFrame;
-use crate::{Error, ErrorKind};
-use bytes::Bytes;
-use std::collections::VecDeque;
-use std::io;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
-/// Requests that wait for an answer on one connection; more wait in the queue before it.
-pub(super) const IN_FLIGHT_MAX: usize = 64;
-
-/// A request on its way to the driver.
-pub(super) struct Outgoing {
-    /// The whole frame, its length included; the driver fills in the correlation id.
-    pub frame: RequestFrame,
-    pub api: &'static str,
-    pub deadline: Instant,
-    /// Whether the broker answers; else the reply comes, empty, when the frame is written.
-    pub is_answered: bool,
-    pub reply: oneshot::Sender<Result<Bytes, Error>>,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ending {
-    #[error("the connection was closed here")]
-    Closed,
-    #[error("nobody used the connection for connections.max.idle.ms")]
-    Idle,
-    #[error("the broker closed the connection")]
-    ByBroker,
-    #[error("the connection failed")]
-    Io(#[source] io::Error),
-    #[error("the connection was closed after an answer that breaks the protocol")]
-    Protocol(#[source] FrameError),
-    #[error("the connection was closed because a request on it had no answer in time")]
-    TimedOut,
-}
-
-/// Who may end a connection from this side.
-#[derive(Debug, Clone)]
-pub(super) struct Closed {
-    /// Ends this connection; a child of `client`.
-    pub connection: CancellationToken,
-    /// Ends the whole client.
-    pub client: CancellationToken,
-}
-
-impl Closed {
-    /// The kind of error that a request gets on a connection that was ended here.
-    pub(super) fn kind(&self) -> ErrorKind {
-        if self.client.is_cancelled() {
-            ErrorKind::Closed
-        } else {
-            ErrorKind::ConnectionLost
-        }
-    }
-}
-
-/// Since when a connection has nothing to do, and how long it may. What must hold: nobody takes it for
-/// a new request shortly before it ends, so that no request meets the end.
-#[derive(Debug)]
-pub(super) struct Idleness {
-    start: Instant,
-    /// In ms after `start`; the largest number while requests are under way.
-    since_ms: AtomicU64,
-    limit: Duration,
-}
-
-impl Idleness {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self {
-            start: Instant::now(),
-            since_ms: AtomicU64::new(0),
-            limit,
-        }
-    }
-
-    fn begins(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.since_ms.store(now, Ordering::Relaxed);
-    }
-
-    fn ends(&self) {
-        self.since_ms.store(u64::MAX, Ordering::Relaxed);
-    }
-
-    fn since(&self) -> Option<Instant> {
-        let since = self.since_ms.load(Ordering::Relaxed);
-        (since < u64::MAX).then(|| self.start + Duration::from_millis(since))
-    }
-
-    /// When the connection ends, if nothing is asked for meanwhile.
-    fn deadline(&self) -> Option<Instant> {
-        self.since().map(|since| since + self.limit)
-    }
-
-    /// Whether it is left alone from now on.
-    pub(super) fn is_ending(&self) -> bool {
-        let idle = self.since().map(|since| since.elapsed());
-        idle.is_some_and(|idle| idle >= self.limit - self.limit / 10)
-    }
-}
-
-struct Waiting {
-    correlation_id: i32,
-    api: &'static str,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<Bytes, Error>>,
-}
-
-pub(super) struct Driver<R, W> {
+pub(super) struct Driver<R> {
     reader: R,
-    writer: W,
-    broker: Arc<str>,
-    queue: mpsc::Receiver<Outgoing>,
-    closed: Closed,
+    exchange: Arc<Exchange>,
     response_bytes_max: usize,
-    waiting: VecDeque<Waiting>,
-    /// Requests without an answer that are not yet written.
-    unanswered: Vec<Waiting>,
-    next_id: i32,
     incoming: Intake,
-    outgoing: Outflow,
-    idleness: Arc<Idleness>,
-    /// It was idle for too long: what still comes is answered, then it ends.
-    is_ending: bool,
 }
 
-impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Driver<R, W> {
+impl<R: AsyncRead + Unpin> Driver<R> {
     pub(super) fn new(
-        (reader, writer): (R, W),
-        broker: Arc<str>,
-        queue: mpsc::Receiver<Outgoing>,
-        closed: Closed,
+        reader: R,
+        exchange: Arc<Exchange>,
         response_bytes_max: usize,
         in_use: FrameBytes,
-        idleness: Arc<Idleness>,
     ) -> Self {
         Self {
             reader,
-            writer,
-            broker,
-            queue,
-            closed,
+            exchange,
             response_bytes_max,
-            waiting: VecDeque::new(),
-            unanswered: Vec::new(),
-            next_id: 0,
             incoming: Intake::new(in_use),
-            outgoing: Outflow::default(),
-            idleness,
-            is_ending: false,
         }
     }
 
     /// Runs until the connection ends, then fails everything that still waits.
     pub(super) async fn run(mut self) {
-        let ending = self.drive().await;
-        self.closed.connection.cancel();
+        let ending = match self.drive().await {
+            Ok(never) => match never {},
+            Err(ending) => ending,
+        };
+        let broker = &*self.exchange.broker;
+        let why = &ending as &dyn std::error::Error;
         if matches!(ending, Ending::Closed | Ending::Idle) {
-            let why = &ending as &dyn std::error::Error;
-            tracing::debug!(broker = &*self.broker, why, "connection closed");
+            tracing::debug!(broker, why, "connection closed");
         } else {
             metrics::counter!("ottla_client_connections_lost_total").increment(1);
-            let error = &ending as &dyn std::error::Error;
-            tracing::debug!(broker = &*self.broker, error, "connection lost");
+            tracing::debug!(broker, error = why, "connection lost");
         }
-        self.fail_everything(ending);
+        self.exchange.end(ending);
     }
 
-    async fn drive(&mut self) -> Ending {
+    async fn drive(&mut self) -> Result<std::convert::Infallible, Ending> {
+        let exchange = self.exchange.clone();
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut writes = false;
         loop {
-            let in_flight = self.waiting.len() + self.unanswered.len();
-            if self.is_ending && in_flight == 0 {
-                return Ending::Idle;
-            }
-            let has_room = in_flight < IN_FLIGHT_MAX && self.outgoing.has_room() && !self.is_ending;
-            let everything = self.waiting.iter().chain(&self.unanswered);
-            let deadline = everything.map(|waiting| waiting.deadline).min();
-            let deadline = deadline.or_else(|| self.idleness.deadline());
             tokio::select! {
-                () = self.closed.connection.cancelled() => return Ending::Closed,
+                () = exchange.closed.connection.cancelled() => return Err(Ending::Closed),
                 read = self.incoming.read(&mut self.reader) => match read {
-                    Ok(0) => return Ending::ByBroker,
-                    Ok(_) => if let Err(error) = self.answer() {
-                        return Ending::Protocol(error);
-                    },
-                    Err(error) => return Ending::Io(error),
+                    Ok(0) => return Err(Ending::ByBroker),
+                    Ok(_) => self.answer().map_err(Ending::Protocol)?,
+                    Err(error) => return Err(Ending::Io(error)),
                 },
-                written = self.outgoing.write(&mut self.writer), if !self.outgoing.is_done() => {
-                    if let Err(error) = written {
-                        return Ending::Io(error);
-                    }
-                    self.release_unanswered();
+                () = exchange.called() => {
+                    let next = exchange.next()?;
+                    timer.as_mut().reset(next.at);
+                    writes = next.writes;
                 }
-                request = self.queue.recv(), if has_room => match request {
-                    Some(request) => self.admit(request),
-                    None => return Ending::Closed,
-                },
-                () = wait_until(deadline) => {
-                    if in_flight > 0 {
-                        return Ending::TimedOut;
-                    }
-                    self.end_idle();
+                written = poll_fn(|cx| exchange.poll_write(cx)), if writes => {
+                    written.map_err(Ending::Io)?;
+                    writes = false;
                 }
+                () = &mut timer => timer.as_mut().reset(exchange.look()?),
             }
-        }
-    }
-
-    /// Nobody can ask for anything any more; who just did is still answered.
-    fn end_idle(&mut self) {
-        self.is_ending = true;
-        self.queue.close();
-        while let Ok(request) = self.queue.try_recv() {
-            self.admit(request);
-        }
-    }
-
-    fn admit(&mut self, mut request: Outgoing) {
-        if request.reply.is_closed() {
-            return;
-        }
-        if request.deadline <= Instant::now() {
-            let error = Error::new(ErrorKind::TimedOut, request.api).with_broker(&*self.broker);
-            let _ = request.reply.send(Err(error));
-            return;
-        }
-        let correlation_id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1) & i32::MAX;
-        request.frame.set_correlation_id(correlation_id);
-        self.outgoing.push(request.frame);
-        self.idleness.ends();
-        let waiting = Waiting {
-            correlation_id,
-            api: request.api,
-            deadline: request.deadline,
-            reply: request.reply,
-        };
-        if request.is_answered {
-            self.waiting.push_back(waiting);
-        } else {
-            self.unanswered.push(waiting);
-        }
-    }
-
-    /// Tells those that wait for no answer that everything is written, when it is.
-    fn release_unanswered(&mut self) {
-        if self.outgoing.is_done() {
-            for waiting in self.unanswered.drain(..) {
-                let _ = waiting.reply.send(Ok(Bytes::new()));
-            }
-            self.note_idleness();
         }
     }
 
     fn answer(&mut self) -> Result<(), FrameError> {
         while let Some(frame) = self.incoming.next_frame(self.response_bytes_max)? {
-            let Some(&head) = frame.first_chunk::<4>() else {
-                return Err(FrameError::TooShort(frame.len()));
-            };
-            let got = i32::from_be_bytes(head);
-            let expected = self.waiting.front().map(|waiting| waiting.correlation_id);
-            match expected {
-                None => return Err(FrameError::Unasked(got)),
-                Some(expected) if expected != got => {
-                    return Err(FrameError::WrongCorrelationId { expected, got });
-                }
-                Some(_) => {}
-            }
-            if let Some(waiting) = self.waiting.pop_front() {
-                let _ = waiting.reply.send(Ok(frame));
-            }
+            self.exchange.answer(frame)?;
         }
-        self.note_idleness();
         Ok(())
-    }
-
-    fn note_idleness(&self) {
-        if self.waiting.is_empty() && self.unanswered.is_empty() {
-            self.idleness.begins();
-        }
-    }
-
-    fn fail_everything(&mut self, ending: Ending) {
-        let now = Instant::now();
-        let ending = Arc::new(ending);
-        let everything = self.waiting.drain(..).chain(self.unanswered.drain(..));
-        for (position, waiting) in everything.enumerate() {
-            let broker = &*self.broker;
-            let error = |kind| Error::new(kind, waiting.api).with_broker(broker);
-            let error = match &*ending {
-                // The oldest request is the one that the bad answer was for.
-                Ending::Protocol(cause) if position == 0 => {
-                    error(ErrorKind::Protocol).with_source(*cause)
-                }
-                Ending::TimedOut if waiting.deadline <= now => error(ErrorKind::TimedOut),
-                Ending::Closed => error(self.closed.kind()),
-                _ => error(ErrorKind::ConnectionLost).with_source(ending.clone()),
-            };
-            let _ = waiting.reply.send(Err(error));
-        }
-        self.queue.close();
-        while let Ok(request) = self.queue.try_recv() {
-            let error = Error::new(self.closed.kind(), request.api)
-                .with_broker(&*self.broker)
-                .with_source(ending.clone());
-            let _ = request.reply.send(Err(error));
-        }
     }
 }
 
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
+impl<R> Drop for Driver<R> {
+    fn drop(&mut self) {
+        // Aborted, or ended, when there is nothing left to tell.
+        self.exchange.end(Ending::Closed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::exchange::{Closed, Request};
+    use super::super::idleness::Idleness;
+    use super::super::request_frame::RequestFrame;
     use super::*;
-    use bytes::BytesMut;
+    use crate::{Error, ErrorKind};
+    use bytes::{Bytes, BytesMut};
+    use futures_util::FutureExt as _;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::oneshot;
     use tokio::task::JoinSet;
     use tokio::time::sleep;
+    use tokio_util::sync::CancellationToken;
 
     const LIMIT: Duration = Duration::from_secs(10);
 
@@ -356,55 +125,56 @@ mod tests {
     }
 
     struct Bed {
-        queue: mpsc::Sender<Outgoing>,
-        idleness: Arc<Idleness>,
-        closed: Closed,
+        exchange: Arc<Exchange>,
         _tasks: JoinSet<()>,
     }
 
     impl Bed {
         fn new(late: Duration) -> Self {
             let (ours, theirs) = tokio::io::duplex(1 << 10);
-            let (queue, receiver) = mpsc::channel(IN_FLIGHT_MAX);
             let closed = Closed {
                 connection: CancellationToken::new(),
                 client: CancellationToken::new(),
             };
-            let idleness = Arc::new(Idleness::new(LIMIT));
-            let driver = Driver::new(
-                tokio::io::split(ours),
-                "b".into(),
-                receiver,
-                closed.clone(),
-                1 << 10,
-                FrameBytes::default(),
-                idleness.clone(),
-            );
+            let (reader, writer) = tokio::io::split(ours);
+            let idleness = Idleness::new(LIMIT);
+            let exchange = Arc::new(Exchange::new(writer, "b".into(), closed, idleness));
+            let driver = Driver::new(reader, exchange.clone(), 1 << 10, FrameBytes::default());
             let mut tasks = JoinSet::new();
             tasks.spawn(driver.run());
             tasks.spawn(answer_all(theirs, late));
             Self {
-                queue,
-                idleness,
-                closed,
+                exchange,
                 _tasks: tasks,
             }
         }
 
         /// Whether the request was answered; `None` if it could not be handed over.
         async fn ask(&self) -> Option<bool> {
-            let mut frame = BytesMut::from(&8_u32.to_be_bytes()[..]);
-            frame.extend_from_slice(&[0; 8]);
+            let asked = self.put(8, 10 * LIMIT, true)?;
+            Some(asked.await.unwrap().is_ok())
+        }
+
+        /// Hands over a request of so many bytes.
+        fn put(
+            &self,
+            bytes: u32,
+            limit: Duration,
+            is_answered: bool,
+        ) -> Option<oneshot::Receiver<Result<Bytes, Error>>> {
+            let mut frame = BytesMut::from(&bytes.to_be_bytes()[..]);
+            frame.resize(4 + bytes as usize, 0);
             let (reply, answer) = oneshot::channel();
-            let request = Outgoing {
+            let request = Request {
                 frame: RequestFrame::new(frame),
                 api: "Test",
-                deadline: Instant::now() + 10 * LIMIT,
-                is_answered: true,
-                reply,
+                deadline: Instant::now() + limit,
+                is_answered,
+                reply: Box::new(|answer| reply.send(answer).unwrap()),
             };
-            self.queue.send(request).await.ok()?;
-            Some(answer.await.unwrap().is_ok())
+            let room = self.exchange.try_room()?;
+            self.exchange.admit(request, room).ok()?;
+            Some(answer)
         }
     }
 
@@ -416,7 +186,7 @@ mod tests {
             assert_eq!(bed.ask().await, Some(true));
             sleep(Duration::from_millis(pause)).await;
             // Who looks first does not use it in its last tenth, and who asks is answered.
-            assert_eq!(bed.idleness.is_ending(), pause >= 9_000, "{pause}");
+            assert_eq!(bed.exchange.idleness.is_ending(), pause >= 9_000, "{pause}");
             assert_ne!(bed.ask().await, Some(false), "{pause}");
         }
     }
@@ -427,9 +197,60 @@ mod tests {
         let bed = Bed::new(3 * LIMIT);
         assert_eq!(bed.ask().await, Some(true));
         let started = Instant::now();
-        bed.closed.connection.cancelled().await;
+        bed.exchange.closed.connection.cancelled().await;
         assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
         assert_eq!(bed.ask().await, None);
-        assert_eq!(bed.closed.kind(), ErrorKind::ConnectionLost);
+        assert_eq!(bed.exchange.closed.kind(), ErrorKind::ConnectionLost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_written_by_whoever_asks_as_far_as_the_socket_takes_it() {
+        let bed = Bed::new(Duration::ZERO);
+        tokio::task::yield_now().await;
+        let small = bed.put(100, LIMIT, true).unwrap();
+        assert!(!bed.exchange.next().unwrap().writes, "all of it is written");
+        // The stream takes a KiB at a time.
+        let large: Vec<_> = [5_000, 8, 3_000]
+            .map(|bytes| bed.put(bytes, LIMIT, true).unwrap())
+            .into();
+        assert!(bed.exchange.next().unwrap().writes);
+        for answer in std::iter::once(small).chain(large) {
+            assert!(answer.await.unwrap().is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_an_answer_is_over_when_it_is_written() {
+        let bed = Bed::new(Duration::ZERO);
+        let mut unanswered = bed.put(5_000, LIMIT, false).unwrap();
+        assert!((&mut unanswered).now_or_never().is_none());
+        assert_eq!(unanswered.await.unwrap().unwrap(), Bytes::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earliest_deadline_ends_the_connection_whenever_it_came() {
+        let bed = Bed::new(100 * LIMIT);
+        let patient = bed.put(8, 3 * LIMIT, true).unwrap();
+        tokio::task::yield_now().await;
+        let hasty = bed.put(8, LIMIT / 2, true).unwrap();
+        let started = Instant::now();
+        let kind = |error: Error| error.kind();
+        assert_eq!(
+            patient.await.unwrap().map_err(kind),
+            Err(ErrorKind::ConnectionLost)
+        );
+        assert_eq!(hasty.await.unwrap().map_err(kind), Err(ErrorKind::TimedOut));
+        assert_eq!(started.elapsed().as_secs(), (LIMIT / 2).as_secs());
+        assert!(bed.put(8, LIMIT, true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_told_when_the_task_is_aborted() {
+        let mut bed = Bed::new(100 * LIMIT);
+        let asked = bed.put(8, LIMIT, true).unwrap();
+        tokio::task::yield_now().await;
+        bed._tasks.shutdown().await;
+        assert!(asked.await.unwrap().is_err());
+        assert!(bed.exchange.room("Test").await.is_err());
     }
 }

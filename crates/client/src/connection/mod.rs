@@ -5,9 +5,11 @@
 
 mod api;
 mod driver;
+mod exchange;
 mod frame;
 #[cfg(test)]
 mod fuzz;
+mod idleness;
 mod intake;
 mod layout;
 mod outflow;
@@ -21,7 +23,7 @@ mod tls;
 
 pub(crate) use api::Api;
 pub(crate) use intake::FrameBytes;
-pub(crate) use raw::Submitted;
+pub(crate) use raw::Slot;
 pub(crate) use request_frame::RequestFrame;
 pub(crate) use secure::Security;
 pub(crate) use tasks::Tasks;
@@ -30,7 +32,9 @@ pub use tls::TlsClient;
 
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
-use driver::{Closed, Driver, IN_FLIGHT_MAX, Idleness, Outgoing};
+use driver::Driver;
+use exchange::{Closed, Exchange, Request};
+use idleness::Idleness;
 use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use ottla_types::ErrorCode;
@@ -44,7 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{RwLock, mpsc, oneshot};
+use tokio::sync::{RwLock, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
@@ -142,37 +146,23 @@ impl Connector {
             connection: self.tasks.child_token(),
             client: self.tasks.token(),
         };
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
-        let idleness = Arc::new(Idleness::new(self.idle_max));
-        let started = match wire {
-            Wire::Plain(stream) => self.drive(
-                stream.into_split(),
-                broker.clone(),
-                receiver,
-                closed.clone(),
-                idleness.clone(),
-            ),
+        let idleness = Idleness::new(self.idle_max);
+        let exchange = match wire {
+            Wire::Plain(stream) => {
+                self.drive(stream.into_split(), broker.clone(), closed, idleness)
+            }
             #[cfg(feature = "tls")]
             Wire::Tls(stream) => {
-                let halves = tokio::io::split(*stream);
-                self.drive(
-                    halves,
-                    broker.clone(),
-                    receiver,
-                    closed.clone(),
-                    idleness.clone(),
-                )
+                self.drive(tokio::io::split(*stream), broker.clone(), closed, idleness)
             }
         };
-        if !started {
+        let Some(exchange) = exchange else {
             return Err(Error::new(ErrorKind::Closed, "connect"));
-        }
+        };
         let mut connection = Handle {
             broker,
             client_id: StrBytes::from_string(self.client_id.clone()),
-            queue: sender,
-            closed,
-            idleness,
+            exchange,
             agreed: Agreed::default(),
             gate: Arc::default(),
         };
@@ -196,7 +186,10 @@ impl Connector {
         tracing::debug!(broker = &*connection.broker, "connected");
         let connection = Arc::new(connection);
         if let Some((sasl, after)) = session {
-            let (handle, closed) = (Arc::downgrade(&connection), connection.closed.clone());
+            let (handle, closed) = (
+                Arc::downgrade(&connection),
+                connection.exchange.closed.clone(),
+            );
             let renewal = sasl::keep_session(sasl, handle, closed, after, self.connect_timeout);
             if !self.tasks.spawn(renewal) {
                 return Err(Error::new(ErrorKind::Closed, "connect"));
@@ -205,23 +198,22 @@ impl Connector {
         Ok(Connection(connection))
     }
 
-    /// Starts the task of a connection; `false` if the client is closed.
+    /// Starts the task of a connection, unless the client is closed.
     fn drive<R, W>(
         &self,
-        halves: (R, W),
+        (reader, writer): (R, W),
         broker: Arc<str>,
-        queue: mpsc::Receiver<Outgoing>,
         closed: Closed,
-        idleness: Arc<Idleness>,
-    ) -> bool
+        idleness: Idleness,
+    ) -> Option<Arc<Exchange>>
     where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let limit = self.response_bytes_max;
-        let frames = self.frames.clone();
-        let driver = Driver::new(halves, broker, queue, closed, limit, frames, idleness);
-        self.tasks.spawn(driver.run())
+        let exchange = Arc::new(Exchange::new(writer, broker, closed, idleness));
+        let (limit, frames) = (self.response_bytes_max, self.frames.clone());
+        let driver = Driver::new(reader, exchange.clone(), limit, frames);
+        self.tasks.spawn(driver.run()).then_some(exchange)
     }
 }
 
@@ -272,9 +264,7 @@ pub(crate) struct Connection(Arc<Handle>);
 struct Handle {
     broker: Arc<str>,
     client_id: StrBytes,
-    queue: mpsc::Sender<Outgoing>,
-    closed: Closed,
-    idleness: Arc<Idleness>,
+    exchange: Arc<Exchange>,
     agreed: Agreed,
     /// Held by each request, and alone by the renewal of the session: the broker reads whatever
     /// comes in between as a part of it (KIP-368).
@@ -292,19 +282,20 @@ struct Agreed {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.closed.connection.cancel();
+        self.exchange.closed.connection.cancel();
     }
 }
 
 impl Connection {
     /// Whether the connection has ended, or is about to because nobody used it.
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.closed.connection.is_cancelled() || self.0.idleness.is_ending()
+        let exchange = &self.0.exchange;
+        exchange.closed.connection.is_cancelled() || exchange.idleness.is_ending()
     }
 
     /// Ends the connection; requests that wait on it fail.
     pub(crate) fn close(&self) {
-        self.0.closed.connection.cancel();
+        self.0.exchange.closed.connection.cancel();
     }
 
     /// The finalised level of a feature of the cluster, 0 if the broker names none.
@@ -349,15 +340,20 @@ impl Connection {
             Ok((answer, version))
         };
         let result = result.instrument(span).await;
-        metrics::counter!("ottla_client_requests_total", "api" => A::NAME).increment(1);
-        metrics::histogram!("ottla_client_request_seconds", "api" => A::NAME)
-            .record(start.elapsed().as_secs_f64());
-        if let Err(error) = &result {
-            let kind = format!("{:?}", Error::kind(error));
-            metrics::counter!("ottla_client_request_errors_total", "api" => A::NAME, "kind" => kind)
-                .increment(1);
-        }
+        count(A::NAME, start, result.as_ref().err());
         result
+    }
+}
+
+/// Counts a request that is over.
+fn count(api: &'static str, started: Instant, error: Option<&Error>) {
+    metrics::counter!("ottla_client_requests_total", "api" => api).increment(1);
+    metrics::histogram!("ottla_client_request_seconds", "api" => api)
+        .record(started.elapsed().as_secs_f64());
+    if let Some(error) = error {
+        let kind = format!("{:?}", error.kind());
+        metrics::counter!("ottla_client_request_errors_total", "api" => api, "kind" => kind)
+            .increment(1);
     }
 }
 
@@ -462,25 +458,22 @@ impl Handle {
         deadline: Instant,
     ) -> Result<Bytes, Error> {
         let frame = self.encode(request, version)?;
+        let room = timeout_at(deadline, self.exchange.room(A::NAME)).await;
+        let room = room.map_err(|_| self.error(ErrorKind::TimedOut, A::NAME))??;
         let (reply, answer) = oneshot::channel();
-        let outgoing = Outgoing {
+        let request = Request {
             frame,
             api: A::NAME,
             deadline,
             is_answered: true,
-            reply,
+            reply: Box::new(|answer| {
+                // Nobody is there any more who wants it.
+                let _ = reply.send(answer);
+            }),
         };
-        match timeout_at(deadline, self.queue.send(outgoing)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(self.error(self.closed.kind(), A::NAME)),
-            Err(_) => return Err(self.error(ErrorKind::TimedOut, A::NAME)),
-        }
-        // The driver keeps the deadline; this one is for a request that never left the queue.
-        match timeout_at(deadline + Duration::from_millis(50), answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.error(self.closed.kind(), A::NAME)),
-            Err(_) => Err(self.error(ErrorKind::TimedOut, A::NAME)),
-        }
+        self.exchange.admit(request, room)?;
+        let closed = |_| self.error(self.exchange.closed.kind(), A::NAME);
+        answer.await.map_err(closed)?
     }
 
     fn encode<A: Api>(&self, request: &A, version: i16) -> Result<RequestFrame, Error> {
@@ -509,7 +502,7 @@ impl Handle {
     /// Decodes an answer; closes the connection when it does not follow the protocol.
     fn decode<A: Api>(&self, frame: Bytes, version: i16) -> Result<A::Answer, Error> {
         decode_answer::<A>(frame, version).map_err(|error| {
-            self.closed.connection.cancel();
+            self.exchange.closed.connection.cancel();
             error.with_broker(&*self.broker)
         })
     }

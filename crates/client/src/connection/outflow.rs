@@ -3,16 +3,14 @@
 //! Small ones are gathered, so that they share a write; what is large goes out of the buffer that it
 //! was encoded into, several such buffers in a write.
 
-use super::request_frame::{Part, RequestFrame};
+use super::request_frame::{Part, RequestFrame, SMALL_BYTES};
 use bytes::Buf;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-
-/// Parts up to this size are copied behind one that waits.
-const SMALL_BYTES: usize = 8 << 10;
-/// Bytes that wait before no more are taken.
-const GATHER_BYTES: usize = 64 << 10;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_write_buf;
 
 #[derive(Debug, Default)]
 pub(super) struct Outflow {
@@ -44,24 +42,23 @@ impl Outflow {
         !self.parts.has_remaining() && !self.must_flush
     }
 
-    /// Whether more requests may be taken.
-    pub(super) fn has_room(&self) -> bool {
-        self.parts.remaining() < GATHER_BYTES
-    }
-
-    /// Writes some of the bytes, and flushes behind the last. Dropping it loses nothing.
-    pub(super) async fn write<W: AsyncWrite + Unpin>(&mut self, writer: &mut W) -> io::Result<()> {
-        if self.parts.has_remaining() {
+    /// Writes everything, and flushes behind the last.
+    pub(super) fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.parts.has_remaining() {
             self.must_flush = true;
-            if writer.write_buf(&mut self.parts).await? == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            if ready!(poll_write_buf(Pin::new(writer), cx, &mut self.parts))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
         }
-        if !self.parts.has_remaining() {
-            writer.flush().await?;
+        if self.must_flush {
+            ready!(Pin::new(writer).poll_flush(cx))?;
             self.must_flush = false;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -100,8 +97,7 @@ impl Buf for Parts {
 mod tests {
     use super::*;
     use bytes::{BufMut, Bytes, BytesMut};
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::future::poll_fn;
 
     fn frame(bytes: &[u8]) -> RequestFrame {
         RequestFrame::new(BytesMut::from(bytes))
@@ -154,9 +150,10 @@ mod tests {
             written: Vec::new(),
             offered: Vec::new(),
         };
-        while !outflow.is_done() {
-            outflow.write(&mut trickle).await.unwrap();
-        }
+        poll_fn(|cx| outflow.poll_write(&mut trickle, cx))
+            .await
+            .unwrap();
+        assert!(outflow.is_done());
         trickle
     }
 
@@ -171,9 +168,8 @@ mod tests {
             }
             let lengths: Vec<_> = outflow.parts.0.iter().map(Part::remaining).collect();
             assert_eq!(lengths, [30, 100_000, SMALL_BYTES + 5, 200_000, 1]);
-            assert!(!outflow.has_room());
+            assert!(!outflow.is_done());
             assert!(written(&mut outflow, most).await.written == frames.concat());
-            assert!(outflow.has_room());
         }
     }
 
@@ -211,7 +207,8 @@ mod tests {
             written: Vec::new(),
             offered: Vec::new(),
         };
-        let error = outflow.write(&mut trickle).await.unwrap_err();
+        let written = poll_fn(|cx| outflow.poll_write(&mut trickle, cx)).await;
+        let error = written.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     }
 }

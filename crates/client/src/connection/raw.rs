@@ -1,24 +1,20 @@
 //! Requests that the native transport encodes itself: the frame goes in as bytes, the answer comes
 //! out as a slice of what was read.
 
+use super::Connection;
+use super::exchange::{Request, Room};
 use super::request_frame::RequestFrame;
-use super::{Connection, Outgoing};
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::RangeInclusive;
-use std::time::Duration;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-/// A request that was handed to the connection. Dropping it withdraws the request only as long as the
-/// driver has not taken it from the queue; after that it is sent, and its answer is dropped.
-pub(crate) struct Submitted {
-    api: &'static str,
+/// The right to send one request on a connection.
+pub(crate) struct Slot {
     connection: Connection,
-    deadline: Instant,
-    started: Instant,
-    answer: oneshot::Receiver<Result<Bytes, Error>>,
-    _admitted: OwnedRwLockReadGuard<()>,
+    room: Room,
+    admitted: OwnedRwLockReadGuard<()>,
 }
 
 impl Connection {
@@ -50,45 +46,47 @@ impl Connection {
         RequestFrame::new(frame)
     }
 
-    /// Hands a frame over. Frames are sent, and answered, in the order of these calls; where the
-    /// broker gives no answer (`acks=0`) the answer is empty and comes when the frame is written.
-    /// An error says that it was not sent.
+    /// Waits for the right to send one request.
+    ///
+    /// # Errors
+    /// The deadline passes before, or the connection has ended.
+    pub(crate) async fn slot(&self, api: &'static str, deadline: Instant) -> Result<Slot, Error> {
+        let slot = async {
+            Ok(Slot {
+                admitted: self.0.gate.clone().read_owned().await,
+                room: self.0.exchange.room(api).await?,
+                connection: self.clone(),
+            })
+        };
+        let timed_out = |_| self.0.error(ErrorKind::TimedOut, api);
+        timeout_at(deadline, slot).await.map_err(timed_out)?
+    }
+
+    /// The same if there is room now.
+    pub(crate) fn try_slot(&self) -> Option<Slot> {
+        Some(Slot {
+            admitted: self.0.gate.clone().try_read_owned().ok()?,
+            room: self.0.exchange.try_room()?,
+            connection: self.clone(),
+        })
+    }
+
+    /// Sends a frame and waits for its answer, from behind its correlation id. Dropping the future does
+    /// not withdraw a request that was sent.
     pub(crate) async fn submit(
         &self,
         api: &'static str,
-        mut frame: RequestFrame,
+        frame: RequestFrame,
         deadline: Instant,
-        is_answered: bool,
-    ) -> Result<Submitted, Error> {
-        let error = |kind| self.0.error(kind, api);
-        frame
-            .finish()
-            .map_err(|cause| error(ErrorKind::Unsupported).with_source(cause))?;
-        let started = Instant::now();
-        let admitted = timeout_at(deadline, self.0.gate.clone().read_owned())
-            .await
-            .map_err(|_| error(ErrorKind::TimedOut))?;
+    ) -> Result<Bytes, Error> {
+        let slot = self.slot(api, deadline).await?;
         let (reply, answer) = oneshot::channel();
-        let outgoing = Outgoing {
-            frame,
-            api,
-            deadline,
-            is_answered,
-            reply,
-        };
-        match timeout_at(deadline, self.0.queue.send(outgoing)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(error(self.0.closed.kind())),
-            Err(_) => return Err(error(ErrorKind::TimedOut)),
-        }
-        Ok(Submitted {
-            api,
-            connection: self.clone(),
-            deadline,
-            started,
-            answer,
-            _admitted: admitted,
-        })
+        slot.send(api, frame, deadline, true, |answer| {
+            // Nobody is there any more who wants it.
+            let _ = reply.send(answer);
+        })?;
+        let closed = |_| self.0.error(self.0.exchange.closed.kind(), api);
+        answer.await.map_err(closed)?
     }
 
     /// Closes the connection after an answer that breaks the protocol, and gives the error.
@@ -102,27 +100,47 @@ impl Connection {
     }
 }
 
-impl Submitted {
-    /// The answer from behind its correlation id. A request without an answer at its deadline
-    /// fails, and the connection with it.
-    pub(crate) async fn answer(self) -> Result<Bytes, Error> {
-        let handle = &self.connection.0;
-        // The driver keeps the deadline; this one is for a request that never left the queue.
-        let limit = self.deadline + Duration::from_millis(50);
-        let result = match timeout_at(limit, self.answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(handle.error(handle.closed.kind(), self.api)),
-            Err(_) => Err(handle.error(ErrorKind::TimedOut, self.api)),
+impl Slot {
+    /// Hands a frame over. Frames are sent, and answered, in the order of these calls; where the broker
+    /// gives no answer (`acks=0`) the answer is empty and comes when the frame is written.
+    ///
+    /// `answered` gets the answer from behind its correlation id, or the error; it is called by the
+    /// connection's task, and shall be quick. A request without an answer at its deadline fails, and the
+    /// connection with it.
+    ///
+    /// # Errors
+    /// It was not sent, and `answered` is dropped.
+    pub(crate) fn send(
+        self,
+        api: &'static str,
+        mut frame: RequestFrame,
+        deadline: Instant,
+        is_answered: bool,
+        answered: impl FnOnce(Result<Bytes, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        let Self {
+            connection,
+            room,
+            admitted,
+        } = self;
+        frame.finish().map_err(|cause| {
+            let error = connection.0.error(ErrorKind::Unsupported, api);
+            error.with_source(cause)
+        })?;
+        let started = Instant::now();
+        let reply = Box::new(move |answer: Result<Bytes, Error>| {
+            drop(admitted);
+            super::count(api, started, answer.as_ref().err());
+            // Frames shorter than a correlation id end the connection before they come here.
+            answered(answer.map(|mut frame| frame.split_off(frame.len().min(4))));
+        });
+        let request = Request {
+            frame,
+            api,
+            deadline,
+            is_answered,
+            reply,
         };
-        metrics::counter!("ottla_client_requests_total", "api" => self.api).increment(1);
-        metrics::histogram!("ottla_client_request_seconds", "api" => self.api)
-            .record(self.started.elapsed().as_secs_f64());
-        if let Err(error) = &result {
-            let kind = format!("{:?}", error.kind());
-            metrics::counter!("ottla_client_request_errors_total", "api" => self.api, "kind" => kind)
-                .increment(1);
-        }
-        // Frames shorter than a correlation id end the connection before they come here.
-        result.map(|mut frame| frame.split_off(frame.len().min(4)))
+        connection.0.exchange.admit(request, room)
     }
 }

@@ -4,8 +4,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::num::TryFromIntError;
 
-/// Shared bytes of less than this are copied, which costs less than one more piece to write.
-const PIECE_BYTES: usize = 4 << 10;
+/// Pieces up to this size are copied, which costs less than one more piece to write.
+pub(super) const SMALL_BYTES: usize = 8 << 10;
 const LENGTH: std::ops::Range<usize> = 0..4;
 /// Where the correlation id stands: behind the length, the API key and the version.
 const CORRELATION_ID: std::ops::Range<usize> = 8..12;
@@ -34,7 +34,7 @@ impl RequestFrame {
 
     /// Puts bytes behind what is there, without copying them if they are many.
     pub(crate) fn put_shared(&mut self, bytes: &Bytes) {
-        if bytes.len() < PIECE_BYTES {
+        if bytes.len() <= SMALL_BYTES {
             self.encoded.put_slice(bytes);
         } else {
             self.pieces.push((self.encoded.len(), bytes.clone()));

@@ -5,6 +5,7 @@ use super::{ProduceOptions, Produced, Transport};
 use crate::{Backoff, Error, ErrorKind};
 use ottla_record_batch::EncodedBatch;
 use ottla_types::{Fate, TopicPartition};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -37,12 +38,13 @@ pub struct Answer {
 /// at most one answer for each batch that the caller has handed over.
 pub fn answers() -> (AnswerSink, Answers) {
     let shared = Arc::new(Shared::default());
-    (AnswerSink(shared.clone()), Answers(shared))
+    let end = shared.clone();
+    (AnswerSink::new(move |more| end.push(more)), Answers(shared))
 }
 
 /// Takes the answers of a transport. Cloning is cheap.
-#[derive(Debug, Clone)]
-pub struct AnswerSink(Arc<Shared>);
+#[derive(Clone)]
+pub struct AnswerSink(Arc<dyn Fn(Vec<Answer>) + Send + Sync>);
 
 /// Gives the answers to the caller of a transport.
 #[derive(Debug)]
@@ -58,9 +60,26 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Vec<Answer>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn push(&self, more: Vec<Answer>) {
+        let mut queue = self.lock();
+        let was_empty = queue.is_empty();
+        queue.extend(more);
+        drop(queue);
+        if was_empty {
+            self.ready.notify_one();
+        }
+    }
 }
 
 impl AnswerSink {
+    /// `take` is called with answers that came together, at least one, from whatever task or thread
+    /// they came to, perhaps within [`Transport::produce`]. It shall be quick, and may not call the
+    /// transport.
+    pub fn new(take: impl Fn(Vec<Answer>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
     /// The duty to answer for one batch.
     pub fn reply(&self, token: u64, partition: TopicPartition) -> Reply {
         Reply(Some(Duty {
@@ -70,14 +89,47 @@ impl AnswerSink {
             fate: Fate::NotWritten,
         }))
     }
+}
 
-    fn push(&self, answer: Answer) {
-        let mut queue = self.0.lock();
-        let was_empty = queue.is_empty();
-        queue.push(answer);
-        drop(queue);
-        if was_empty {
-            self.0.ready.notify_one();
+impl fmt::Debug for AnswerSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerSink").finish_non_exhaustive()
+    }
+}
+
+/// Answers that are given together, when this is dropped.
+#[derive(Debug, Default)]
+pub struct Together {
+    /// Mostly all have one sink.
+    sinks: Vec<(AnswerSink, Vec<Answer>)>,
+}
+
+impl Together {
+    /// Adds the answer for one batch.
+    pub fn send(&mut self, reply: Reply, result: Result<Produced, Error>) {
+        self.give(reply, result, false);
+    }
+
+    /// Adds a failure that another attempt need not wait after: the new leader is known.
+    pub fn fail_over(&mut self, reply: Reply, error: Error) {
+        self.give(reply, Err(error), true);
+    }
+
+    fn give(&mut self, mut reply: Reply, result: Result<Produced, Error>, leader_known: bool) {
+        let Some((sink, answer)) = reply.answer(result, leader_known) else {
+            return;
+        };
+        match self.sinks.last_mut() {
+            Some((last, answers)) if Arc::ptr_eq(&last.0, &sink.0) => answers.push(answer),
+            _ => self.sinks.push((sink, vec![answer])),
+        }
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        for (sink, answers) in self.sinks.drain(..) {
+            (sink.0)(answers);
         }
     }
 }
@@ -138,13 +190,24 @@ impl Reply {
     }
 
     fn give(&mut self, result: Result<Produced, Error>, leader_known: bool) {
-        if let Some(duty) = self.0.take() {
-            duty.sink.push(Answer {
-                token: duty.token,
-                result,
-                leader_known,
-            });
+        if let Some((sink, answer)) = self.answer(result, leader_known) {
+            (sink.0)(vec![answer]);
         }
+    }
+
+    /// The answer, for the caller to give; nothing if it was given.
+    fn answer(
+        &mut self,
+        result: Result<Produced, Error>,
+        leader_known: bool,
+    ) -> Option<(AnswerSink, Answer)> {
+        let duty = self.0.take()?;
+        let answer = Answer {
+            token: duty.token,
+            result,
+            leader_known,
+        };
+        Some((duty.sink, answer))
     }
 }
 

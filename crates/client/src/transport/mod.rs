@@ -10,7 +10,9 @@ mod native;
 mod rskafka;
 mod watchers;
 
-pub use self::answers::{Answer, AnswerSink, Answers, Outgoing, Reply, answers, produce_all};
+pub use self::answers::{
+    Answer, AnswerSink, Answers, Outgoing, Reply, Together, answers, produce_all,
+};
 pub use self::native::NativeTransport;
 pub use self::rskafka::{RskafkaSettings, RskafkaTransport};
 pub use ottla_record_batch::Compression;

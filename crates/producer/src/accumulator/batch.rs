@@ -39,6 +39,8 @@ pub(crate) struct ReadyBatch {
     /// When it is given up.
     pub(super) deadline: Instant,
     pub(super) charge: usize,
+    /// What its buffer takes.
+    pub(super) reserved: usize,
     pub(super) epoch: u64,
     pub(super) records: Vec<(u64, i64)>,
     /// How often it was sent.
@@ -62,14 +64,17 @@ pub(super) struct Group {
     pub(super) first: u32,
     pub(super) count: u32,
     pub(super) charge: usize,
+    pub(super) reserved: usize,
     pub(super) epoch: u64,
     pub(super) records: Vec<(u64, i64)>,
 }
 
 impl OpenBatch {
     pub(super) fn close(self, deadline: Instant, position: u64) -> ReadyBatch {
+        let sealed = self.builder.seal();
         ReadyBatch {
-            sealed: self.builder.seal(),
+            reserved: sealed.capacity(),
+            sealed,
             position,
             sequence: None,
             result: self.result,
@@ -111,14 +116,21 @@ impl ReadyBatch {
     }
 
     pub(super) fn into_group(self) -> Group {
-        Group {
+        self.into_parts().0
+    }
+
+    /// What is left to be settled, and the bytes.
+    pub(super) fn into_parts(self) -> (Group, SealedBatch) {
+        let group = Group {
             count: self.count(),
             result: self.result,
             first: self.first,
             charge: self.charge,
+            reserved: self.reserved,
             epoch: self.epoch,
             records: self.records,
-        }
+        };
+        (group, self.sealed)
     }
 
     /// Two batches with the first and the second half of the records. They keep the deadline and the
@@ -138,9 +150,11 @@ impl ReadyBatch {
         let both = (left.size() + right.size()) as u64;
         let left_charge = (share / both) as usize;
         let right_charge = self.charge - left_charge;
+        let left_reserved = self.reserved / 2;
+        let right_reserved = self.reserved - left_reserved;
         let mut left_records = self.records;
         let right_records = left_records.split_off(left_records.len().min(left_count as usize));
-        let part = |builder: BatchBuilder, first, charge, records| Self {
+        let part = |builder: BatchBuilder, first, (charge, reserved), records| Self {
             sealed: builder.seal(),
             position: self.position,
             sequence: None,
@@ -149,6 +163,7 @@ impl ReadyBatch {
             opened: self.opened,
             deadline: self.deadline,
             charge,
+            reserved,
             epoch: self.epoch,
             records,
             attempts: self.attempts,
@@ -160,8 +175,8 @@ impl ReadyBatch {
         };
         let middle = self.first + left_count;
         Ok((
-            part(left, self.first, left_charge, left_records),
-            part(right, middle, right_charge, right_records),
+            part(left, self.first, (left_charge, left_reserved), left_records),
+            part(right, middle, (right_charge, right_reserved), right_records),
         ))
     }
 }

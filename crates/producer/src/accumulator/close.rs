@@ -59,6 +59,7 @@ impl Accumulator {
         for at in 0..self.queues.len() {
             self.close_open(at);
             let queue = &mut self.queues[at];
+            self.in_flight -= queue.in_flight.len();
             let in_flight = std::mem::take(&mut queue.in_flight).into_iter();
             let ready = std::mem::take(&mut queue.ready).into_iter();
             let in_flight = in_flight.map(|flight| (flight.batch, Fate::MaybeWritten));

@@ -138,6 +138,7 @@ impl Accumulator {
                 deadline: batch.deadline,
             });
             queue.in_flight.push(Flight { serial, batch });
+            self.in_flight += 1;
         }
         None
     }
@@ -259,6 +260,22 @@ impl Accumulator {
             self.numbering.retired.clear();
             self.bump_epoch();
         }
+    }
+
+    /// Whether batches wait for their answers.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Whether there is nothing that the sender has to be told of.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let asks = !self.wanted.is_empty() || self.numbering.is_wanted;
+        !asks && self.waiting == 0 && self.schedule.is_quiet(&self.queues)
+    }
+
+    /// The sender is told if something can be sent.
+    pub(crate) fn look_again(&mut self) {
+        self.effects.work |= self.schedule.len() > 0;
     }
 
     /// When to call [`expire`](Self::expire) and [`drain`](Self::drain) next, if nothing happens

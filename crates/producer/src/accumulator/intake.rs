@@ -10,7 +10,7 @@ use crate::partition::{PartitionError, Partitions};
 use crate::report::ReportItem;
 use ottla_client::ErrorKind;
 use ottla_client::transport::RecordRefusal;
-use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, record_size};
+use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, SealedBatch, record_size};
 use ottla_types::{
     Fate, PublishError, PublishErrorKind, Record, TopicPartition, validate_topic_name,
 };
@@ -25,6 +25,22 @@ const REPORT_CHARGE: usize = 192;
 /// The room that [`Accumulator::room`] keeps for a record's lengths and header counts: more than
 /// most records need, so that a record that found room is rarely refused after all.
 const RECORD_OVERHEAD: usize = 192;
+
+/// So many records wait for their topic's partitions before those that need not be taken at once wait
+/// outside: a record that is not in a batch yet takes several times its size.
+const UNPLACED_MAX: usize = 1_000;
+
+/// The buffer of a batch of which nothing is known.
+const SMALL_BATCH: usize = 4 << 10;
+
+/// What a caller does when there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// It wants an answer now.
+    Insists,
+    /// It comes again after some progress.
+    Waits,
+}
 
 fn error(kind: PublishErrorKind, topic: &Arc<str>) -> PublishError {
     PublishError::new(kind, Fate::NotWritten, Arc::clone(topic))
@@ -47,11 +63,12 @@ enum Unacceptable {
 
 impl Accumulator {
     /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
-    /// and the record stays, when the buffer has no room for it now. `look` reads the clocks, for
+    /// and the record stays, when there is no room for it now. `look` reads the clocks, for
     /// records without a timestamp.
     pub(crate) fn enqueue(
         &mut self,
         held: &mut Option<Record>,
+        caller: Caller,
         now: Instant,
         look: fn() -> Clocks,
     ) -> Option<DeliveryHandle> {
@@ -61,6 +78,12 @@ impl Accumulator {
             return Some(DeliveryHandle::failed(self.take_id(), closed));
         }
         let place = self.topics.find(&record.topic);
+        if caller == Caller::Waits
+            && let Some(topic) = place.and_then(|place| self.topics.at(place))
+            && topic.waiting.len() >= UNPLACED_MAX
+        {
+            return None;
+        }
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let charge = record_size(key, value, &record.headers);
         let checked = self.check(record, charge, place.is_some());
@@ -261,19 +284,25 @@ impl Accumulator {
         let max_bytes = self.config.batch_size.max(BATCH_OVERHEAD + ticket.charge);
         let mut is_new = false;
         let slot = loop {
-            let queue = &mut self.queues[at];
-            let open = queue.open.get_or_insert_with(|| {
+            if self.queues[at].open.is_none() {
                 is_new = true;
-                // As much as the one before, and a little more.
-                let expected = queue.last_size + queue.last_size / 4;
-                open_batch(&queue.partition, max_bytes, expected, &ticket)
-            });
+                let builder = self.builder(at, max_bytes);
+                self.reserved += builder.capacity();
+                let queue = &mut self.queues[at];
+                queue.open = Some(open_batch(&queue.partition, builder, &ticket));
+            }
+            let queue = &mut self.queues[at];
+            let Some(open) = &mut queue.open else {
+                continue;
+            };
+            let before = open.builder.capacity();
             let appended = open.builder.try_append(
                 timestamp_ms,
                 record.key.as_deref(),
                 record.value.as_deref(),
                 &record.headers,
             );
+            self.reserved += open.builder.capacity() - before;
             match appended {
                 Ok(index) => {
                     open.charge += ticket.charge;
@@ -288,6 +317,7 @@ impl Accumulator {
                 Err(AppendError::Full) if !open.builder.is_empty() => self.close_full(at),
                 Err(why) => {
                     if open.builder.is_empty() {
+                        self.reserved -= open.builder.capacity();
                         queue.open = None;
                     }
                     let kind = match why {
@@ -398,6 +428,37 @@ impl Accumulator {
         self.effects.cells.push((held.cell, Err(error)));
     }
 
+    /// An empty batch for a partition, with room for as much as the one before, and a little more. Where
+    /// that would take more than `buffer.memory`, because there are so many, it starts small and grows.
+    fn builder(&mut self, at: usize, max_bytes: usize) -> BatchBuilder {
+        let last = self.queues[at].last_size;
+        let expected = (last + last / 4).clamp(SMALL_BATCH.min(max_bytes), max_bytes);
+        let room = self.config.buffer_memory.saturating_sub(self.reserved);
+        let expected = if expected <= room {
+            expected
+        } else {
+            SMALL_BATCH
+        };
+        match self.spares.take(expected) {
+            Some(buffer) => BatchBuilder::with_buffer(max_bytes, buffer),
+            None => {
+                self.spares.shrink(room.saturating_sub(expected));
+                BatchBuilder::with_expected(max_bytes, expected)
+            }
+        }
+    }
+
+    /// Keeps the buffer of a batch that was written for another one.
+    pub(super) fn keep_buffer(&mut self, batch: SealedBatch) {
+        if self.used == 0 {
+            // Nothing is under way, perhaps for long.
+            self.spares.shrink(0);
+        } else if let Some(buffer) = batch.into_buffer() {
+            let room = self.config.buffer_memory.saturating_sub(self.reserved);
+            self.spares.give(buffer, room);
+        }
+    }
+
     /// How long a record waits for its topic's partitions: at all, and while the cluster says that
     /// there is no such topic.
     pub(super) fn waiting_limits(&self) -> (Duration, Duration) {
@@ -408,15 +469,10 @@ impl Accumulator {
     }
 }
 
-fn open_batch(
-    partition: &TopicPartition,
-    max_bytes: usize,
-    expected_bytes: usize,
-    ticket: &Ticket,
-) -> OpenBatch {
+fn open_batch(partition: &TopicPartition, builder: BatchBuilder, ticket: &Ticket) -> OpenBatch {
     let result = BatchResult::new(Arc::clone(&partition.topic), partition.partition);
     OpenBatch {
-        builder: BatchBuilder::with_expected(max_bytes, expected_bytes),
+        builder,
         result: Arc::new(result),
         opened: ticket.enqueued,
         charge: 0,

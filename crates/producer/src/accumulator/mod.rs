@@ -21,6 +21,7 @@ mod outcome;
 mod queue;
 mod schedule;
 mod sequence;
+mod spares;
 mod topic;
 mod undo;
 mod wall_clock;
@@ -30,6 +31,7 @@ mod tests;
 
 pub(crate) use dispatch::Dispatch;
 pub(crate) use effects::Effects;
+pub(crate) use intake::Caller;
 pub(crate) use outcome::{Completed, Written};
 pub(crate) use wall_clock::Clocks;
 
@@ -44,6 +46,7 @@ use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
 use queue::{Queue, Rules};
 use schedule::Schedule;
+use spares::Spares;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -82,10 +85,16 @@ pub(crate) struct Accumulator {
     waiting: usize,
     queues: Vec<Queue>,
     free: Vec<usize>,
+    /// Batches that the transport has.
+    in_flight: usize,
     schedule: Schedule,
     rate_gate: Option<Instant>,
     wall_clock: WallClock,
+    spares: Spares,
+    /// The charges of the records that are held.
     used: usize,
+    /// The buffers that they are in.
+    reserved: usize,
     next_id: u64,
     next_serial: u32,
     /// Records enqueued before and after a flush differ in it.
@@ -138,10 +147,13 @@ impl Accumulator {
             waiting: 0,
             queues: Vec::new(),
             free: Vec::new(),
+            in_flight: 0,
             schedule: Schedule::default(),
             rate_gate: None,
             wall_clock: WallClock::default(),
+            spares: Spares::default(),
             used: 0,
+            reserved: 0,
             next_id: 0,
             next_serial: 0,
             epoch: 0,
@@ -215,6 +227,8 @@ impl Accumulator {
                 });
                 topic.last_error = None;
                 let waiting = std::mem::take(&mut topic.waiting);
+                // Who waited behind them may go on.
+                self.effects.progress |= !waiting.is_empty();
                 self.place_waiting(name, waiting);
                 TopicNext::Known
             }
@@ -274,9 +288,11 @@ impl Accumulator {
     /// Closes the open batch of a queue, and tells the partitioner.
     fn close_open(&mut self, at: usize) {
         let queue = &mut self.queues[at];
-        if queue.close_open(self.config.delivery_timeout)
-            && let Some(topic) = self.topics.get_mut(&queue.partition.topic)
-        {
+        let Some(freed) = queue.close_open(self.config.delivery_timeout) else {
+            return;
+        };
+        self.reserved -= freed;
+        if let Some(topic) = self.topics.get_mut(&queue.partition.topic) {
             let (partitioner, partition) = (&mut topic.partitioner, queue.partition.partition);
             // The user's code: its panic must not end the sender, or hit the one that closes.
             let told = catch_unwind(AssertUnwindSafe(|| partitioner.batch_closed(partition)));
@@ -289,6 +305,7 @@ impl Accumulator {
     /// Gives records their result and frees what they weigh, unless a report of them is wanted.
     fn settle(&mut self, group: Group, outcome: Outcome) {
         self.count_down(group.epoch, u64::from(group.count));
+        self.reserved -= group.reserved;
         if matches!(outcome, Outcome::Written(_)) {
             self.delivered += u64::from(group.count);
         }

@@ -152,7 +152,32 @@ impl Accumulator {
             // Closed meanwhile: its records have their result.
             return Completed::Failed;
         };
-        self.schedule.touch(&mut self.queues[at], at);
+        self.in_flight -= 1;
+        let completed = self.completed(at, batch, result, leader_known, now);
+        let queue = &mut self.queues[at];
+        if !queue.is_empty() {
+            self.schedule.touch(queue, at);
+        }
+        if let Completed::Again {
+            partition,
+            refresh: true,
+            ..
+        } = &completed
+        {
+            self.wanted.push(Arc::clone(&partition.topic));
+            self.effects.work = true;
+        }
+        completed
+    }
+
+    fn completed(
+        &mut self,
+        at: usize,
+        batch: ReadyBatch,
+        result: Result<Produced, Error>,
+        leader_known: bool,
+        now: Instant,
+    ) -> Completed {
         match result.and_then(|produced| checked(produced, &batch)) {
             Ok(produced) => {
                 let queue = &mut self.queues[at];
@@ -167,7 +192,9 @@ impl Accumulator {
                     age: now.saturating_duration_since(batch.opened),
                     request: now.saturating_duration_since(batch.sent.unwrap_or(now)),
                 };
-                self.settle(batch.into_group(), Outcome::Written(produced));
+                let (group, sealed) = batch.into_parts();
+                self.settle(group, Outcome::Written(produced));
+                self.keep_buffer(sealed);
                 Completed::Written(written)
             }
             Err(error) => self.failed_attempt(at, batch, error, leader_known, now),

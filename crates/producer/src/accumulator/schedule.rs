@@ -15,8 +15,10 @@ pub(super) struct Schedule {
     due: VecDeque<usize>,
     /// Those that do not agree with their queue's own timer are void.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// When the sender looks again by itself.
+    /// When the sender looks again, because it knows or is told.
     planned: Option<Instant>,
+    /// When it looks again by itself.
+    known: Option<Instant>,
 }
 
 impl Schedule {
@@ -88,5 +90,22 @@ impl Schedule {
     /// The sender looks again at this time.
     pub(super) fn plan(&mut self, when: Option<Instant>) {
         self.planned = when;
+        self.known = when;
+    }
+
+    /// Whether the sender need not be told of anything: nothing is due, and no timer passes before it
+    /// looks again by itself.
+    pub(super) fn is_quiet(&mut self, queues: &[Queue]) -> bool {
+        let next = self.next(queues);
+        let in_time = match (next, self.known) {
+            (Some(next), Some(known)) => known <= next,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let is_quiet = self.due.is_empty() && in_time;
+        if is_quiet {
+            self.planned = self.known;
+        }
+        is_quiet
     }
 }

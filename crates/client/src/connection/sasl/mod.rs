@@ -12,7 +12,7 @@ mod scram;
 #[cfg(test)]
 mod tests;
 
-use super::driver::Closed;
+use super::exchange::Closed;
 use super::{ConnectCause, Handle, connect_error};
 use crate::security::{OauthTokens, SaslMechanism, Secret, SecurityConfig, TokenError};
 use crate::{Error, ErrorKind};

@@ -14,7 +14,6 @@ use super::session::Session;
 use super::table::Job;
 use crate::connection::Connection;
 use crate::{Backoff, Error};
-use bytes::Bytes;
 use ottla_types::ErrorCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,10 +229,7 @@ impl Channel {
         let rack = &cluster.config.client_rack;
         message::write(&mut frame, version, terms, &ask, &forgotten, rack);
         let deadline = Instant::now() + job.max_wait + cluster.config.request_timeout;
-        let submitted = connection
-            .submit(message::NAME, frame, deadline, true)
-            .await?;
-        let body: Bytes = submitted.answer().await?;
+        let body = connection.submit(message::NAME, frame, deadline).await?;
         let size = body.len();
         let answer = message::read(body, version)
             .map_err(|cause| connection.refuse(message::NAME, cause))?;

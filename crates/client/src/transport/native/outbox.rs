@@ -1,19 +1,17 @@
 //! The batches that wait for a request to one broker, and which of them go into the next one.
 //!
-//! What must hold: a batch that is put in is taken out by the broker's sender or, when that has
-//! ended, answered; batches leave in the order in which they came, one of a partition in a request.
+//! What must hold: batches leave in the order in which they came, one of a partition in a request.
 
 use super::failure::{Cure, Failure, share};
 use super::leaders::Leaders;
 use super::produce_message as message;
-use crate::transport::{Acks, Produced, Reply};
+use crate::transport::{Acks, Produced, Reply, Together};
 use crate::{Error, ErrorKind};
 use bytes::Bytes;
 use ottla_record_batch::Compression;
 use ottla_types::{Fate, TopicPartition};
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A request is not made larger than this, unless by a single batch.
@@ -43,19 +41,21 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn succeed(self, produced: Produced) {
+    pub(super) fn succeed(self, produced: Produced, answers: &mut Together) {
         metrics::counter!("ottla_client_produced_records_total").increment(self.count.into());
-        self.reply.send(Ok(produced));
+        // First the bytes go: whoever hears of it may want to use them again.
+        drop(self.records);
+        answers.send(self.reply, Ok(produced));
     }
 
     /// Answers with a failure, and remembers what has to be mended before the next attempt.
-    pub(super) fn fail(self, failure: Failure, leaders: &Leaders) {
+    pub(super) fn fail(self, failure: Failure, leaders: &Leaders, answers: &mut Together) {
         match failure.cure {
-            Cure::AtOnce => return self.reply.fail_over(failure.error),
+            Cure::AtOnce => return answers.fail_over(self.reply, failure.error),
             Cure::Refresh => leaders.doubt(self.partition),
             Cure::None | Cure::Wait => {}
         }
-        self.reply.send(Err(failure.error));
+        answers.send(self.reply, Err(failure.error));
     }
 
     pub(super) fn time_out(self, fate: Fate) {
@@ -72,100 +72,33 @@ pub(super) fn fail_all(
     error: &Arc<Error>,
     leaders: &Leaders,
 ) {
+    let mut answers = Together::default();
     for order in orders {
         let error = share(error, &order.partition);
-        order.fail(Failure::new(error), leaders);
+        order.fail(Failure::new(error), leaders, &mut answers);
     }
 }
 
-/// Takes out and answers those whose time has passed, none of which was sent.
-pub(super) fn expire(orders: &mut VecDeque<Order>) {
+/// Takes out those whose time has passed.
+pub(super) fn expired(orders: &mut VecDeque<Order>) -> Vec<Order> {
     let now = Instant::now();
     if orders.iter().all(|order| order.deadline > now) {
-        return;
+        return Vec::new();
     }
+    let mut late = Vec::new();
     for order in std::mem::take(orders) {
         if order.deadline > now {
             orders.push_back(order);
         } else {
-            order.time_out(Fate::NotWritten);
+            late.push(order);
         }
     }
+    late
 }
 
 /// The time at which the first of them has to be answered.
 pub(super) fn first_deadline<'a>(orders: impl IntoIterator<Item = &'a Order>) -> Option<Instant> {
     orders.into_iter().map(|order| order.deadline).min()
-}
-
-/// Where batches are put for the sender of a broker to take.
-pub(super) struct Outbox {
-    /// Nothing when the sender has ended.
-    orders: Mutex<Option<VecDeque<Order>>>,
-    filled: Notify,
-}
-
-/// The sender's end. Dropping it answers what is left, and all that is put in afterwards.
-pub(super) struct OutboxEnd(pub(super) Arc<Outbox>);
-
-impl Outbox {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            orders: Mutex::new(Some(VecDeque::new())),
-            filled: Notify::new(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Order>>> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().is_none()
-    }
-
-    pub(super) fn put(&self, more: impl IntoIterator<Item = Order>) {
-        let mut orders = self.lock();
-        match &mut *orders {
-            Some(orders) => orders.extend(more),
-            None => {
-                drop(orders);
-                // Each says when it is dropped that the transport is closed.
-                more.into_iter().for_each(drop);
-                return;
-            }
-        }
-        drop(orders);
-        self.filled.notify_one();
-    }
-}
-
-impl OutboxEnd {
-    /// Moves all that wait to the end of `waiting`; `false` if there was nothing.
-    pub(super) fn take(&self, waiting: &mut VecDeque<Order>) -> bool {
-        let mut orders = self.0.lock();
-        let Some(orders) = orders.as_mut().filter(|orders| !orders.is_empty()) else {
-            return false;
-        };
-        if waiting.is_empty() {
-            std::mem::swap(waiting, orders);
-        } else {
-            waiting.append(orders);
-        }
-        true
-    }
-
-    /// Resolves when something was put in since the last call.
-    pub(super) async fn filled(&self) {
-        self.0.filled.notified().await;
-    }
-}
-
-impl Drop for OutboxEnd {
-    fn drop(&mut self) {
-        let left = self.0.lock().take();
-        drop(left);
-    }
 }
 
 /// Takes the batches of the next request out, ordered by partition: as many as fit from the front,
@@ -195,18 +128,17 @@ pub(super) fn pick(waiting: &mut VecDeque<Order>) -> Vec<Order> {
     picked
 }
 
-/// Refuses what a broker that speaks no later version cannot read.
-pub(super) fn refuse_too_new(orders: &mut Vec<Order>, version: i16, leaders: &Leaders) {
+/// Takes out what a broker that speaks no later version cannot read.
+pub(super) fn too_new(orders: &mut Vec<Order>, version: i16) -> Vec<(Order, Error)> {
     if version >= ZSTD_FROM {
-        return;
+        return Vec::new();
     }
-    let refused: Vec<_> = orders
-        .extract_if(.., |order| order.compression == Compression::Zstd)
-        .collect();
-    for order in refused {
+    let refused = orders.extract_if(.., |order| order.compression == Compression::Zstd);
+    let with_error = |order: Order| {
         let error = Error::new(ErrorKind::Unsupported, message::NAME)
             .with_partition(order.partition.clone())
             .with_source("the broker is too old for zstd");
-        order.fail(Failure::new(error), leaders);
-    }
+        (order, error)
+    };
+    refused.map(with_error).collect()
 }

@@ -1,4 +1,4 @@
-//! Batches to their leaders: each is put into the outbox of its leader's sender, where need be after
+//! Batches to their leaders: each is handed to its leader's sender, where need be after
 //! the cluster was asked who that is.
 //!
 //! What must hold: while a topic is asked for, its later batches wait behind the earlier ones; every
@@ -6,13 +6,13 @@
 
 use super::failure::{Failure, share};
 use super::leaders::{Leader, Leaders};
-use super::outbox::{self, Order, Outbox, OutboxEnd, Terms, first_deadline};
+use super::outbox::{Order, Terms, expired, first_deadline};
 use super::produce_message::NAME;
 use super::sender::Sender;
-use crate::transport::{AnswerSink, Outgoing, ProduceOptions};
+use crate::transport::{AnswerSink, Outgoing, ProduceOptions, Together};
 use crate::{Error, ErrorKind, TopicMetadata};
 use ottla_record_batch::{Compression, Compressor, EncodedBatch};
-use ottla_types::TopicPartition;
+use ottla_types::{Fate, TopicPartition};
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,9 +33,25 @@ struct Inner {
 
 #[derive(Default)]
 struct Routes {
-    outboxes: HashMap<i32, Arc<Outbox>>,
+    senders: HashMap<i32, Arc<Sender>>,
     /// Batches whose topic is being asked for, in order.
     lost: HashMap<Arc<str>, VecDeque<Order>>,
+}
+
+/// What was handed over under the lock, and is seen to without it.
+#[derive(Default)]
+struct Put {
+    senders: Vec<Arc<Sender>>,
+    /// Of senders that have ended: each batch says when it is dropped that the transport is closed.
+    refused: Vec<Vec<Order>>,
+}
+
+impl Put {
+    fn send(self) {
+        for sender in self.senders {
+            sender.send();
+        }
+    }
 }
 
 impl Senders {
@@ -109,10 +125,9 @@ impl Senders {
                 }
             }
         }
-        for (broker, orders) in ready {
-            self.put(&mut routes, broker, orders);
-        }
+        let put = self.put(&mut routes, ready);
         drop(routes);
+        put.send();
         for topic in asked {
             let tasks = &self.0.leaders.cluster.connector.tasks;
             if !tasks.spawn(self.clone().ask(topic.clone())) {
@@ -122,25 +137,25 @@ impl Senders {
         }
     }
 
-    /// Puts batches into the outbox of the broker's sender, which is started if need be.
-    fn put(&self, routes: &mut Routes, broker: i32, orders: Vec<Order>) {
-        if let Some(outbox) = routes.outboxes.get(&broker)
-            && !outbox.is_closed()
-        {
-            return outbox.put(orders);
+    /// Hands batches to the senders of their brokers, which are started if need be. While the routes are
+    /// locked, so that none overtakes another; nothing is sent yet.
+    fn put(&self, routes: &mut Routes, ready: HashMap<i32, Vec<Order>>) -> Put {
+        let mut put = Put::default();
+        for (broker, orders) in ready {
+            let sender = routes.senders.entry(broker).or_insert_with(|| {
+                let (leaders, closed) = (self.0.leaders.clone(), self.0.closed.clone());
+                let sender = Sender::new(broker, leaders, closed);
+                // If it is not started its end is dropped, and it takes nothing.
+                let tasks = &self.0.leaders.cluster.connector.tasks;
+                tasks.spawn(sender.clone().run());
+                sender
+            });
+            match sender.put(orders) {
+                Ok(()) => put.senders.push(sender.clone()),
+                Err(refused) => put.refused.push(refused),
+            }
         }
-        let outbox = Outbox::new();
-        let task = Sender {
-            broker,
-            leaders: self.0.leaders.clone(),
-            outbox: OutboxEnd(outbox.clone()),
-            closed: self.0.closed.clone(),
-            connection: None,
-        };
-        // If it is not started its end is dropped, and answers.
-        self.0.leaders.cluster.connector.tasks.spawn(task.run());
-        outbox.put(orders);
-        routes.outboxes.insert(broker, outbox);
+        put
     }
 
     /// Asks the cluster for a topic, then sends on what waits for it.
@@ -178,12 +193,12 @@ impl Senders {
                 Err(error) => failed.push((order, error)),
             }
         }
-        for (broker, orders) in ready {
-            self.put(&mut routes, broker, orders);
-        }
+        let put = self.put(&mut routes, ready);
         drop(routes);
+        put.send();
+        let mut answers = Together::default();
         for (order, error) in failed {
-            order.fail(Failure::new(error), &self.0.leaders);
+            order.fail(Failure::new(error), &self.0.leaders, &mut answers);
         }
     }
 
@@ -252,8 +267,9 @@ impl Question<'_> {
     }
 
     fn expire(&self) {
-        if let Some(lost) = self.senders.routes().lost.get_mut(self.topic) {
-            outbox::expire(lost);
+        let late = self.senders.routes().lost.get_mut(self.topic).map(expired);
+        for order in late.into_iter().flatten() {
+            order.time_out(Fate::NotWritten);
         }
     }
 }

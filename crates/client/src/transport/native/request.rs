@@ -4,91 +4,147 @@ use super::failure::{BrokerMessage, Cure, Failure, fate_of};
 use super::leaders::Leaders;
 use super::outbox::{Order, fail_all, first_deadline};
 use super::produce_message as message;
-use crate::connection::{Connection, Submitted};
-use crate::transport::Produced;
+use crate::connection::Connection;
+use crate::transport::{Produced, Together};
 use crate::{Error, ErrorKind};
 use bytes::Bytes;
 use ottla_types::{ErrorCode, Fate};
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub(super) struct Request {
-    pub(super) connection: Connection,
-    pub(super) version: i16,
-    pub(super) is_answered: bool,
+    connection: Connection,
+    version: i16,
+    is_answered: bool,
     /// When the connection gives the request up.
-    pub(super) limit: Instant,
-    /// Ordered by partition.
-    pub(super) orders: Vec<Order>,
-    pub(super) submitted: Submitted,
+    limit: Instant,
+    pending: Mutex<Pending>,
+}
+
+struct Pending {
+    /// Ordered by partition. Empty once they are answered.
+    orders: Vec<Order>,
+    /// When the first of them is to be answered, where that is before the limit.
+    first: Option<Instant>,
+}
+
+impl Pending {
+    fn new(orders: Vec<Order>, limit: Instant) -> Self {
+        Self {
+            first: first_deadline(&orders).filter(|first| *first < limit),
+            orders,
+        }
+    }
+}
+
+/// The answer to a request.
+pub(super) enum Answer {
+    /// The broker gives none.
+    Sent,
+    Came(message::Answer),
+    Failed(Error),
 }
 
 impl Request {
-    /// Waits for the answer and hands it out; the time that the broker wants no request for.
-    pub(super) async fn settle(self, leaders: Arc<Leaders>) -> Duration {
-        let Self {
+    /// `limit` is when the connection gives the request up.
+    pub(super) fn new(
+        connection: Connection,
+        version: i16,
+        is_answered: bool,
+        limit: Instant,
+        orders: Vec<Order>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             connection,
             version,
             is_answered,
             limit,
-            mut orders,
-            submitted,
-        } = self;
-        let answer = answer_of(submitted, limit, &mut orders).await;
-        let answer = match answer {
-            Ok(_) if !is_answered => {
-                for order in orders {
-                    order.succeed(Produced {
-                        base_offset: None,
-                        log_append_time_ms: None,
-                    });
-                }
-                return Duration::ZERO;
-            }
-            Ok(body) => message::read(body, version)
-                .map_err(|cause| connection.refuse(message::NAME, cause)),
-            Err(error) => Err(error),
-        };
+            pending: Mutex::new(Pending::new(orders, limit)),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the first of its batches is to be answered, if that is before the connection gives up.
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.lock().first
+    }
+
+    /// The batches, to be answered.
+    pub(super) fn take(&self) -> Vec<Order> {
+        let mut pending = self.lock();
+        pending.first = None;
+        std::mem::take(&mut pending.orders)
+    }
+
+    /// Takes out the batches whose own time has passed: nobody knows what becomes of them.
+    pub(super) fn expired(&self, now: Instant) -> Vec<Order> {
+        let mut pending = self.lock();
+        if pending.first.is_none_or(|first| first > now) {
+            return Vec::new();
+        }
+        let (late, left) = std::mem::take(&mut pending.orders)
+            .into_iter()
+            .partition(|order| order.deadline <= now);
+        *pending = Pending::new(left, self.limit);
+        late
+    }
+
+    pub(super) fn read(&self, answer: Result<Bytes, Error>) -> Answer {
         match answer {
-            Ok(answer) => {
-                let throttle = u64::try_from(answer.throttle_ms).unwrap_or_default();
-                hand_out(orders, answer, connection.broker(), &leaders);
-                Duration::from_millis(throttle)
-            }
-            Err(error) => {
-                let error = Arc::new(error.with_fate(Fate::MaybeWritten));
-                fail_all(orders, &error, &leaders);
-                Duration::ZERO
-            }
+            Ok(_) if !self.is_answered => Answer::Sent,
+            Ok(body) => match message::read(body, self.version) {
+                Ok(answer) => Answer::Came(answer),
+                Err(cause) => Answer::Failed(self.connection.refuse(message::NAME, cause)),
+            },
+            Err(error) => Answer::Failed(error),
         }
     }
 }
 
-/// Waits for the answer; batches whose own time passes before are told that nobody knows.
-async fn answer_of(
-    submitted: Submitted,
-    limit: Instant,
-    orders: &mut Vec<Order>,
-) -> Result<Bytes, Error> {
-    let mut answer = pin!(submitted.answer());
-    while let Some(first) = first_deadline(&*orders).filter(|first| *first < limit) {
-        if let Ok(answer) = timeout_at(first, &mut answer).await {
-            return answer;
-        }
-        let now = Instant::now();
-        for late in orders.extract_if(.., |order| order.deadline <= now) {
-            late.time_out(Fate::MaybeWritten);
+impl Answer {
+    /// How long the broker wants no request.
+    pub(super) fn throttle(&self) -> Option<Duration> {
+        match self {
+            Self::Came(answer) => {
+                let millis = u64::try_from(answer.throttle_ms).unwrap_or_default();
+                Some(Duration::from_millis(millis)).filter(|throttle| !throttle.is_zero())
+            }
+            Self::Sent | Self::Failed(_) => None,
         }
     }
-    answer.await
+
+    /// Tells the request's batches.
+    pub(super) fn hand_out(self, request: &Request, leaders: &Leaders) {
+        let orders = request.take();
+        match self {
+            Self::Sent => {
+                let mut answers = Together::default();
+                for order in orders {
+                    let nothing = Produced {
+                        base_offset: None,
+                        log_append_time_ms: None,
+                    };
+                    order.succeed(nothing, &mut answers);
+                }
+            }
+            Self::Came(answer) => hand_out(orders, answer, request.connection.broker(), leaders),
+            Self::Failed(error) => {
+                let error = Arc::new(error.with_fate(Fate::MaybeWritten));
+                fail_all(orders, &error, leaders);
+            }
+        }
+    }
 }
 
 /// Gives each batch the answer for its partition.
 fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: &Leaders) {
     let names: Vec<_> = orders.iter().map(|order| order.partition.clone()).collect();
     let mut orders: Vec<_> = orders.into_iter().map(Some).collect();
+    let mut answers = Together::default();
     for part in &answer.partitions {
         let wanted = (part.topic.as_str(), part.partition);
         let at = names.binary_search_by(|name| (&*name.topic, name.partition).cmp(&wanted));
@@ -96,10 +152,11 @@ fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: 
             continue;
         };
         match judge(part, &order, broker, &answer.endpoints, leaders) {
-            Ok(produced) => order.succeed(produced),
-            Err(failure) => order.fail(failure, leaders),
+            Ok(produced) => order.succeed(produced, &mut answers),
+            Err(failure) => order.fail(failure, leaders, &mut answers),
         }
     }
+    drop(answers);
     if orders.iter().any(Option::is_some) {
         let error = Error::new(ErrorKind::Protocol, message::NAME)
             .with_broker(broker)

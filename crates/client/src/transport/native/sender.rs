@@ -1,23 +1,27 @@
-//! The task that writes to one broker: it makes one request of all batches that wait, and keeps a
-//! few requests in flight on one connection.
+//! Writes to one broker: makes one request of all batches that wait, and keeps a few requests in flight
+//! on one connection.
 //!
-//! What must hold: requests leave in the order in which their batches came; a request holds a
-//! partition at most once; a batch is put into one request and never into a second one here, whatever
-//! the answer says about throttling (a throttle time only delays the next request); every batch gets
-//! its answer.
+//! Whoever brings batches sends them, if that needs no waiting, and so does the answer to a request with
+//! what waited for it; a task connects, waits for the connection and keeps the deadlines. What must
+//! hold: requests leave in the order in which their batches came; a request holds a partition at most
+//! once; a batch is put into one request and never into a second one here, whatever the answer says
+//! about throttling (a throttle time only delays the next request); every batch gets its answer, none
+//! of them under the lock.
 
 use super::leaders::Leaders;
-use super::outbox::{self, Order, OutboxEnd, fail_all, first_deadline};
+use super::outbox::{self, Order, expired, fail_all, first_deadline};
 use super::produce_message as message;
 use super::request::Request;
-use crate::connection::Connection;
+use crate::connection::{Connection, Slot};
 use crate::transport::Acks;
 use crate::{Error, ErrorKind};
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use bytes::Bytes;
+use ottla_types::Fate;
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -28,83 +32,148 @@ const IN_FLIGHT_MAX: usize = 5;
 const IDLE_LIMIT: Duration = Duration::from_secs(240);
 
 pub(super) struct Sender {
-    pub(super) broker: i32,
-    pub(super) leaders: Arc<Leaders>,
-    pub(super) outbox: OutboxEnd,
-    pub(super) closed: CancellationToken,
-    pub(super) connection: Option<Connection>,
+    broker: i32,
+    leaders: Arc<Leaders>,
+    closed: CancellationToken,
+    state: Mutex<State>,
+    /// The task has something to look at.
+    task: Notify,
 }
 
-/// Batches that came and are not yet in a request.
-type Waiting = VecDeque<Order>;
+struct State {
+    /// Batches that are not yet in a request.
+    waiting: VecDeque<Order>,
+    in_flight: Vec<Arc<Request>>,
+    connection: Option<Connection>,
+    /// The broker wants no request before.
+    not_before: Instant,
+    /// When the connection was used last.
+    used: Instant,
+    /// When the task looks at the deadlines, at the latest.
+    armed: Instant,
+    /// Nothing is taken any more.
+    is_over: bool,
+}
+
+/// Why what waits is not sent.
+enum Lack {
+    /// Nothing waits, or an answer has to come first.
+    Nothing,
+    Time,
+    Connection,
+    Room(Connection),
+}
+
+/// Batches that are answered when the lock is released.
+#[derive(Default)]
+struct Failed(Vec<(Vec<Order>, Arc<Error>)>);
+
+impl Failed {
+    fn add(&mut self, orders: Vec<Order>, error: Error) {
+        self.0.push((orders, Arc::new(error)));
+    }
+
+    fn tell(self, leaders: &Leaders) {
+        for (orders, error) in self.0 {
+            fail_all(orders, &error, leaders);
+        }
+    }
+}
 
 impl Sender {
-    /// Runs until the transport is closed or dropped.
-    pub(super) async fn run(mut self) {
-        let closed = self.closed.clone();
-        let mut in_flight = FuturesUnordered::new();
-        let mut waiting = Waiting::new();
-        let mut not_before = Instant::now();
-        let mut used = Instant::now();
-        loop {
-            self.outbox.take(&mut waiting);
-            let is_throttled = not_before > Instant::now();
-            let may_send = in_flight.len() < IN_FLIGHT_MAX && !is_throttled;
-            if may_send && !waiting.is_empty() {
-                if self.connection.as_ref().is_none_or(Connection::is_closed) {
-                    // They have failed with the connection, and shall not wait for the next one.
-                    while in_flight.next().await.is_some() {}
-                }
-                let sending = closed.run_until_cancelled(self.send(&mut waiting));
-                match sending.await {
-                    Some(Some(request)) => in_flight.push(request.settle(self.leaders.clone())),
-                    Some(None) => {}
-                    None => return,
-                }
-                used = Instant::now();
-                continue;
-            }
-            outbox::expire(&mut waiting);
-            let first = first_deadline(&waiting);
-            tokio::select! {
-                () = closed.cancelled() => return,
-                Some(throttle) = in_flight.next(), if !in_flight.is_empty() => {
-                    not_before = not_before.max(Instant::now() + throttle);
-                }
-                () = self.outbox.filled() => {}
-                () = sleep_until(first.unwrap_or(not_before)), if first.is_some() => {}
-                () = sleep_until(not_before), if is_throttled => {}
-                () = sleep_until(used + IDLE_LIMIT), if self.connection.is_some() => {
-                    if in_flight.is_empty() {
-                        self.connection = None;
-                    }
-                    used = Instant::now();
-                }
-            }
+    pub(super) fn new(broker: i32, leaders: Arc<Leaders>, closed: CancellationToken) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            broker,
+            leaders,
+            closed,
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                in_flight: Vec::new(),
+                connection: None,
+                not_before: now,
+                used: now,
+                armed: now,
+                is_over: false,
+            }),
+            task: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Batches are moved whole, from one list to another.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes batches, for [`send`](Self::send) to send; gives them back if nothing is sent any more.
+    pub(super) fn put(&self, orders: Vec<Order>) -> Result<(), Vec<Order>> {
+        let mut state = self.lock();
+        if state.is_over {
+            return Err(orders);
+        }
+        state.waiting.extend(orders);
+        Ok(())
+    }
+
+    /// Sends what can be sent now, and sees to it that the task does the rest.
+    pub(super) fn send(self: &Arc<Self>) {
+        let mut failed = Failed::default();
+        let mut state = self.lock();
+        let lack = self.pump(&mut state, None, &mut failed);
+        let is_early = state.next_look().is_some_and(|at| at < state.armed);
+        drop(state);
+        failed.tell(&self.leaders);
+        if is_early || !matches!(lack, Lack::Nothing) {
+            self.task.notify_one();
         }
     }
 
-    /// Sends one request with what waits; `None` if there was nothing to send, or no connection.
-    async fn send(&mut self, waiting: &mut Waiting) -> Option<Request> {
-        let connection = match self.connect(waiting).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                fail_all(waiting.drain(..), &Arc::new(error), &self.leaders);
-                return None;
+    /// Sends request after request, the first of them with the right that was waited for.
+    fn pump(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut slot: Option<Slot>,
+        failed: &mut Failed,
+    ) -> Lack {
+        while !state.waiting.is_empty() && state.in_flight.len() < IN_FLIGHT_MAX {
+            if state.not_before > Instant::now() {
+                return Lack::Time;
             }
+            let open = state.connection.as_ref().filter(|open| !open.is_closed());
+            let Some(connection) = open.cloned() else {
+                return Lack::Connection;
+            };
+            let Some(slot) = slot.take().or_else(|| connection.try_slot()) else {
+                return Lack::Room(connection);
+            };
+            self.send_one(state, &connection, slot, failed);
+        }
+        Lack::Nothing
+    }
+
+    /// Sends one request with what waits.
+    fn send_one(
+        self: &Arc<Self>,
+        state: &mut State,
+        connection: &Connection,
+        slot: Slot,
+        failed: &mut Failed,
+    ) {
+        let mut orders = outbox::pick(&mut state.waiting);
+        let Some(terms) = orders.first().map(|first| first.terms.clone()) else {
+            return;
         };
-        let mut orders = outbox::pick(waiting);
-        let terms = orders.first()?.terms.clone();
         let versions = message::versions(&terms);
         let version = match connection.agreed(message::KEY, message::NAME, versions) {
             Ok(version) => version,
-            Err(error) => {
-                fail_all(orders, &Arc::new(error), &self.leaders);
-                return None;
-            }
+            Err(error) => return failed.add(orders, error),
         };
-        outbox::refuse_too_new(&mut orders, version, &self.leaders);
-        let last = orders.iter().map(|order| order.deadline).max()?;
+        for (order, error) in outbox::too_new(&mut orders, version) {
+            failed.add(vec![order], error);
+        }
+        let Some(last) = orders.iter().map(|order| order.deadline).max() else {
+            return;
+        };
         let now = Instant::now();
         let timeout = self.leaders.cluster.config.request_timeout;
         let limit = now + timeout;
@@ -113,59 +182,166 @@ impl Sender {
         let timeout_ms = broker_timeout_ms(left.min(timeout));
         message::write(&mut frame, version, &terms, timeout_ms, &orders);
         let is_answered = terms.acks != Acks::None;
-        let submitted = connection
-            .submit(message::NAME, frame, limit, is_answered)
-            .await;
-        match submitted {
-            Ok(submitted) => {
-                for order in &mut orders {
-                    order.reply.sent();
+        for order in &mut orders {
+            // Before it is: the answer may be there at once.
+            order.reply.sent();
+        }
+        let request = Request::new(connection.clone(), version, is_answered, limit, orders);
+        let (sender, asked) = (self.clone(), request.clone());
+        let answered = move |answer| sender.answered(&asked, answer);
+        state.used = now;
+        match slot.send(message::NAME, frame, limit, is_answered, answered) {
+            Ok(()) => state.in_flight.push(request),
+            Err(error) => failed.add(request.take(), error),
+        }
+    }
+
+    /// Hands an answer out, and sends what waited for it.
+    fn answered(self: &Arc<Self>, request: &Arc<Request>, answer: Result<Bytes, Error>) {
+        let answer = request.read(answer);
+        let mut state = self.lock();
+        state.in_flight.retain(|other| !Arc::ptr_eq(other, request));
+        state.used = Instant::now();
+        if let Some(throttle) = answer.throttle() {
+            state.not_before = state.not_before.max(Instant::now() + throttle);
+        }
+        drop(state);
+        answer.hand_out(request, &self.leaders);
+        self.send();
+    }
+
+    /// Runs until the transport is closed or dropped.
+    pub(super) async fn run(self: Arc<Self>) {
+        let end = End(self);
+        let sender = &end.0;
+        let work = async {
+            let mut slot = None;
+            loop {
+                let (lack, next) = sender.look(slot.take());
+                match lack {
+                    Lack::Connection => sender.connect().await,
+                    Lack::Room(connection) => {
+                        let first = first_deadline(&sender.lock().waiting);
+                        let first = first.unwrap_or_else(Instant::now);
+                        // Without one it is looked at what has happened meanwhile.
+                        slot = connection.slot(message::NAME, first).await.ok();
+                    }
+                    Lack::Nothing | Lack::Time => tokio::select! {
+                        () = sender.task.notified() => {}
+                        () = sleep_until(next) => {}
+                    },
                 }
-                Some(Request {
-                    connection,
-                    version,
-                    is_answered,
-                    limit,
-                    orders,
-                    submitted,
-                })
+            }
+        };
+        sender.closed.run_until_cancelled(work).await;
+    }
+
+    /// Does what is due now; says what is lacking, and when to look again.
+    fn look(self: &Arc<Self>, slot: Option<Slot>) -> (Lack, Instant) {
+        let now = Instant::now();
+        let mut failed = Failed::default();
+        let mut state = self.lock();
+        let late = expired(&mut state.waiting);
+        let mut lack = self.pump(&mut state, slot, &mut failed);
+        if matches!(lack, Lack::Connection) && !state.in_flight.is_empty() {
+            // They have failed with the connection, and are told before there is another one.
+            lack = Lack::Nothing;
+        }
+        let doubtful: Vec<_> = state
+            .in_flight
+            .iter()
+            .flat_map(|r| r.expired(now))
+            .collect();
+        if state.in_flight.is_empty() && now >= state.used + IDLE_LIMIT {
+            state.connection = None;
+        }
+        let mut next = state.next_look().unwrap_or(now + IDLE_LIMIT);
+        if matches!(lack, Lack::Time) {
+            next = next.min(state.not_before);
+        }
+        state.armed = next;
+        drop(state);
+        for order in late {
+            order.time_out(Fate::NotWritten);
+        }
+        for order in doubtful {
+            order.time_out(Fate::MaybeWritten);
+        }
+        failed.tell(&self.leaders);
+        (lack, next)
+    }
+
+    /// Makes a connection, within the time that those that wait have.
+    async fn connect(&self) {
+        if self.lock().connection.take().is_some() {
+            metrics::counter!("ottla_client_reconnects_total").increment(1);
+        }
+        let connected = self.connected().await;
+        let mut state = self.lock();
+        match connected {
+            Ok(connection) => {
+                state.connection = Some(connection);
+                state.used = Instant::now();
             }
             Err(error) => {
-                fail_all(orders, &Arc::new(error), &self.leaders);
-                None
+                let waiting = std::mem::take(&mut state.waiting);
+                drop(state);
+                fail_all(waiting, &Arc::new(error), &self.leaders);
             }
         }
     }
 
-    /// The connection, made if need be, within the time that those that wait have.
-    async fn connect(&mut self, waiting: &mut Waiting) -> Result<Connection, Error> {
-        if let Some(connection) = &self.connection {
-            if !connection.is_closed() {
-                return Ok(connection.clone());
-            }
-            metrics::counter!("ottla_client_reconnects_total").increment(1);
-        }
+    async fn connected(&self) -> Result<Connection, Error> {
         let cluster = &self.leaders.cluster;
         let broker = cluster.known_broker(self.broker, message::NAME)?;
-        let last = waiting.iter().map(|order| order.deadline).max();
-        let connector = &cluster.connector;
-        let connecting = connector.connect(
+        let last = self.lock().waiting.iter().map(|order| order.deadline).max();
+        let connecting = cluster.connector.connect(
             broker.name.clone(),
             &broker.address,
             last.unwrap_or_else(Instant::now),
         );
         let mut connecting = pin!(connecting);
-        let connection = loop {
-            let first = first_deadline(&*waiting).unwrap_or_else(Instant::now);
+        loop {
+            let first = first_deadline(&self.lock().waiting);
+            let Some(first) = first else {
+                return Err(Error::new(ErrorKind::TimedOut, message::NAME));
+            };
             match timeout_at(first, &mut connecting).await {
-                Ok(connected) => break connected?,
-                Err(_) if waiting.is_empty() => {
-                    return Err(Error::new(ErrorKind::TimedOut, message::NAME));
+                Ok(connected) => return connected,
+                Err(_) => {
+                    let late = expired(&mut self.lock().waiting);
+                    for order in late {
+                        order.time_out(Fate::NotWritten);
+                    }
                 }
-                Err(_) => outbox::expire(waiting),
             }
-        };
-        Ok(self.connection.insert(connection).clone())
+        }
+    }
+}
+
+impl State {
+    /// When the first batch has to be answered, or the connection is idle.
+    fn next_look(&self) -> Option<Instant> {
+        let waiting = first_deadline(&self.waiting);
+        let in_flight = self.in_flight.iter().filter_map(|request| request.first());
+        let connection = self.connection.as_ref();
+        let unused = connection.filter(|_| self.in_flight.is_empty());
+        let idle = unused.map(|_| self.used + IDLE_LIMIT);
+        in_flight.chain(waiting).chain(idle).min()
+    }
+}
+
+/// Held by the task: when it ends, however that is, what waits is answered, and nothing more is taken.
+struct End(Arc<Sender>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.is_over = true;
+        state.connection = None;
+        let left = std::mem::take(&mut state.waiting);
+        drop(state);
+        drop(left);
     }
 }
 

@@ -205,3 +205,79 @@ fn sticky_records_fill_one_batch_then_move_on() {
         "{partitions:?}"
     );
 }
+
+#[test]
+fn buffers_are_used_again_and_stay_within_buffer_memory() {
+    let config = ProducerConfig {
+        buffer_memory: 100_000,
+        max_request_size: 100_000,
+        batch_size: 20_000,
+        ..config()
+    };
+    let mut bed = Bed::new(config, 8);
+    let mut most = 0;
+    for _ in 0..50 {
+        // Half of the memory in records, over more partitions than have room for a whole batch each.
+        let handles: Vec<_> = (0..80)
+            .map(|i| bed.put(Record::new("t").partition(i % 8).value(vec![0; 600])))
+            .collect();
+        most = most.max(bed.acc.reserved + bed.acc.spares.bytes());
+        bed.now += ms(10);
+        let sent = bed.drain();
+        assert_eq!(sent.len(), 8);
+        let (first, rest) = sent
+            .into_iter()
+            .enumerate()
+            .partition::<Vec<_>, _>(|(i, _)| *i == 0);
+        let others = rest.into_iter().map(|(_, dispatch)| dispatch).collect();
+        bed.write(others);
+        assert!(bed.acc.spares.bytes() > 0, "what was written is kept");
+        bed.write(first.into_iter().map(|(_, dispatch)| dispatch).collect());
+        // Nothing is under way: nothing is kept.
+        assert_eq!((bed.acc.reserved, bed.acc.spares.bytes()), (0, 0));
+        drop(handles);
+    }
+    assert!(most <= 100_000 + 8 * 4_096, "{most}");
+}
+
+#[test]
+fn a_batch_that_somebody_reads_is_no_spare() {
+    let mut bed = Bed::new(config(), 2);
+    let (kept, _other) = (bed.put(to_zero(5)), bed.put(Record::new("t").partition(1)));
+    bed.now += ms(10);
+    let mut sent = bed.drain();
+    let read = sent[0].batch.bytes().clone();
+    let before = read.to_vec();
+    bed.write(vec![sent.remove(0)]);
+    assert!(bed.result(kept).is_some_and(|result| result.is_ok()));
+    assert_eq!(bed.acc.spares.bytes(), 0);
+    drop(bed.put(to_zero(9)));
+    assert_eq!(read, before);
+}
+
+#[test]
+fn who_can_wait_for_a_topic_does_not_pile_records_up() {
+    let mut bed = Bed::unknown(config());
+    let now = bed.now;
+    let look = || Clocks {
+        at: Instant::now(),
+        wall: Duration::from_secs(1),
+    };
+    let put = |bed: &mut Bed, caller| {
+        let mut held = Some(Record::new("t").partition(0));
+        let handle = bed.acc.enqueue(&mut held, caller, now, look);
+        assert_eq!(handle.is_none(), held.is_some());
+        handle
+    };
+    let mut handles: Vec<_> = (0..1_000).map(|_| put(&mut bed, Caller::Waits)).collect();
+    assert!(handles.iter().all(Option::is_some));
+    assert!(put(&mut bed, Caller::Waits).is_none());
+    handles.push(put(&mut bed, Caller::Insists));
+    assert!(handles[1_000].is_some());
+    bed.acc.take_effects();
+    let topic = Arc::from("t");
+    bed.acc.apply_topic(&topic, Ok(described("t", 1)), now);
+    let effects = bed.acc.take_effects().expect("effects");
+    assert!(effects.apply().progress, "those who wait look again");
+    assert!(put(&mut bed, Caller::Waits).is_some());
+}

@@ -85,7 +85,8 @@ impl Bed {
             at: Instant::now() + Duration::from_hours(1),
             wall: Duration::from_secs(1),
         };
-        self.acc.enqueue(&mut Some(record), self.now, look)
+        self.acc
+            .enqueue(&mut Some(record), Caller::Insists, self.now, look)
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {
@@ -102,6 +103,8 @@ impl Bed {
             };
             self.next_offset += i64::from(dispatch.batch.record_count());
             let token = dispatch.token;
+            // As a transport does before it answers.
+            drop(dispatch);
             self.acc.complete(token, Ok(produced), false, self.now);
         }
     }

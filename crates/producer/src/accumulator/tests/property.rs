@@ -74,6 +74,7 @@ proptest! {
                 _ => {}
             }
             prop_assert!(bed.acc.used() <= 8_000);
+            prop_assert_eq!(bed.acc.reserved, held_in_buffers(&bed.acc));
             bed.settle();
         }
         let report = bed.acc.close_now();
@@ -90,6 +91,18 @@ proptest! {
             prop_assert!(values.is_sorted());
         }
         prop_assert_eq!(bed.acc.used(), 0);
+        prop_assert_eq!((bed.acc.reserved, bed.acc.in_flight), (0, 0));
         prop_assert!(bed.acc.outstanding == 0 && bed.acc.outstanding_before.is_empty());
     }
+}
+
+/// What the buffers of all batches take, counted one by one.
+fn held_in_buffers(acc: &Accumulator) -> usize {
+    let of_queue = |queue: &Queue| {
+        let open = queue.open.iter().map(|open| open.builder.capacity());
+        let ready = queue.ready.iter().map(|batch| batch.reserved);
+        let in_flight = queue.in_flight.iter().map(|flight| flight.batch.reserved);
+        open.chain(ready).chain(in_flight).sum::<usize>()
+    };
+    acc.queues.iter().map(of_queue).sum()
 }

@@ -1,6 +1,8 @@
 //! Order, retries, and failures that stay with their record.
 
 use super::*;
+use futures_util::FutureExt as _;
+use std::pin::pin;
 
 #[tokio::test(start_paused = true)]
 async fn order_is_kept_and_nothing_is_lost_through_lost_replies_and_refusals() {
@@ -96,4 +98,54 @@ async fn a_transport_that_panics_fails_its_batch_alone() {
     );
     good.expect("written");
     assert!(producer.close(ms(100)).await.is_clean());
+}
+
+/// The batches that reached the transport so far.
+fn calls(fake: &Fake) -> usize {
+    fake.calls.lock().expect("no panic").len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_alone_reaches_the_transport_before_anything_else_runs() {
+    let (producer, fake) = written().start(ProducerConfig {
+        linger: ms(0),
+        ..ProducerConfig::default()
+    });
+    producer.send(to(0, "first")).await.expect("written");
+    let before = calls(&fake);
+    let mut alone = pin!(producer.send(to(0, "a")));
+    assert!(alone.as_mut().now_or_never().is_none());
+    assert_eq!(calls(&fake), before + 1);
+    // Beside another it goes the usual way, with what comes together with it.
+    let mut beside = pin!(producer.send(to(1, "b")));
+    assert!(beside.as_mut().now_or_never().is_none());
+    assert_eq!(calls(&fake), before + 1);
+    beside.await.expect("written");
+    alone.await.expect("written");
+    // The sender hears of what nobody else sends.
+    let started = Instant::now();
+    for round in 0..3 {
+        producer
+            .send(to(0, format!("{round}")))
+            .await
+            .expect("written");
+        producer.enqueue(to(0, "enqueued")).await.expect("written");
+    }
+    assert!(started.elapsed() < ms(100), "{:?}", started.elapsed());
+    assert_eq!(fake.log(0).len(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lingers_is_not_sent_by_its_caller() {
+    let (producer, fake) = written().start(ProducerConfig {
+        linger: ms(50),
+        ..ProducerConfig::default()
+    });
+    producer.send(to(0, "first")).await.expect("written");
+    let (before, started) = (calls(&fake), Instant::now());
+    let mut alone = pin!(producer.send(to(0, "a")));
+    assert!(alone.as_mut().now_or_never().is_none());
+    assert_eq!(calls(&fake), before);
+    alone.await.expect("written");
+    assert!(started.elapsed() >= ms(50));
 }
