@@ -216,12 +216,16 @@ where
         } else {
             (self.0.function)(context.clone(), values).await.into()
         };
+        let outcome = match outcome {
+            BatchOutcome::FailedAt { index, error } => match places.get(index) {
+                Some(&index) => BatchOutcome::FailedAt { index, error },
+                // Behind the last value: all that there were are handled.
+                None => BatchOutcome::Done,
+            },
+            outcome => outcome,
+        };
         match (outcome, stopped) {
             (BatchOutcome::Done, Some((index, error))) => BatchOutcome::FailedAt { index, error },
-            (BatchOutcome::FailedAt { index, error }, _) => BatchOutcome::FailedAt {
-                index: places.get(index).copied().unwrap_or(records.len()),
-                error,
-            },
             (outcome, _) => outcome,
         }
     }
@@ -318,6 +322,26 @@ mod tests {
             matches!(outcome, BatchOutcome::FailedAt { index: 2, .. }),
             "{outcome:?}"
         );
+    }
+
+    /// What was not decoded was not handed over, whatever the function says of the rest.
+    #[tokio::test]
+    async fn an_index_behind_the_values_does_not_go_past_what_cannot_be_decoded() {
+        let records = ["1", "x", "2"].map(record);
+        let all = json_batch(|_, values: Vec<u32>| async move {
+            let error = HandlerError::transient("Busy", "later");
+            let index = values.len();
+            BatchOutcome::FailedAt { index, error }
+        });
+        let context = Context::new("g", "m");
+        match all.handle_batch(&context, &records).await {
+            BatchOutcome::FailedAt { index: 1, error } => {
+                assert_eq!(error.class(), CLASS_UNDECODABLE);
+            }
+            other => panic!("{other:?}"),
+        }
+        let outcome = all.handle_batch(&context, &records[..1]).await;
+        assert!(matches!(outcome, BatchOutcome::Done), "{outcome:?}");
     }
 
     #[cfg(feature = "protobuf")]
