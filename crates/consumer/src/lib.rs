@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | `ottla_consumer_handled_total` | counter | records handled |
 //! | `ottla_consumer_failed_total` | counter | handler calls that failed |
-//! | `ottla_consumer_handler_seconds` | histogram | time of a handler call |
+//! | `ottla_consumer_handler_seconds` | histogram | time of a handler call (up to eight that end at once within microseconds are told as their average) |
 //! | `ottla_consumer_lag` | gauge | records not handled yet |
 //! | `ottla_consumer_commits_total`, `ottla_consumer_commit_failures_total` | counter | answered and failed commits |
 //! | `ottla_consumer_transactions_total` | counter | ended transactions, by `outcome` (`committed`, `aborted`) |
