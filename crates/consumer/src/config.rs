@@ -1,23 +1,9 @@
 //! [`ConsumerConfig`]: Kafka's property names where Kafka has the property, checked once.
 
-use crate::ProcessingGuarantee;
+use crate::{AutoOffsetReset, ProcessingGuarantee};
 use ottla_types::{ConfigError, duration_ms, validate_group_id};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-/// Where a partition starts when the group has no usable committed offset for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AutoOffsetReset {
-    /// With the first record that is still there.
-    Earliest,
-    /// With the next record to be written. The offset found is committed at once, so that records
-    /// written before the first commit are not missed after a reconnect.
-    #[default]
-    Latest,
-    /// Not at all: the partition stops and its error says so.
-    Error,
-}
 
 /// How a group's members come to their partitions (`group.protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

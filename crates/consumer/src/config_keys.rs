@@ -54,7 +54,7 @@ ottla_types::configuration!(
             "auto.offset.reset",
             "name",
             "latest",
-            "`earliest`, `latest`, `error`"
+            "`earliest`, `latest`, `by_duration:PT24H`, `timestamp:<ms>`, `error`"
         ),
         ConfigKey::new("fetch.max.wait.ms", "ms", "500", "1 to 60000"),
         ConfigKey::new("fetch.min.bytes", "bytes", "1", "1 to `fetch.max.bytes`"),

@@ -42,6 +42,7 @@ mod lane;
 mod latch;
 mod listener;
 mod member;
+mod offset_reset;
 mod output;
 mod plain;
 mod status;
@@ -52,11 +53,12 @@ pub use app::{
     App, AppPhase, BatchRoute, GroupHealth, Health, HealthProblem, HealthReport, ProblemKind,
     Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,
 };
-pub use config::{Assignor, AutoOffsetReset, ConsumerConfig, GroupProtocol, OnUnreadable};
+pub use config::{Assignor, ConsumerConfig, GroupProtocol, OnUnreadable};
 pub use error::{Error, ErrorKind};
 pub use guarantee::ProcessingGuarantee;
 pub use handler::*;
 pub use listener::{Assigned, Rebalance, RebalanceListener, Revoked, SeekTo};
+pub use offset_reset::{AutoOffsetReset, UnknownReset};
 pub use ottla_types::ConsumedRecord;
 pub use output::CLASS_OUTPUT_FAILED;
 pub use plain::{Batches, CommitHandle, ConsumedBatch, Consumer, ConsumerBuilder, Records};

@@ -198,6 +198,23 @@ impl Assigned {
         Ok(())
     }
 
+    /// Lets a plain consumer begin with `partition` paused, as [`Consumer::pause`](crate::Consumer::pause)
+    /// would: nothing of it is fetched until it is resumed. Counts at once, whatever the call's end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotOwner`] when the partition is not among these; [`ErrorKind::Config`] in a
+    /// runner, where nobody resumes it.
+    pub fn pause(&self, partition: &TopicPartition) -> Result<(), Error> {
+        let progress = self.rebalance.progress_of(partition);
+        let progress = progress.ok_or_else(|| self.rebalance.not_owner(partition))?;
+        if !progress.is_asked() {
+            let expected = "nothing in a runner, where nobody resumes";
+            return Err(ConfigError::new("pause", partition, expected).into());
+        }
+        progress.set_paused(true);
+        Ok(())
+    }
+
     pub(crate) fn into_starts(self) -> HashMap<TopicPartition, SeekTo> {
         let starts = self.starts.into_inner();
         starts.unwrap_or_else(PoisonError::into_inner)

@@ -152,13 +152,18 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "zombie",
-        about: "a member is frozen beyond its session: what it does then has no effect",
+        about: "a member, and one in a transaction, are frozen beyond their sessions: no effects",
         needs: Needs::Cluster,
         nodes: &[3],
         transports: NATIVE,
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(150),
-        run: |context| Box::pin(members::zombie(context)),
+        within: Duration::from_secs(240),
+        run: |context| {
+            Box::pin(async {
+                exactly_once::frozen(context).await?;
+                members::zombie(context).await
+            })
+        },
     },
     Scenario {
         name: "slow-handler",

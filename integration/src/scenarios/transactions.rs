@@ -104,16 +104,23 @@ pub(super) async fn reader(
 /// are written everywhere.
 pub(super) async fn settled(committed: &Client, everything: &Client, topic: &str) -> Outcome {
     let deadline = Instant::now() + WITHIN;
-    loop {
-        let stable = bounds(committed, topic, WITHIN).await?;
-        if stable == bounds(everything, topic, WITHIN).await? {
-            return Ok(());
-        }
+    while !is_settled(committed, everything, topic).await? {
         if Instant::now() >= deadline {
-            return Err(format!("a transaction in {topic} stays open: {stable:?}").into());
+            return Err(format!("a transaction in {topic} stays open").into());
         }
         sleep(Duration::from_millis(100)).await;
     }
+    Ok(())
+}
+
+/// Whether no transaction in the topic is open.
+pub(super) async fn is_settled(
+    committed: &Client,
+    everything: &Client,
+    topic: &str,
+) -> Result<bool, Failure> {
+    let stable = bounds(committed, topic, WITHIN).await?;
+    Ok(stable == bounds(everything, topic, WITHIN).await?)
 }
 
 pub(super) async fn values(client: &Client, topic: &str) -> Result<Vec<String>, Failure> {

@@ -19,7 +19,7 @@ const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Ended {
     pub(super) name: Arc<str>,
     pub(super) group: Arc<str>,
-    /// `None` when the member failed for good.
+    /// `None` when the member failed for good, or when it was to stop.
     pub(super) report: Option<MemberReport>,
 }
 
@@ -46,6 +46,12 @@ pub(super) async fn supervise(
                 desk.fail(error.clone());
             }
             fatal.send_modify(|first| *first = first.take().or(Some(error)));
+            break None;
+        }
+        if *stop.borrow() != Stop::Run {
+            // Nobody knows what it left behind, so the shutdown was not clean.
+            tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed at its end");
+            spec.board.member_failed(MemberState::Failed, &error);
             break None;
         }
         if begun.elapsed() > RESTART_BACKOFF_MAX {

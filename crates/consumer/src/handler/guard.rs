@@ -1,15 +1,15 @@
 //! What keeps one call of a handler from harming the rest: a time limit and a net for panics.
 
 use super::{Context, Handler, HandlerError, Outcome};
-use futures_util::{FutureExt, poll};
 use ottla_types::ConsumedRecord;
 use std::any::Any;
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 /// The class of the error when a handler panicked.
 pub const CLASS_PANIC: &str = "panic";
@@ -48,30 +48,65 @@ pub(crate) async fn guard<T>(
     limit: Duration,
     call: impl Future<Output = T> + Send,
 ) -> Result<T, HandlerError> {
-    guard_until(Instant::now() + limit, limit, call).await
+    let call = pin!(call);
+    guard_until(Instant::now() + limit, limit, &Span::none(), call).await
 }
 
-/// The same until `deadline`, which is `limit` from the call's beginning.
+/// The same in a span, until `deadline`, which is `limit` from the call's beginning.
+///
+/// The call stays where it is: a handler's future may be large, and to move it a few times would cost
+/// more than many a handler does.
 pub(crate) async fn guard_until<T>(
     deadline: Instant,
     limit: Duration,
-    call: impl Future<Output = T> + Send,
+    span: &Span,
+    mut call: Pin<&mut (impl Future<Output = T> + Send)>,
 ) -> Result<T, HandlerError> {
-    // A handler that panicked is called again, as a server calls its handler for the next request;
-    // what it shares behind a lock is poisoned or consistent by its own means.
-    let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
     // Many calls end without waiting for anything: no timer is made for them.
-    let ended = match poll!(call.as_mut()) {
-        Poll::Ready(ended) => Ok(ended),
-        Poll::Pending => timeout_at(deadline, call).await,
-    };
-    match ended {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(panic)) => Err(HandlerError::transient(CLASS_PANIC, panic_text(&*panic))),
-        Err(_) => Err(HandlerError::transient(
+    match first_poll(span, call.as_mut()).await {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => guard_rest(deadline, limit, span, call).await,
+    }
+}
+
+/// The first part of [`guard_until`]: runs `call` until it waits for something.
+pub(crate) async fn first_poll<T>(
+    span: &Span,
+    mut call: Pin<&mut (impl Future<Output = T> + Send)>,
+) -> Poll<Result<T, HandlerError>> {
+    poll_fn(|cx| Poll::Ready(poll_caught(span, call.as_mut(), cx))).await
+}
+
+/// The second part of [`guard_until`], for a call that waits.
+pub(crate) async fn guard_rest<T>(
+    deadline: Instant,
+    limit: Duration,
+    span: &Span,
+    mut call: Pin<&mut (impl Future<Output = T> + Send)>,
+) -> Result<T, HandlerError> {
+    let rest = poll_fn(|cx| poll_caught(span, call.as_mut(), cx));
+    timeout_at(deadline, rest).await.unwrap_or_else(|_| {
+        Err(HandlerError::transient(
             CLASS_TIMEOUT,
             format!("the handler took longer than {} ms", limit.as_millis()),
-        )),
+        ))
+    })
+}
+
+/// A handler that panicked is called again, as a server calls its handler for the next request; what
+/// it shares behind a lock is poisoned or consistent by its own means.
+fn poll_caught<T>(
+    span: &Span,
+    call: Pin<&mut (impl Future<Output = T> + Send)>,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Result<T, HandlerError>> {
+    let _entered = span.enter();
+    match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => {
+            let error = HandlerError::transient(CLASS_PANIC, panic_text(&*panic));
+            Poll::Ready(Err(error))
+        }
     }
 }
 

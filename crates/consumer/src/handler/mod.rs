@@ -10,6 +10,7 @@ mod dispatch;
 mod error;
 mod guard;
 mod run;
+mod stopwatch;
 mod typed;
 
 pub use batch::{BatchFn, BatchHandler, BatchOutcome, BoxBatchHandler, batch_fn};
@@ -23,6 +24,7 @@ pub use error::{Failure, HandlerError};
 pub use guard::{CLASS_PANIC, CLASS_TIMEOUT, Guard};
 pub(crate) use guard::{guard_until, panic_text};
 pub(crate) use run::{Observer, Run, RunEnd};
+pub(crate) use stopwatch::Times;
 pub use typed::{
     TypedBatch, TypedHandler, Undecodable, json_batch, json_handler, typed_batch, typed_handler,
 };

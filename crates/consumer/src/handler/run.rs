@@ -1,12 +1,15 @@
 //! The calls for several records, one after the other, in one future: what surrounds a call costs no
 //! allocation a record.
 
-use super::{Context, Handler, Outcome, guard::guard_until};
+use super::guard::{first_poll, guard_rest, guard_until};
+use super::stopwatch::{Stopwatch, Times};
+use super::{Context, Handler, Outcome};
 use crate::output::Call;
 use ottla_types::ConsumedRecord;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::time::Instant;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 /// Handled records are told after so many,
 const TELL_RECORDS: usize = 64;
@@ -14,13 +17,13 @@ const TELL_RECORDS: usize = 64;
 const TELL_AFTER: Duration = Duration::from_millis(10);
 
 /// What a lane sees of the calls.
-pub(crate) trait Observer: Send + Sync {
+pub(crate) trait Observer: Times + Send + Sync {
     /// Begins a call for the records from `first` on, if one may begin.
     fn begins(&self, context: &mut Context, first: &ConsumedRecord) -> Option<Call>;
     /// The span of the call.
     fn span(&self, record: &ConsumedRecord) -> Span;
     /// The call has ended.
-    fn ends(&self, took: Duration);
+    fn ends(&self);
     /// The record is handled, and so are those before it.
     fn handled(&self, record: &ConsumedRecord);
     /// So many more records are handled.
@@ -49,8 +52,9 @@ pub(crate) struct RunEnd {
 impl Run<'_> {
     /// Calls the handler until all records are handled, one is not, or no call may begin.
     pub(super) async fn with(mut self, handler: &impl Handler) -> RunEnd {
-        let mut begun = Instant::now();
-        let (mut told, mut told_at) = (0, begun);
+        let mut watch = Stopwatch::start();
+        let (mut told, mut told_at) = (0, watch.begun());
+        let mut begins = Some(told_at);
         let mut end = RunEnd {
             handled: 0,
             outcome: None,
@@ -59,19 +63,32 @@ impl Run<'_> {
             let Some(call) = self.observer.begins(&mut self.context, record) else {
                 break;
             };
-            let deadline = begun + self.limit;
-            self.context.set_deadline(deadline);
-            let handling = async { handler.handle(&self.context, record).await };
-            let handling = guard_until(deadline, self.limit, handling);
-            let mut outcome = handling.instrument(self.observer.span(record)).await;
-            if call.has_outputs()
-                && let Ok(ended) = outcome
-            {
-                outcome = guard_until(deadline, self.limit, call.settle(ended)).await;
+            if let Some(begins) = begins.take() {
+                self.context.set_deadline(begins + self.limit);
             }
-            let now = Instant::now();
-            self.observer.ends(now - begun);
-            begun = now;
+            let span = self.observer.span(record);
+            let mut handling = pin!(async { handler.handle(&self.context, record).await });
+            let (outcome, now) = match first_poll(&span, handling.as_mut()).await {
+                Poll::Ready(outcome) if !call.has_outputs() => {
+                    (outcome, watch.ended_at_once(self.observer))
+                }
+                polled => {
+                    let deadline = watch.waits(self.observer) + self.limit;
+                    let outcome = match polled {
+                        Poll::Ready(outcome) => outcome,
+                        Poll::Pending => guard_rest(deadline, self.limit, &span, handling).await,
+                    };
+                    let outcome = match outcome {
+                        Ok(ended) if call.has_outputs() => {
+                            let settling = pin!(call.settle(ended));
+                            guard_until(deadline, self.limit, &span, settling).await
+                        }
+                        outcome => outcome,
+                    };
+                    (outcome, Some(watch.ended(self.observer)))
+                }
+            };
+            self.observer.ends();
             match outcome {
                 Ok(Outcome::Done) => {
                     self.observer.handled(record);
@@ -84,11 +101,15 @@ impl Run<'_> {
                 break;
             }
             end.handled += 1;
-            if end.handled - told >= TELL_RECORDS || now - told_at >= TELL_AFTER {
-                self.observer.tell(end.handled - told);
-                (told, told_at) = (end.handled, now);
+            if let Some(now) = now {
+                begins = Some(now);
+                if end.handled - told >= TELL_RECORDS || now - told_at >= TELL_AFTER {
+                    self.observer.tell(end.handled - told);
+                    (told, told_at) = (end.handled, now);
+                }
             }
         }
+        watch.stop(self.observer);
         if end.handled > told {
             self.observer.tell(end.handled - told);
         }

@@ -3,7 +3,7 @@
 use super::{LaneLimits, LaneSetup, Progress};
 use crate::handler::{
     BatchHandler, BatchOutcome, BoxBatchHandler, BoxHandler, Context, Handler, HandlerError,
-    Observer, Outcome, Run, guard_until,
+    Observer, Outcome, Run, Times, guard_until,
 };
 use crate::latch::Latch;
 use crate::output::{Call, Outputs};
@@ -13,11 +13,12 @@ use metrics::{Counter, Histogram, counter, histogram};
 use ottla_client::Backoff;
 use ottla_types::{BoxFuture, ConsumedRecord, TopicPartition};
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 /// A wait for a due time looks at the wall clock at least this often, as the clock may be set.
 const DUE_CHECK: Duration = Duration::from_secs(5);
@@ -168,10 +169,11 @@ impl Caller {
             let limit = self.limits.processing;
             let deadline = begun + limit;
             context.set_deadline(deadline);
+            let span = self.span(record, 1);
             let handling = async { call.settle(handler.handle(&context, record).await).await };
-            let handling = guard_until(deadline, limit, handling);
-            let outcome = handling.instrument(self.span(record, 1)).await;
-            self.ends(begun.elapsed());
+            let outcome = guard_until(deadline, limit, &span, pin!(handling)).await;
+            self.took(begun.elapsed(), 1);
+            self.ends();
             let outcome = outcome.unwrap_or_else(Outcome::Failed);
             if matches!(outcome, Outcome::Done) {
                 return Some(call);
@@ -212,9 +214,9 @@ impl Caller {
             let outcome = handler.handle_batch(&context, records).await;
             call.settle(outcome).await
         };
-        let outcome = guard_until(deadline, limit, handling);
-        let outcome = outcome.instrument(span).await;
-        self.ends(begun.elapsed());
+        let outcome = guard_until(deadline, limit, &span, pin!(handling)).await;
+        self.took(begun.elapsed(), 1);
+        self.ends();
         let outcome = outcome.unwrap_or_else(BatchOutcome::Failed);
         let (handled, then) = plan(outcome, records.len());
         if let Some(last) = records[..handled].last() {
@@ -315,6 +317,12 @@ fn plan(outcome: BatchOutcome, count: usize) -> (usize, Then) {
     }
 }
 
+impl Times for Caller {
+    fn took(&self, each: Duration, calls: usize) {
+        self.meters.seconds.record_many(each, calls);
+    }
+}
+
 impl Observer for Caller {
     fn begins(&self, context: &mut Context, first: &ConsumedRecord) -> Option<Call> {
         if self.may_not_begin() {
@@ -329,9 +337,8 @@ impl Observer for Caller {
         Self::span(self, record, 1)
     }
 
-    fn ends(&self, took: Duration) {
+    fn ends(&self) {
         self.count_call(-1);
-        self.meters.seconds.record(took);
     }
 
     fn handled(&self, record: &ConsumedRecord) {

@@ -15,6 +15,8 @@ mod parallel;
 #[cfg(test)]
 mod parallel_tests;
 mod progress;
+#[cfg(test)]
+mod random_tests;
 mod slots;
 
 pub(crate) use asked::Round;

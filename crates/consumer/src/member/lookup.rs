@@ -222,17 +222,16 @@ impl Finder {
     }
 
     async fn reset(&self, wanted: Vec<Wanted>) -> Vec<Found> {
-        let spec = match self.reset {
-            AutoOffsetReset::Earliest => OffsetSpec::Earliest,
-            AutoOffsetReset::Latest => OffsetSpec::Latest,
-            AutoOffsetReset::Error => {
-                let refuse = |want: Wanted| {
-                    let error = Error::new(ErrorKind::NoOffset);
-                    let error = error.with_partition(want.partition.clone());
-                    want.failed(LookupError::Final(error))
-                };
-                return wanted.into_iter().map(refuse).collect();
-            }
+        let Some(spec) = self.reset.spec() else {
+            let refuse = |want: Wanted| {
+                let mut error = Error::new(ErrorKind::NoOffset);
+                if let Lookup::OutOfRange(asked) = want.lookup {
+                    error = error.with_offset(asked.offset);
+                }
+                let error = error.with_partition(want.partition.clone());
+                want.failed(LookupError::Final(error))
+            };
+            return wanted.into_iter().map(refuse).collect();
         };
         let offsets = self.list(&wanted, spec).await;
         wanted.into_iter().zip(offsets).map(listed).collect()
@@ -248,27 +247,22 @@ impl Finder {
         let latest = self.list(&wanted, OffsetSpec::Latest).await;
         let ends = earliest.into_iter().zip(latest);
         let mut found = Vec::with_capacity(wanted.len());
+        let mut outside = Vec::new();
         for (want, ends) in wanted.into_iter().zip(ends) {
             let Lookup::OutOfRange(asked) = want.lookup else {
                 continue;
             };
-            let offset = asked.offset;
-            found.push(match ends {
-                (Ok(first), Ok(end)) if (first.offset..=end.offset).contains(&offset) => {
-                    want.located(asked, None)
+            match ends {
+                (Ok(first), Ok(end)) if (first.offset..=end.offset).contains(&asked.offset) => {
+                    found.push(want.located(asked, None));
                 }
-                (Ok(first), Ok(end)) => match self.reset {
-                    AutoOffsetReset::Earliest => want.located(first, None),
-                    AutoOffsetReset::Latest => want.located(end, None),
-                    AutoOffsetReset::Error => {
-                        let error = Error::new(ErrorKind::NoOffset).with_offset(offset);
-                        let error = error.with_partition(want.partition.clone());
-                        want.failed(LookupError::Final(error))
-                    }
-                },
-                (Err(error), _) | (_, Err(error)) => want.failed(LookupError::of(error)),
-            });
+                (Ok(_), Ok(_)) => outside.push(want),
+                (Err(error), _) | (_, Err(error)) => {
+                    found.push(want.failed(LookupError::of(error)))
+                }
+            }
         }
+        found.extend(self.reset(outside).await);
         found
     }
 

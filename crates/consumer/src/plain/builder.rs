@@ -117,6 +117,7 @@ impl ConsumerBuilder {
         Ok(Consumer {
             running: Some(running),
             desk,
+            client,
             current: None,
             group: Some(group).filter(|group| !group.group_id().is_empty()),
             api_timeout,
@@ -129,10 +130,11 @@ impl ConsumerBuilder {
 #[cfg(test)]
 impl Consumer {
     /// One whose member is the test.
-    pub(crate) fn at_desk(desk: Arc<Desk>) -> Self {
+    pub(crate) fn at_desk(client: Client, desk: Arc<Desk>) -> Self {
         Self {
             running: None,
             desk,
+            client,
             current: None,
             group: None,
             api_timeout: std::time::Duration::from_secs(1),

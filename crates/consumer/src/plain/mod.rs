@@ -7,6 +7,8 @@
 mod batch;
 mod builder;
 mod commit;
+mod offsets;
+mod seek;
 mod streams;
 mod subscribe;
 
@@ -19,14 +21,12 @@ pub use streams::{Batches, Records};
 use crate::app::{RunningApp, ShutdownReport};
 use crate::lane::{Desk, Handed, Progress};
 use crate::status::AppStatus;
-use crate::{ConsumerConfig, Error, ErrorKind, GroupProtocol, SeekTo};
+use crate::{ConsumerConfig, Error, ErrorKind, GroupProtocol};
 use ottla_client::{Client, GroupClient};
 use ottla_types::{ConsumedRecord, Offset, TopicPartition};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 /// A consumer whose caller takes the records: a member of a group, or a reader of partitions that it
@@ -76,6 +76,7 @@ use tokio::time::{Instant, timeout_at};
 pub struct Consumer {
     running: Option<RunningApp>,
     desk: Arc<Desk>,
+    client: Client,
     /// What is left of the batch whose records are given out one by one.
     current: Option<Handed>,
     group: Option<GroupClient>,
@@ -246,44 +247,6 @@ impl Consumer {
         Some(u64::try_from(behind).unwrap_or(0))
     }
 
-    /// Goes on reading elsewhere, and gives the offset that this is. What was fetched before is
-    /// discarded: once this returns, nothing of it is handed out. An offset outside of the log is
-    /// found out by the next fetch, and `auto.offset.reset` applies. Nothing is committed by it.
-    ///
-    /// Cancellation: it goes on, and the caller does not hear where it led to.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotOwner`] when the partition is not owned; [`ErrorKind::Config`] for an offset
-    /// below 0; [`ErrorKind::TimedOut`] after `default.api.timeout.ms`, though it goes on; the reason
-    /// why the place cannot be found.
-    pub async fn seek(
-        &mut self,
-        partition: &TopicPartition,
-        place: SeekTo,
-    ) -> Result<Offset, Error> {
-        if let SeekTo::Offset(offset) = place {
-            check_offset(offset)?;
-        }
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|c| c.partition == *partition)
-        {
-            self.current = None;
-        }
-        let (reply, sought) = oneshot::channel();
-        self.desk.seek(partition, place, reply);
-        let failed = |kind| Error::new(kind).with_partition(partition.clone());
-        match timeout_at(Instant::now() + self.api_timeout, sought).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) => Err(self
-                .desk
-                .fatal()
-                .unwrap_or_else(|| failed(ErrorKind::NotOwner))),
-            Err(_) => Err(failed(ErrorKind::TimedOut)),
-        }
-    }
-
     /// Hands out nothing more of these until they are [resumed](Self::resume), and fetches no more of
     /// them; what was fetched is kept. It ends with the assignment.
     ///
@@ -307,6 +270,11 @@ impl Consumer {
         self.set_paused(partitions, false)
     }
 
+    /// Those of the owned partitions that are paused, ordered.
+    pub fn paused(&self) -> Vec<TopicPartition> {
+        self.desk.paused()
+    }
+
     fn set_paused<'a>(
         &mut self,
         partitions: impl IntoIterator<Item = &'a TopicPartition>,
@@ -319,25 +287,6 @@ impl Consumer {
             }
         }
         first
-    }
-
-    /// The group's committed offsets of these partitions, owned or not; `None` where there is none.
-    /// What may pass is tried again. Safe to cancel.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] without a group; [`ErrorKind::TimedOut`] after
-    /// `default.api.timeout.ms`; what a broker refuses.
-    pub async fn committed(
-        &self,
-        partitions: impl IntoIterator<Item = TopicPartition>,
-    ) -> Result<BTreeMap<TopicPartition, Option<Offset>>, Error> {
-        let group = self.group.as_ref().ok_or_else(commit::no_group)?;
-        let partitions = partitions.into_iter().collect();
-        let limit = Instant::now() + self.api_timeout;
-        match timeout_at(limit, commit::committed(group, partitions)).await {
-            Ok(committed) => committed,
-            Err(_) => Err(Error::new(ErrorKind::TimedOut).with_group(&**group.group_id())),
-        }
     }
 
     /// What the member is doing now.

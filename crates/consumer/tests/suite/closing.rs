@@ -1,13 +1,20 @@
-//! Members that close while their group is rebalancing.
+//! Members that close in trouble: while their group is rebalancing, or with a broken producer.
 
-use crate::bed::{Bed, Seen, config, stop, wait_for};
+use crate::bed::{Bed, SHUTDOWN, Seen, config, stop, wait_for};
 use ottla_client::GroupClient;
 use ottla_consumer::{
-    App, Assignor, ConsumerConfig, GroupProtocol, MemberState, Outcome, handler_fn,
+    App, Assignor, ConsumerConfig, GroupProtocol, MemberState, Outcome, ProcessingGuarantee,
+    handler_fn,
 };
-use ottla_types::ErrorCode;
-use ottla_types::coordinator::{JoinGroupRequest, JoinGroupResponse};
+use ottla_types::coordinator::{CommitOffset, JoinGroupRequest, JoinGroupResponse};
+use ottla_types::transactions::GroupMetadata;
+use ottla_types::{
+    BoxFuture, ConfigError, Delivery, ErrorCode, Fate, Publish, PublishError, PublishErrorKind,
+    Record, Transact, TransactError, TransactErrorKind, Transactions,
+};
+use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -95,4 +102,91 @@ async fn trap_c1_a_close_in_a_cooperative_rebalance_commits_what_was_handled() {
         .await
         .expect("without waiting for the session's end");
     assert_eq!(bed.committed("g", "t", 0), Some(1));
+}
+
+/// A transactional producer that breaks when it is told to.
+#[derive(Clone, Default)]
+struct Fragile(Arc<AtomicBool>);
+
+impl Fragile {
+    fn step(&self) -> BoxFuture<'_, Result<(), TransactError>> {
+        Box::pin(ready(match self.0.load(Ordering::SeqCst) {
+            true => Err(TransactError::new(TransactErrorKind::Fatal, "tx")),
+            false => Ok(()),
+        }))
+    }
+}
+
+impl Publish for Fragile {
+    fn enqueue(&self, record: Record) -> Delivery {
+        Delivery::failed(PublishError::new(
+            PublishErrorKind::Closed,
+            Fate::NotWritten,
+            record.topic,
+        ))
+    }
+
+    fn ready(&self, _: usize) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+impl Transact for Fragile {
+    fn begin(&self) -> BoxFuture<'_, Result<(), TransactError>> {
+        self.step()
+    }
+
+    fn send_offsets(
+        &self,
+        _: GroupMetadata,
+        _: Vec<CommitOffset>,
+    ) -> BoxFuture<'_, Result<(), TransactError>> {
+        self.step()
+    }
+
+    fn commit(&self) -> BoxFuture<'_, Result<(), TransactError>> {
+        self.step()
+    }
+
+    fn abort(&self) -> BoxFuture<'_, Result<(), TransactError>> {
+        self.step()
+    }
+}
+
+impl Transactions for Fragile {
+    fn check(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        _: &str,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Arc<dyn Transact>, TransactError>> {
+        let producer: Arc<dyn Transact> = Arc::new(self.clone());
+        Box::pin(ready(Ok(producer)))
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_fails_while_it_closes_does_not_count_as_clean() {
+    let bed = Bed::start().await;
+    bed.cluster.create_topic("t", 1).unwrap();
+    let config = ConsumerConfig {
+        processing_guarantee: ProcessingGuarantee::ExactlyOnce,
+        transactional_id_prefix: Some("tx".to_owned()),
+        // Only the close commits.
+        transaction_interval: Duration::from_secs(20),
+        ..config()
+    };
+    let (seen, producer) = (Seen::default(), Fragile::default());
+    let mut app = App::new(&bed.client, config).transactions(Arc::new(producer.clone()));
+    app.topic("t").listen("g", seen.handler());
+    let running = app.start().await.unwrap();
+    bed.write("t", 0, ["handled"]).await;
+    seen.wait_len(1).await;
+    producer.0.store(true, Ordering::SeqCst);
+    let report = running.shutdown(SHUTDOWN).await;
+    assert!(!report.clean, "{report:?}");
+    assert_eq!(report.failed_members.len(), 1, "{report:?}");
 }

@@ -5,6 +5,7 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use ottla_consumer::{AutoOffsetReset, ConsumedBatch, Consumer, ConsumerConfig, ErrorKind, SeekTo};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use ottla_types::TopicPartition;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -173,6 +174,125 @@ async fn a_seek_discards_what_was_fetched() {
 }
 
 #[tokio::test]
+async fn many_partitions_go_elsewhere_together() {
+    let bed = bed(3, 10).await;
+    let mut consumer = Consumer::subscribe(&bed.client, in_group("g"), ["t"])
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        recv(&mut consumer).await;
+    }
+    let before = bed.cluster.requests(ApiKey::ListOffsets);
+    let places = [
+        (t(0), SeekTo::Beginning),
+        (t(1), SeekTo::End),
+        (t(2), SeekTo::Offset(7)),
+    ];
+    let found = consumer.seek_all(places).await.unwrap();
+    assert_eq!(found, BTreeMap::from([(t(0), 0), (t(1), 10), (t(2), 7)]));
+    let asked = bed.cluster.requests(ApiKey::ListOffsets) - before;
+    assert_eq!(asked, 1, "in one request");
+    let mut seen = Vec::new();
+    while seen.len() < 13 {
+        seen.extend(recv(&mut consumer).await.into_iter().map(|r| r.partition));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [vec![0; 10], vec![2; 3]].concat());
+    // One that is not owned is told, and the others go.
+    let places = [(t(0), SeekTo::Offset(8)), (t(9), SeekTo::End)];
+    let error = consumer.seek_all(places).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.partition()),
+        (ErrorKind::NotOwner, Some(&t(9)))
+    );
+    assert_eq!(recv(&mut consumer).await.records()[0].offset, 8);
+    let places = [(t(0), SeekTo::Offset(1)), (t(1), SeekTo::Offset(-1))];
+    let error = consumer.seek_all(places).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(consumer.position(&t(0)), Some(10), "none has moved");
+    close(consumer).await;
+}
+
+#[tokio::test]
+async fn a_reset_may_lead_to_a_time() {
+    let bed = bed(1, 10).await;
+    let first = |reset: AutoOffsetReset| {
+        let config = ConsumerConfig {
+            auto_offset_reset: reset,
+            ..config()
+        };
+        let client = bed.client.clone();
+        async move {
+            let builder = Consumer::builder(&client, config);
+            // Outside of the log, too.
+            let mut consumer = builder
+                .assign_at([(t(0), SeekTo::Offset(99))])
+                .await
+                .unwrap();
+            let batch = consumer.poll(Duration::from_secs(2)).await.unwrap();
+            close(consumer).await;
+            batch.map(|batch| batch.records()[0].offset)
+        }
+    };
+    // All records were written at 1, half a century ago.
+    let century = Duration::from_secs(100 * 365 * 86_400);
+    for (reset, offset) in [
+        (AutoOffsetReset::Timestamp(1), Some(0)),
+        (AutoOffsetReset::ByDuration(century), Some(0)),
+        (AutoOffsetReset::ByDuration(Duration::from_secs(1)), None),
+    ] {
+        assert_eq!(first(reset).await, offset, "{reset}");
+    }
+    let recent = ConsumerConfig {
+        auto_offset_reset: AutoOffsetReset::Timestamp(2),
+        ..in_group("g")
+    };
+    let mut consumer = Consumer::subscribe(&bed.client, recent, ["t"])
+        .await
+        .unwrap();
+    wait_for("the place", || consumer.position(&t(0)) == Some(10)).await;
+    bed.write("t", 0, ["new"]).await;
+    assert_eq!(values(&recv(&mut consumer).await), ["new"]);
+    close(consumer).await;
+}
+
+#[tokio::test]
+async fn the_ends_of_the_log_and_a_time_are_looked_up() {
+    let bed = bed(2, 10).await;
+    bed.cluster.delete_records("t", 0, 4).unwrap();
+    let consumer = Consumer::assign(&bed.client, config(), [t(0)])
+        .await
+        .unwrap();
+    let both = || [t(0), t(1)];
+    let first = consumer.beginning_offsets(both()).await.unwrap();
+    assert_eq!(first, BTreeMap::from([(t(0), 4), (t(1), 0)]));
+    let end = consumer.end_offsets(both()).await.unwrap();
+    assert_eq!(end, BTreeMap::from([(t(0), 10), (t(1), 10)]));
+    // All records were written at 1.
+    let times = [(t(0), 1), (t(1), 2)];
+    let found = consumer.offsets_for_times(times).await.unwrap();
+    assert_eq!(found, BTreeMap::from([(t(0), Some(4)), (t(1), None)]));
+    // What passes is asked again.
+    let refused = Fault::on(ApiKey::ListOffsets).action(Action::Refuse(6));
+    bed.cluster.faults().add(refused);
+    assert_eq!(consumer.end_offsets(both()).await.unwrap(), end);
+    close(consumer).await;
+}
+
+#[tokio::test]
+async fn offsets_of_a_partition_that_is_not_there_are_an_error_in_time() {
+    let bed = bed(1, 1).await;
+    let hasty = ConsumerConfig {
+        default_api_timeout: Duration::from_millis(300),
+        ..config()
+    };
+    let consumer = Consumer::assign(&bed.client, hasty, [t(0)]).await.unwrap();
+    let error = consumer.end_offsets([t(0), t(7)]).await.unwrap_err();
+    assert_eq!(error.partition(), Some(&t(7)), "{error}");
+    close(consumer).await;
+}
+
+#[tokio::test]
 async fn trap_c21_a_second_seek_to_the_end_is_not_answered_by_the_first() {
     let bed = bed(1, 10).await;
     let mut consumer = Consumer::subscribe(&bed.client, in_group("g"), ["t"])
@@ -273,7 +393,9 @@ async fn a_paused_partition_is_not_handed_out() {
     let nothing = consumer.poll(Duration::from_millis(200)).await.unwrap();
     assert!(nothing.is_none(), "{nothing:?}");
     assert_eq!(consumer.position(&paused), Some(1));
+    assert_eq!(consumer.paused(), std::slice::from_ref(&paused));
     consumer.resume([&paused]).unwrap();
+    assert_eq!(consumer.paused(), []);
     let mut seen = Vec::new();
     while seen.len() < 10 {
         seen.extend(values(&recv(&mut consumer).await));

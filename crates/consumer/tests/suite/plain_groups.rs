@@ -5,7 +5,7 @@ use crate::plain::{bed, close, in_group, recv, t, values};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ottla_consumer::{
-    Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, PartitionState,
+    Assigned, Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, PartitionState,
     PartitionStatus, RebalanceListener, Revoked,
 };
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
@@ -283,6 +283,34 @@ async fn a_listener_may_commit_before_the_partition_goes() {
     consumer.records().next().await.unwrap().unwrap();
     close(consumer).await;
     assert_eq!(bed.committed("g", "t", 0), Some(5));
+}
+
+/// Begins with everything paused.
+struct Paused;
+
+impl RebalanceListener for Paused {
+    async fn on_assigned(&self, assigned: &Assigned) -> Result<(), HandlerError> {
+        for partition in assigned.partitions() {
+            assigned.pause(partition).unwrap();
+        }
+        assert!(assigned.pause(&t(9)).is_err());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_listener_may_let_partitions_begin_paused() {
+    let bed = bed(1, 10).await;
+    let builder = Consumer::builder(&bed.client, in_group("g")).listener(Paused);
+    let mut consumer = builder.subscribe(["t"]).await.unwrap();
+    wait_for("the place", || consumer.position(&t(0)) == Some(0)).await;
+    assert_eq!(consumer.paused(), [t(0)]);
+    let nothing = consumer.poll(Duration::from_millis(200)).await.unwrap();
+    assert!(nothing.is_none(), "{nothing:?}");
+    assert_eq!(bed.cluster.requests(ApiKey::Fetch), 0);
+    consumer.resume([&t(0)]).unwrap();
+    assert_eq!(values(&recv(&mut consumer).await), numbers(0..10));
+    close(consumer).await;
 }
 
 /// What all members of a group know about it.

@@ -133,6 +133,12 @@ impl Desk {
         true
     }
 
+    pub(crate) fn paused(&self) -> Vec<TopicPartition> {
+        let inner = self.lock();
+        let paused = inner.owned.iter().filter(|(_, p)| p.is_paused());
+        paused.map(|(p, _)| p.clone()).collect()
+    }
+
     pub(crate) fn progress(&self, partition: &TopicPartition) -> Option<Arc<Progress>> {
         self.lock().owned.get(partition).cloned()
     }

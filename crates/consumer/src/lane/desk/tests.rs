@@ -10,6 +10,8 @@ use crate::status::MemberBoard;
 use crate::work::Work;
 use crate::{Consumer, Error, ErrorKind};
 use futures_util::FutureExt;
+use ottla_client::{Client, ClientConfig};
+use ottla_mock_cluster::MockCluster;
 use ottla_record_batch::RecordSetBuilder;
 use ottla_types::{BoxFuture, Headers, Offset, TimestampType, TopicPartition};
 use std::collections::BTreeMap;
@@ -232,12 +234,15 @@ impl Wake for Looks {
     }
 }
 
-#[test]
-fn trap_c13_a_partition_that_waits_for_its_caller_goes_with_the_commit_that_lets_it_go() {
+#[tokio::test]
+async fn trap_c13_a_partition_that_waits_for_its_caller_goes_with_the_commit_that_lets_it_go() {
     let desk = desk(None);
     let mut lane = open(&desk, 0);
     send(&lane.handle, &lane.progress, 0..5);
-    let mut consumer = Consumer::at_desk(desk.clone());
+    let cluster = MockCluster::builder().start().await.unwrap();
+    let client = ClientConfig::new(&cluster.bootstrap());
+    let client = Client::connect(client).await.unwrap();
+    let mut consumer = Consumer::at_desk(client, desk.clone());
     assert!(consumer.recv().now_or_never().unwrap().is_ok());
     lane.handle.drain();
     // The member's side runs at once when the caller lets it, as on another thread.
