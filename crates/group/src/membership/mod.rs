@@ -77,10 +77,10 @@ pub struct Membership {
     claimed: BTreeSet<TopicPartition>,
     /// A reason to join again as soon as this is possible.
     rejoin: Option<&'static str>,
-    /// The revocation of all that is owned, for a close that came in a rebalance. That goes on
-    /// meanwhile: once the coordinator has begun a new generation, it takes the last commit only in
-    /// that, from a member that has its assignment.
-    closing: Option<RevocationId>,
+    /// The revocation of all that is owned, for a close or an end of the subscription that came in a
+    /// rebalance, and what follows it. The rebalance goes on meanwhile: once the coordinator has begun
+    /// a new generation, it takes the last commit only in that, from a member that has its assignment.
+    ending: Option<(RevocationId, AfterRevocation)>,
     /// The leader's topics, with the counts that it assigned by.
     watched: BTreeMap<Arc<str>, Option<i32>>,
     proof: Option<Proof>,
@@ -118,7 +118,7 @@ impl Membership {
             previous: Claim::default(),
             claimed: BTreeSet::new(),
             rejoin: None,
-            closing: None,
+            ending: None,
             watched: BTreeMap::new(),
             proof: None,
             call: Slot::Idle,
@@ -165,7 +165,7 @@ impl Membership {
         }
         // The input may have ended what kept a timer back.
         self.fire_timers();
-        self.close_without_partitions();
+        self.end_without_partitions();
     }
 
     /// The next request to send to the coordinator.
@@ -292,7 +292,7 @@ impl Membership {
     }
 
     fn on_revoke_completed(&mut self, id: RevocationId) {
-        if self.closing == Some(id) {
+        if self.ending.is_some_and(|(ending, _)| ending == id) {
             self.owned.clear();
         }
         let State::Revoking(revocation) = &self.state else {
@@ -307,7 +307,7 @@ impl Membership {
 
     fn on_poll_expired(&mut self) {
         match &self.state {
-            _ if self.closing.is_some() => self.lose(),
+            _ if self.is_closing() => self.lose(),
             State::Unsubscribed | State::Stale | State::Leaving => {}
             State::Revoking(r) if r.then == AfterRevocation::Close => {
                 self.lose();
@@ -334,12 +334,7 @@ impl Membership {
     fn on_close(&mut self) {
         match &self.state {
             State::Leaving => {}
-            _ if self.closing.is_some() => self.lose(),
-            State::Joining | State::AwaitingMetadata(_) | State::Syncing(_)
-                if !self.owned.is_empty() =>
-            {
-                self.closing = Some(self.announce_revocation(&self.owned.clone()));
-            }
+            _ if self.is_closing() => self.lose(),
             State::Revoking(r) if r.then == AfterRevocation::Close => {
                 self.lose();
                 self.after_revocation(AfterRevocation::Close);
@@ -352,16 +347,32 @@ impl Membership {
     fn give_up_everything(&mut self, then: AfterRevocation) {
         let all = self.owned.clone();
         if all.is_empty() {
-            self.after_revocation(then);
-        } else {
-            self.revoke(all, then);
+            return self.after_revocation(then);
+        }
+        match &self.state {
+            State::Joining | State::AwaitingMetadata(_) | State::Syncing(_) => {
+                let id = match self.ending {
+                    Some((id, _)) => id,
+                    None => self.announce_revocation(&all),
+                };
+                self.ending = Some((id, then));
+            }
+            _ => self.revoke(all, then),
         }
     }
 
-    /// Ends a close that came in a rebalance once nothing is owned, given up or lost.
-    pub(super) fn close_without_partitions(&mut self) {
-        if self.owned.is_empty() && self.closing.take().is_some() && !self.has_ended() {
-            self.after_revocation(AfterRevocation::Close);
+    /// Whether a close waits for the end of a rebalance.
+    fn is_closing(&self) -> bool {
+        matches!(self.ending, Some((_, AfterRevocation::Close)))
+    }
+
+    /// What was to end in a rebalance ends once nothing is owned, given up or lost.
+    pub(super) fn end_without_partitions(&mut self) {
+        if self.owned.is_empty()
+            && let Some((_, then)) = self.ending.take()
+            && !self.has_ended()
+        {
+            self.after_revocation(then);
         }
     }
 

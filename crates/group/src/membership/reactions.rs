@@ -126,7 +126,7 @@ impl Membership {
     ) -> CommitVerdict {
         self.now_ms = self.now_ms.max(now_ms);
         self.fire_timers();
-        self.close_without_partitions();
+        self.end_without_partitions();
         if code.is_ok() {
             return CommitVerdict::Committed;
         }
@@ -139,7 +139,7 @@ impl Membership {
             }
             ErrorCode::UNKNOWN_MEMBER_ID if identity.member_id == self.member_id => {
                 self.on_unknown_member();
-                self.close_without_partitions();
+                self.end_without_partitions();
                 CommitVerdict::Abandoned
             }
             ErrorCode::REBALANCE_IN_PROGRESS if self.is_current(identity) => {

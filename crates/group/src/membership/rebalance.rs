@@ -24,7 +24,7 @@ impl Membership {
         } else {
             self.owned.clone()
         };
-        if give_up.is_empty() || self.closing.is_some() {
+        if give_up.is_empty() || self.ending.is_some() {
             self.join_now();
         } else {
             self.revoke(give_up, AfterRevocation::Rejoin);
@@ -228,13 +228,13 @@ impl Membership {
         };
         self.backoff.reset();
         self.prove_slowly(sent_ms);
-        if let Some(id) = self.closing.take() {
+        if let Some((id, then)) = self.ending.take() {
             // Nothing new is begun. What is owned and not given is nobody's in this generation.
             self.owned_generation = Some(joined.generation);
             self.go(State::Revoking(Revocation {
                 id,
                 partitions: self.owned.clone(),
-                then: AfterRevocation::Close,
+                then,
             }));
             self.heartbeat = Slot::Idle;
             self.heartbeat_at = Some(self.next_heartbeat(self.now_ms));

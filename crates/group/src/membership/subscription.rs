@@ -58,7 +58,7 @@ impl Membership {
     }
 
     pub(super) fn on_subscription(&mut self) {
-        if self.closing.is_some() {
+        if self.is_closing() {
             return;
         }
         if !self.wanted.wants_any() {
@@ -76,6 +76,11 @@ impl Membership {
         let topics = self.wanted.topics();
         let is_news = self.topics != topics;
         self.topics = topics;
+        if let Some((_, then)) = &mut self.ending {
+            self.rejoin = Some(REASON);
+            *then = AfterRevocation::Rejoin;
+            return;
+        }
         match &mut self.state {
             State::Unsubscribed => {
                 self.rejoin = Some(REASON);

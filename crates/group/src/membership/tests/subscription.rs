@@ -115,3 +115,34 @@ fn a_member_that_polls_again_before_it_is_known_what_matches_waits() {
     rig.matched("t.*", &["t"]);
     assert_eq!(rig.joins_for().1, ["t", "u"]);
 }
+
+/// As with a close, the last commit may have to go with the new generation.
+#[test]
+fn unsubscribing_in_a_cooperative_rebalance_gets_to_a_generation_that_takes_commits() {
+    for again in [false, true] {
+        let mut rig = Rig::cooperative().stable(&[0, 1]);
+        rig.beat(ErrorCode::REBALANCE_IN_PROGRESS);
+        let (id, _) = rig.join();
+        rig.subscribe(&[]);
+        let revoked = rig.revoked(&[0, 1]);
+        if again {
+            rig.subscribe(&["u"]);
+        }
+        rig.answer_join(id, 2);
+        let (id, _) = rig.sync();
+        rig.answer_sync(id, &[0, 1]);
+        assert_eq!(rig.events(), vec![]);
+        let identity = rig.member.commit_identity().unwrap();
+        assert_eq!(identity.generation, 2);
+        rig.acknowledge(revoked);
+        assert_eq!(rig.member.commit_identity(), None);
+        if again {
+            let (_, join) = rig.join();
+            let claim = Subscription::decode(&join.protocols[0].1).unwrap();
+            assert_eq!((claim.topics, claim.owned), (vec!["u".into()], vec![]));
+        } else {
+            assert_eq!(rig.member.phase(), Phase::Unsubscribed);
+            rig.leave();
+        }
+    }
+}
