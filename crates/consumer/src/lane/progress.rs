@@ -167,13 +167,20 @@ impl Progress {
         self.done_with.store(handled, Ordering::Release);
     }
 
-    /// There was no committed offset, and a reset led here: nothing before it is for this group. That
-    /// is worth a commit even if nobody reads on before the next start, which else would be led to a
-    /// later end (C14). To be called where the position is found.
+    /// There was no committed offset, and a reset or the listener led here: nothing before it is for
+    /// this group. That is worth a commit even if nobody reads on before the next start, which else
+    /// would be led to a later end (C14). To be called before records can be taken.
     pub(crate) fn mark_reset(&self, position: Offset) {
         if self.is_asked() {
             self.done_with.store(position, Ordering::Release);
         }
+    }
+
+    /// The caller chose to go on here: it is the position, as if everything below had been handed out.
+    /// To be called before records can be taken.
+    pub(crate) fn mark_sought(&self, position: Offset) {
+        self.mark_handled(position);
+        self.mark_done_with();
     }
 
     /// What was [marked](Self::mark_handled), also when the partition is not owned any more.

@@ -311,6 +311,10 @@ impl Member {
                 if let Some(run) = run {
                     self.lanes.spawn(run);
                 }
+                // Before the caller hears where its seek led.
+                if owned.seeks > 0 {
+                    desk.sought(partition);
+                }
                 handle
             }
             None => {

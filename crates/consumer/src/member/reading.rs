@@ -41,7 +41,14 @@ impl Member {
                     }
                     self.begin(&partition, located, true, now);
                 }
-                (Ok(located), Lookup::Start(_)) => self.begin(&partition, located, false, now),
+                (Ok(located), Lookup::Start(_)) => {
+                    let offset = located.position.offset;
+                    match owned.seeks {
+                        0 => owned.progress.mark_reset(offset),
+                        _ => owned.progress.mark_sought(offset),
+                    }
+                    self.begin(&partition, located, false, now);
+                }
                 (Ok(located), Lookup::OutOfRange(asked)) => {
                     self.reset(&partition, asked, located.position, now);
                 }

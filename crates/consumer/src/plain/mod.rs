@@ -55,7 +55,7 @@ use tokio::time::{Instant, timeout_at};
 ///   a whole batch by [`recv`](Self::recv) and [`poll`](Self::poll), behind one record by
 ///   [`records`](Self::records).
 /// - [`commit_sync`](Self::commit_sync) and [`commit_async`](Self::commit_async) commit the positions:
-///   everything handed out so far, the last batch or record included. Call them when it is handled.
+///   everything handed out so far, the last batch or record included, and places that were sought. Call them when it is handled.
 ///   Nothing else is committed, unless `enable.auto.commit` is set.
 /// - The caller is *done with* what it was given when it asks for more, commits, or closes. With
 ///   `enable.auto.commit`, that is committed, every `commit.interval.ms`, when a partition is given up

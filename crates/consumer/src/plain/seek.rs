@@ -10,7 +10,10 @@ use tokio::time::{Instant, timeout_at};
 impl Consumer {
     /// Goes on reading elsewhere, and gives the offset that this is. What was fetched before is
     /// discarded: once this returns, nothing of it is handed out. An offset outside of the log is
-    /// found out by the next fetch, and `auto.offset.reset` applies. Nothing is committed by it.
+    /// found out by the next fetch, and `auto.offset.reset` applies.
+    ///
+    /// It is the position from then on: what the next commit names, or is committed in time with
+    /// `enable.auto.commit`, even if nothing is read of it before.
     ///
     /// Cancellation: it goes on, and the caller does not hear where it led to.
     ///

@@ -2,7 +2,7 @@
 
 use crate::bed::{Bed, SHUTDOWN, short_session, wait_for};
 use crate::plain::{bed, close, in_group, recv, t, values};
-use ottla_consumer::{AutoOffsetReset, CommitHandle, Consumer, ConsumerConfig, ErrorKind};
+use ottla_consumer::{AutoOffsetReset, CommitHandle, Consumer, ConsumerConfig, ErrorKind, SeekTo};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::{
@@ -95,6 +95,42 @@ async fn trap_c14_where_latest_led_is_committed_before_anything_is_read() {
     wait_for("the place", || consumer.position(&t(0)) == Some(11)).await;
     close(consumer).await;
     assert_eq!(bed.committed("h", "t", 0), None, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn a_place_that_was_sought_is_committed_as_any_position() {
+    let bed = bed(2, 10).await;
+    let by_hand = ConsumerConfig {
+        commit_interval: Duration::from_secs(3600),
+        ..in_group("g")
+    };
+    let mut consumer = subscribe(&bed, by_hand).await;
+    recv(&mut consumer).await;
+    recv(&mut consumer).await;
+    consumer.commit_sync().await.unwrap();
+    // At once, and after somebody has looked for records in vain.
+    for at in [3, 10] {
+        consumer.seek(&t(0), SeekTo::Offset(at)).await.unwrap();
+        consumer.commit_sync().await.unwrap();
+        assert_eq!(bed.committed("g", "t", 0), Some(at));
+        consumer.seek(&t(0), SeekTo::End).await.unwrap();
+        let nothing = consumer.poll(Duration::from_millis(50)).await.unwrap();
+        assert!(nothing.is_none(), "{nothing:?}");
+    }
+    assert_eq!(bed.committed("g", "t", 1), Some(10));
+    close(consumer).await;
+
+    let auto = ConsumerConfig {
+        enable_auto_commit: true,
+        ..in_group("h")
+    };
+    let mut consumer = subscribe(&bed, auto).await;
+    wait_for("the assignment", || consumer.assignment().len() == 2).await;
+    let places = [(t(0), SeekTo::Offset(7)), (t(1), SeekTo::End)];
+    consumer.seek_all(places).await.unwrap();
+    close(consumer).await;
+    assert_eq!(bed.committed("h", "t", 0), Some(7));
+    assert_eq!(bed.committed("h", "t", 1), Some(10));
 }
 
 #[tokio::test]

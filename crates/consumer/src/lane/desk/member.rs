@@ -126,6 +126,14 @@ impl Desk {
         (handle, is_new.then_some(run))
     }
 
+    /// The position of the partition is where the caller wanted it: it is committed as one that was
+    /// reached by reading.
+    pub(crate) fn sought(&self, partition: &TopicPartition) {
+        if let Some(tray) = self.lock().trays.get_mut(partition) {
+            tray.was_out = true;
+        }
+    }
+
     /// Something was put into the inbox of the partition.
     pub(in crate::lane) fn arrived(&self, partition: &TopicPartition) {
         let mut inner = self.lock();

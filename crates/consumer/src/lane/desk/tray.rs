@@ -26,7 +26,7 @@ pub(super) struct Tray {
     pub(super) in_turn: bool,
     /// The caller has records of it that it is not done with.
     pub(super) is_out: bool,
-    /// The caller has had records of it.
+    /// The caller has had records of it, or has chosen its position.
     pub(super) was_out: bool,
     /// How many records were taken last.
     pub(super) taken: usize,
