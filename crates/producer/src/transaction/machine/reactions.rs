@@ -2,7 +2,7 @@
 //!
 //! | code | InitProducerId | Add… | TxnOffsetCommit | EndTxn |
 //! |---|---|---|---|---|
-//! | passes (14, 15, 16, 51, 3, …) | again | again | again | again |
+//! | passes (14, 15, 16, 51, 3, …) | again | again | again | again; a commit is unclear after 7, 15, 16 |
 //! | -1, no answer | again | again | again | again; a commit is unclear from then on |
 //! | 47, 90 epoch | fenced | in doubt | in doubt | in doubt |
 //! | 49, 59 id | fatal | in doubt | in doubt | in doubt |
@@ -209,7 +209,18 @@ impl Machine {
             ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
                 self.die(TransactErrorKind::Fatal, refused);
             }
-            code if code.is_retriable() => self.again(now),
+            code if code.is_retriable() => {
+                // Also the answers of a coordinator that has written the decision into its log, and
+                // did not hear of its followers in time or has lost the log to one of them.
+                self.may_be_committed |= is_commit
+                    && matches!(
+                        code,
+                        ErrorCode::COORDINATOR_NOT_AVAILABLE
+                            | ErrorCode::NOT_COORDINATOR
+                            | ErrorCode::REQUEST_TIMED_OUT
+                    );
+                self.again(now);
+            }
             ErrorCode::INVALID_PRODUCER_EPOCH
             | ErrorCode::PRODUCER_FENCED
             | ErrorCode::INVALID_PRODUCER_ID_MAPPING

@@ -227,6 +227,35 @@ fn a_commit_that_is_never_answered_is_unknown_and_a_restart_of_the_epoch_settles
 }
 
 #[test]
+fn trap_c21_a_commit_that_its_coordinator_may_have_in_its_log_is_unknown() {
+    for version in [V1, V2] {
+        for code in [
+            ErrorCode::COORDINATOR_NOT_AVAILABLE,
+            ErrorCode::NOT_COORDINATOR,
+        ] {
+            let mut bed = Bed::calm(version);
+            bed.fill(1);
+            // Carried out by the log's followers, and then nobody can be asked.
+            let loading = Script::Refuse(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
+            bed.script(std::iter::once(Script::DoneBut(code)).chain([loading; 200]));
+            let error = bed.commit().unwrap_err();
+            assert_eq!(error.kind(), Kind::UnknownOutcome, "{version:?} {code}");
+            assert!(error.may_be_committed());
+            bed.network.scripted.clear();
+            bed.abort().unwrap();
+            assert_eq!(bed.committed(1), 2);
+            // The next one has nothing of it.
+            bed.fill(2);
+            bed.script([Script::Refuse(code), Script::Pass]);
+            bed.commit().unwrap();
+            bed.fill(3);
+            bed.script([loading; 200]);
+            assert!(!bed.commit().unwrap_err().may_be_committed());
+        }
+    }
+}
+
+#[test]
 fn a_producer_that_was_replaced_hears_it_whatever_it_does_next() {
     for version in [V1, V2] {
         for step in 0..4 {
