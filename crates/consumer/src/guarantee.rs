@@ -19,7 +19,7 @@ pub enum ProcessingGuarantee {
     /// Outputs and offsets are committed in one transaction, by a transactional producer a member
     /// (KIP-98, KIP-447): who reads with `read_committed` sees the outputs of each record once. It
     /// needs [`App::transactions`](crate::App::transactions) and is refused at the start where the
-    /// transport cannot do it.
+    /// transport cannot do it, and where the client itself reads with `read_uncommitted`.
     ExactlyOnce,
     /// The same where it can be done. Elsewhere at least once, and the runner makes sure that every
     /// output is acknowledged before a record counts as handled.

@@ -20,7 +20,7 @@ use crate::listener::BoxListener;
 use crate::output::OutputMode;
 use crate::{ConsumerConfig, Error, ErrorKind, ProcessingGuarantee, RebalanceListener};
 use health::Phase;
-use ottla_client::Client;
+use ottla_client::{Client, IsolationLevel};
 use ottla_types::{ConfigError, Publish, Transactions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -151,7 +151,14 @@ impl App {
 
     /// How handlers publish.
     fn output_mode(&self, config: &ConsumerConfig) -> Result<OutputMode, ConfigError> {
+        let isolation = self.client.config().isolation_level;
         let possible = match &self.transactions {
+            // What is aborted later must have no outputs that count.
+            _ if isolation != IsolationLevel::ReadCommitted => Err(ConfigError::new(
+                "isolation.level",
+                "read_uncommitted",
+                "read_committed, with `processing.guarantee` = `exactly_once`",
+            )),
             Some(transactions) => transactions.check().map(|()| transactions.clone()),
             None => Err(ConfigError::new(
                 "processing.guarantee",

@@ -4,7 +4,7 @@ use super::callbacks::Callbacks;
 use super::commit::Committer;
 use super::driver::Driver;
 use super::fetch::Fetcher;
-use super::lookup::Lookups;
+use super::lookup::{Lookups, Pins};
 use super::partition::{Lag, Lookup, Owned, Partitions};
 use super::retire::{Closing, Revocation};
 use super::transact::{Transactor, next_step};
@@ -17,7 +17,6 @@ use crate::{Error, ErrorKind};
 use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase};
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +35,8 @@ pub(super) struct Member {
     pub(super) committer: Committer,
     /// In place of the committer, where offsets are committed in transactions.
     pub(super) transactor: Option<Transactor>,
-    /// Offsets that a reset found and that are not committed yet (C14).
-    pub(super) pins: HashMap<TopicPartition, Offset>,
+    /// Where partitions began, as long as that is not committed (C14).
+    pub(super) pins: Pins,
     pub(super) callbacks: Callbacks,
     /// The revocation to be acknowledged when nothing retires any more.
     pub(super) revocation: Option<Revocation>,
@@ -75,7 +74,7 @@ impl Member {
             ),
             spec,
             partitions: Partitions::new(),
-            pins: HashMap::new(),
+            pins: Pins::new(),
             revocation: None,
             closing: None,
             report: MemberReport::default(),

@@ -50,13 +50,37 @@ pub(super) enum LookupError {
     Final(Error),
 }
 
+/// Where a partition begins that has no committed offset, or not the group's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pin {
+    pub(super) offset: Offset,
+    /// A commit of this offset may have been carried out: then that is where the group is, and any
+    /// other place is one from before.
+    pub(super) tried: Option<Offset>,
+}
+
+/// The pins of a member.
+pub(super) type Pins = HashMap<TopicPartition, Pin>;
+
+impl Pin {
+    pub(super) fn at(offset: Offset) -> Self {
+        let tried = None;
+        Self { offset, tried }
+    }
+
+    /// Whether it holds though the group has committed an offset.
+    fn outweighs(self, committed: Offset) -> bool {
+        self.tried.is_some_and(|tried| tried != committed)
+    }
+}
+
 struct Wanted {
     partition: TopicPartition,
     incarnation: u64,
     seeks: u64,
     lookup: Lookup,
-    /// What an earlier reset found and was not committed yet.
-    pin: Option<Offset>,
+    /// What an earlier look-up found and was not committed yet.
+    pin: Option<Pin>,
 }
 
 #[derive(Clone)]
@@ -88,12 +112,7 @@ impl Lookups {
     }
 
     /// Starts one look-up for all partitions that are due.
-    pub(super) fn start(
-        &mut self,
-        partitions: &mut Partitions,
-        pins: &HashMap<TopicPartition, Offset>,
-        now: Instant,
-    ) {
+    pub(super) fn start(&mut self, partitions: &mut Partitions, pins: &Pins, now: Instant) {
         let mut wanted = Vec::new();
         for (partition, owned) in partitions.iter_mut() {
             if let Position::Wanted { lookup, not_before } = owned.position
@@ -197,8 +216,11 @@ impl Finder {
         let mut found = Vec::with_capacity(wanted.len());
         let mut without = Vec::new();
         for want in wanted {
-            match committed.remove(&want.partition) {
-                Some(Ok(Some((offset, leader_epoch, metadata)))) => {
+            match (committed.remove(&want.partition), want.pin) {
+                (Some(Ok(Some((offset, ..)))), Some(pin)) if pin.outweighs(offset) => {
+                    found.push(want.located(pin.offset.into(), None));
+                }
+                (Some(Ok(Some((offset, leader_epoch, metadata)))), _) => {
                     let position = FetchPosition {
                         leader_epoch,
                         ..FetchPosition::from(offset)
@@ -209,12 +231,12 @@ impl Finder {
                         metadata,
                     })));
                 }
-                Some(Ok(None)) => match want.pin {
-                    Some(pin) => found.push(want.located(pin.into(), None)),
-                    None => without.push(want),
-                },
-                Some(Err(code)) => found.push(want.failed(code_error(code))),
-                None => found.push(want.failed(code_error(ErrorCode::UNSTABLE_OFFSET_COMMIT))),
+                (Some(Ok(None)), Some(pin)) => {
+                    found.push(want.located(pin.offset.into(), None));
+                }
+                (Some(Ok(None)), None) => without.push(want),
+                (Some(Err(code)), _) => found.push(want.failed(code_error(code))),
+                (None, _) => found.push(want.failed(code_error(ErrorCode::UNSTABLE_OFFSET_COMMIT))),
             }
         }
         found.extend(self.reset(without).await);

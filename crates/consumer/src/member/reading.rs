@@ -2,7 +2,7 @@
 
 use super::core::Member;
 use super::fetch::{Answer, Read};
-use super::lookup::{Found, Located, LookupError};
+use super::lookup::{Found, Located, LookupError, Pin};
 use super::partition::{Lookup, Owned, Position, may_pass};
 use crate::lane::{Chunk, Trouble};
 use crate::{AutoOffsetReset, Error, ErrorKind, OnUnreadable};
@@ -90,7 +90,7 @@ impl Member {
         // A transaction that is aborted goes back to where the group is, or to where this began.
         let is_elsewhere = self.transactor.is_some() && committed != Some(offset);
         if is_elsewhere || (keeps && committed.is_none()) {
-            self.pins.insert(partition.clone(), offset);
+            self.pins.insert(partition.clone(), Pin::at(offset));
         } else if committed.is_some() {
             self.pins.remove(partition);
         }

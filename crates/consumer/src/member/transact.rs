@@ -22,8 +22,9 @@
 use super::MemberSpec;
 use super::commit::{Entry, collect};
 use super::core::Member;
-use super::partition::{Lookup, Partitions, Position};
-use crate::output::{Gate, GateLimits, OutputMode, Outputs};
+use super::lookup::Pin;
+use super::partition::{Lookup, Owned, Partitions, Position};
+use crate::output::{Gate, GateLimits, OutputMode, Outputs, Since};
 use crate::{Error, ErrorKind, SeekTo};
 use ottla_client::Backoff;
 use ottla_group::CommitIdentity;
@@ -224,13 +225,12 @@ impl Transactor {
         }
         let due = since.begun.map(|begun| begun + self.interval);
         let due = due.unwrap_or(self.idle_due);
-        self.old_at().map_or(due, |at| at.min(due))
+        self.old_at(since).map_or(due, |at| at.min(due))
     }
 
     /// When the open transaction is so old that no call may begin in it.
-    fn old_at(&self) -> Option<Instant> {
-        let entered = self.gate.since().entered?;
-        Some(entered + self.patience)
+    fn old_at(&self, since: Since) -> Option<Instant> {
+        Some(since.entered? + self.patience)
     }
 
     /// Lets calls begin: in a new transaction, or again in the same one.
@@ -305,13 +305,14 @@ impl Member {
         let Some(transactor) = &mut self.transactor else {
             return;
         };
-        let is_old = transactor.old_at().is_some_and(|at| at <= now);
+        let since = transactor.gate.since();
+        let is_old = transactor.old_at(since).is_some_and(|at| at <= now);
         if !is_old && !has_news(transactor, &self.partitions) {
             transactor.hurried = false;
             transactor.idle_due = now + transactor.idle_interval;
             return;
         }
-        if identity.is_none() && !is_old && !transactor.gate.since().is_over {
+        if identity.is_none() && !is_old && !since.is_over {
             // Without a generation nothing can be committed; calls go on.
             transactor.not_before = now + BACKOFF;
             return;
@@ -403,15 +404,23 @@ impl Member {
                 for entry in entries {
                     transactor.failing.remove(&entry.partition);
                     entry.progress.committed(entry.offset);
-                    if let Some(owned) = self.partitions.get(&entry.partition) {
+                    if let Some(owned) = still_owned(&self.partitions, &entry) {
                         owned.lag.show(&owned.progress);
+                        self.pins.remove(&entry.partition);
                     }
-                    self.pins.remove(&entry.partition);
                 }
                 self.count_transaction("committed");
             }
             TransactionStep::Ended(entries, Err(error)) => {
-                entries.iter().for_each(|e| e.progress.commit_failed());
+                for entry in &entries {
+                    entry.progress.commit_failed();
+                    if error.may_be_committed()
+                        && still_owned(&self.partitions, entry).is_some()
+                        && let Some(pin) = self.pins.get_mut(&entry.partition)
+                    {
+                        pin.tried = Some(entry.offset);
+                    }
+                }
                 check(&error)?;
                 self.note_transaction("a transaction was not committed; it is aborted", &error);
                 self.transact_later(now);
@@ -486,7 +495,8 @@ impl Member {
         }
         let mut fresh = self.new_incarnation(partition, now);
         let pin = self.pins.get(partition).filter(|_| !may_be_committed);
-        let lookup = pin.map_or(Lookup::Committed, |pin| Lookup::Start(SeekTo::Offset(*pin)));
+        let start = |pin: &Pin| Lookup::Start(SeekTo::Offset(pin.offset));
+        let lookup = pin.map_or(Lookup::Committed, start);
         fresh.position = Position::Wanted { lookup, not_before };
         self.partitions.insert(partition.clone(), fresh);
     }
@@ -517,6 +527,12 @@ fn has_news(transactor: &Transactor, partitions: &Partitions) -> bool {
         || partitions
             .values()
             .any(|owned| owned.progress.uncommitted().is_some())
+}
+
+/// The partition of a commit, unless it was lost meanwhile; one that came back began elsewhere.
+fn still_owned<'a>(partitions: &'a Partitions, entry: &Entry) -> Option<&'a Owned> {
+    let owned = partitions.get(&entry.partition)?;
+    Arc::ptr_eq(&owned.progress, &entry.progress).then_some(owned)
 }
 
 /// What this producer cannot go on after.

@@ -14,7 +14,7 @@ mod gate;
 mod refusals;
 mod scope;
 
-pub(crate) use gate::{Gate, GateLimits};
+pub(crate) use gate::{Gate, GateLimits, Since};
 pub(crate) use scope::Scope;
 
 use crate::handler::{BatchOutcome, Context, HandlerError, Outcome};

@@ -2,6 +2,7 @@
 //! each record once, whatever fails in between.
 
 mod refused;
+mod unclear;
 
 use crate::bed::{Bed, SHUTDOWN, config, numbers, short_session, stop, text, wait_for};
 use ottla_client::{Client, TransportKind};
