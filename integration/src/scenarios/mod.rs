@@ -177,7 +177,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "plain-consumer",
-        about: "two plain consumers in a group: commits, a seek, a take-over, listeners",
+        about: "two plain consumers in a group: commits, a seek, a take-over, listeners; topics by an expression",
         needs: Needs::Cluster,
         nodes: &[1, 3],
         transports: NATIVE,

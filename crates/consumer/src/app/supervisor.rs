@@ -5,6 +5,7 @@ use crate::status::MemberState;
 use crate::{Error, ErrorKind};
 use futures_util::FutureExt;
 use ottla_client::Backoff;
+use ottla_types::with_causes;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub(super) async fn supervise(
         }
         .with_group(&*spec.group);
         if !error.is_retriable() {
-            tracing::error!(group = %spec.group, member = %spec.name, %error, "member failed for good");
+            let why = with_causes(&error);
+            tracing::error!(group = %spec.group, member = %spec.name, error = why, "member failed for good");
             spec.board.member_failed(MemberState::Failed, &error);
             if let Some(desk) = spec.work.desk() {
                 desk.fail(error.clone());

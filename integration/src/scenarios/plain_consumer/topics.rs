@@ -6,9 +6,9 @@ use futures_util::future::try_join_all;
 use ottla::Producer;
 use ottla::client::{Client, NewTopic};
 use ottla::consumer::{AutoOffsetReset, Consumer, ConsumerConfig, ErrorKind, GroupProtocol};
-use ottla::types::Record;
+use ottla::types::{Record, TopicPartition};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, timeout};
 
 const PARTITIONS: i32 = 2;
@@ -16,6 +16,8 @@ const PARTITIONS: i32 = 2;
 const RECORDS: usize = 20;
 /// A broker looks at new topics for its expressions every ten seconds (KIP-848).
 const FOUND_WITHIN: Duration = Duration::from_secs(30);
+
+const HOUR_MS: i64 = 3_600_000;
 
 /// What was read: records of each topic, by the end of its name.
 type Read = BTreeMap<String, usize>;
@@ -39,6 +41,7 @@ impl Bed<'_> {
         let mut consumer = builder.subscribe_pattern(pattern).await?;
         self.expect(&mut consumer, &["eu-1"], RECORDS).await?;
         consumer.commit_sync().await?;
+        self.look_up(&consumer).await?;
 
         let begun = Instant::now();
         self.make(&["us-1", "eu-2"]).await?;
@@ -71,6 +74,29 @@ impl Bed<'_> {
         let report = consumer.close(SOON).await;
         if !report.clean {
             return Err(format!("the consumer left {report:?}").into());
+        }
+        Ok(())
+    }
+
+    /// The ends of the first topic's log, and the offsets of an hour ago and of one to come.
+    async fn look_up(&self, consumer: &Consumer) -> Outcome {
+        let all = || (0..PARTITIONS).map(|p| TopicPartition::new(self.name("eu-1"), p));
+        let first = consumer.beginning_offsets(all()).await?;
+        let ends = consumer.end_offsets(all()).await?;
+        if first.values().any(|o| *o != 0) || ends.values().sum::<i64>() != RECORDS as i64 {
+            return Err(format!("the log goes from {first:?} to {ends:?}").into());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let now = i64::try_from(now)?;
+        for (time, is_there) in [(now - HOUR_MS, true), (now + HOUR_MS, false)] {
+            let found = consumer.offsets_for_times(all().map(|p| (p, time))).await?;
+            let wanted = ends.iter().map(|(p, end)| {
+                let offset = (is_there && *end > 0).then_some(0);
+                (p.clone(), offset)
+            });
+            if !wanted.eq(found.clone()) {
+                return Err(format!("at {time} are {found:?}").into());
+            }
         }
         Ok(())
     }
