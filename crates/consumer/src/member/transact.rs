@@ -16,257 +16,28 @@
 //!   partitions that it owns then (C2, C12). A transaction with outputs of a partition that was lost
 //!   is aborted;
 //! - after an abort every lane with records in the transaction begins anew where the group's offset
-//!   is, so that it does not matter whether an unclear commit was carried out;
+//!   is, so that it does not matter whether an unclear commit was carried out; or where it began, as
+//!   long as that is not committed;
 //! - a revocation is acknowledged when no transaction is being ended.
 
-use super::MemberSpec;
+mod transactor;
+
+pub(super) use transactor::{TransactionStep, Transactor, next_step};
+
 use super::commit::{Entry, collect};
 use super::core::Member;
 use super::lookup::Pin;
 use super::partition::{Lookup, Owned, Partitions, Position};
-use crate::output::{Gate, GateLimits, OutputMode, Outputs, Since};
 use crate::{Error, ErrorKind, SeekTo};
 use ottla_client::Backoff;
 use ottla_group::CommitIdentity;
 use ottla_types::transactions::GroupMetadata;
-use ottla_types::{
-    BoxFuture, Publish, TopicPartition, Transact, TransactError, TransactErrorKind, Transactions,
-    with_causes,
-};
-use std::collections::{BTreeSet, HashMap};
+use ottla_types::{TopicPartition, TransactError, TransactErrorKind, with_causes};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::time::Instant;
-
-const BACKOFF: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// How long the last abort of a member may take.
-const LAST_ABORT: Duration = Duration::from_millis(500);
-
-/// The member's transactions.
-pub(super) struct Transactor {
-    source: Arc<dyn Transactions>,
-    id: String,
-    timeout: Duration,
-    interval: Duration,
-    /// How long after its first call others may begin in a transaction.
-    patience: Duration,
-    /// How often positions are committed where no record is.
-    idle_interval: Duration,
-    /// The waits of a partition whose record fails again and again.
-    retry: (Duration, Duration),
-    producer: Option<Arc<dyn Transact>>,
-    gate: Arc<Gate>,
-    state: State,
-    out: Option<BoxFuture<'static, TransactionStep>>,
-    /// The open transaction is to end now, if there is something in it.
-    hurried: bool,
-    /// While no record was handled: when positions that moved are committed.
-    idle_due: Instant,
-    /// Not before this, whatever is due: the wait after a failure.
-    not_before: Instant,
-    backoff: Backoff,
-    /// The open transaction has outputs that must not count.
-    must_abort: bool,
-    /// The most records of the next transaction: few after one was aborted, so that what made it fail
-    /// does not take the rest back again and again; then twice as many each time.
-    quota: usize,
-    /// Partitions whose records made transactions fail.
-    failing: HashMap<TopicPartition, Backoff>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// There is no producer yet.
-    Opening,
-    /// Between transactions.
-    Ready,
-    /// Calls may begin.
-    Open,
-    /// No call begins any more.
-    Closing,
-    /// Offsets are sent, and the commit.
-    Ending,
-    /// What was open is aborted.
-    Aborting,
-}
-
-/// The end of a step.
-pub(super) enum TransactionStep {
-    Opened(Result<Arc<dyn Transact>, TransactError>),
-    Begun(Result<(), TransactError>),
-    Ended(Vec<Entry>, Result<(), TransactError>),
-    Aborted(Result<(), TransactError>),
-}
-
-impl Transactor {
-    /// The transactions of a member, if it is to have any.
-    pub(super) fn new(spec: &MemberSpec, wake: &Arc<Notify>, now: Instant) -> Option<Self> {
-        let OutputMode::Transactional(source) = &spec.mode else {
-            return None;
-        };
-        let config = &spec.config;
-        let limits = GateLimits {
-            records: config.transaction_max_records,
-            bytes: config.transaction_max_bytes,
-        };
-        Some(Self {
-            source: source.clone(),
-            id: spec.transactional_id.clone(),
-            timeout: config.transaction_timeout(),
-            interval: config.transaction_interval,
-            patience: config.transaction_patience(),
-            idle_interval: config.commit_interval,
-            retry: (config.handler_backoff, config.handler_backoff_max),
-            producer: None,
-            gate: Arc::new(Gate::new(limits, wake.clone())),
-            state: State::Opening,
-            out: None,
-            hurried: false,
-            idle_due: now,
-            not_before: now,
-            backoff: Backoff::new(BACKOFF, BACKOFF_MAX),
-            must_abort: false,
-            quota: usize::MAX,
-            failing: HashMap::new(),
-        })
-    }
-
-    /// How the calls of a lane publish.
-    pub(super) fn outputs(&self, lane: u64) -> Outputs {
-        Outputs::Transactional(self.gate.clone(), lane)
-    }
-
-    /// The end of the step that is under way; for ever pending when there is none. Safe to cancel.
-    async fn step(&mut self) -> TransactionStep {
-        match &mut self.out {
-            Some(step) => {
-                let end = step.await;
-                self.out = None;
-                end
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Ends the open transaction as soon as possible rather than when it is due.
-    pub(super) fn hurry(&mut self) {
-        self.hurried = true;
-    }
-
-    /// A lane is gone before its partition's offset was committed.
-    pub(super) fn lost(&mut self, partition: &TopicPartition, lane: u64) {
-        self.failing.remove(partition);
-        if matches!(self.state, State::Open | State::Closing) {
-            self.must_abort |= self.gate.holds(lane);
-        }
-    }
-
-    /// Whether a commit or an abort is under way, so that group offsets may still move.
-    pub(super) fn is_ending(&self) -> bool {
-        self.must_abort || matches!(self.state, State::Ending | State::Aborting)
-    }
-
-    /// Whether committed offsets tell how far the group is.
-    pub(super) fn is_settled(&self) -> bool {
-        !matches!(self.state, State::Opening | State::Aborting)
-    }
-
-    /// When [`Member::transact`] is to be called at the latest.
-    pub(super) fn next_wake(&self) -> Option<Instant> {
-        let at = match self.state {
-            _ if self.out.is_some() => return None,
-            State::Open => self.due(),
-            // The gate tells.
-            State::Ready | State::Closing if !self.gate.is_quiet() => return None,
-            _ => self.not_before,
-        };
-        Some(at.max(self.not_before))
-    }
-
-    fn start(&mut self, state: State, step: BoxFuture<'static, TransactionStep>) {
-        self.state = state;
-        self.out = Some(step);
-    }
-
-    fn open_producer(&mut self) {
-        let open = self.source.open(&self.id, self.timeout);
-        let step = async { TransactionStep::Opened(open.await) };
-        self.start(State::Opening, Box::pin(step));
-    }
-
-    fn begin(&mut self) {
-        if let Some(producer) = self.producer.clone() {
-            let step = async move { TransactionStep::Begun(producer.begin().await) };
-            self.start(State::Ready, Box::pin(step));
-        }
-    }
-
-    /// To be called with the gate closed.
-    fn abort(&mut self) {
-        self.must_abort = false;
-        self.quota = 1;
-        if let Some(producer) = self.producer.clone() {
-            let step = async move { TransactionStep::Aborted(producer.abort().await) };
-            self.start(State::Aborting, Box::pin(step));
-        }
-    }
-
-    fn later(&mut self, now: Instant) {
-        self.not_before = now + self.backoff.next_delay();
-    }
-
-    /// When the open transaction is to end.
-    fn due(&self) -> Instant {
-        let since = self.gate.since();
-        if self.hurried || since.is_over {
-            return self.not_before;
-        }
-        let due = since.begun.map(|begun| begun + self.interval);
-        let due = due.unwrap_or(self.idle_due);
-        self.old_at(since).map_or(due, |at| at.min(due))
-    }
-
-    /// When the open transaction is so old that no call may begin in it.
-    fn old_at(&self, since: Since) -> Option<Instant> {
-        Some(since.entered? + self.patience)
-    }
-
-    /// Lets calls begin: in a new transaction, or again in the same one.
-    fn open_gate(&mut self, is_new: bool, now: Instant) {
-        if let Some(producer) = &self.producer {
-            let publish: Arc<dyn Publish> = Arc::new(producer.clone());
-            match is_new {
-                true => self.gate.open(publish, self.quota),
-                false => self.gate.reopen(publish),
-            }
-            self.state = State::Open;
-            self.idle_due = now + self.idle_interval;
-        }
-    }
-
-    /// Aborts what is open, within a short time, so that readers need not wait for its time-out.
-    pub(super) async fn finish(mut self) {
-        self.gate.close();
-        self.out = None;
-        if let Some(producer) = self.producer {
-            match tokio::time::timeout(LAST_ABORT, producer.abort()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the last transaction was not aborted"),
-                Err(_) => tracing::warn!(id = self.id, "the last abort took too long"),
-            }
-        }
-    }
-}
-
-/// The end of the step that is under way; for ever pending without transactions. Safe to cancel.
-pub(super) async fn next_step(transactor: &mut Option<Transactor>) -> TransactionStep {
-    match transactor {
-        Some(transactor) => transactor.step().await,
-        None => std::future::pending().await,
-    }
-}
+use transactor::{BACKOFF, State};
 
 impl Member {
     /// Commits, by whichever way, as soon as possible.

@@ -79,6 +79,11 @@ impl Gate {
         self.opened.notify_waiters();
     }
 
+    /// The transaction is over, and no other is open yet.
+    pub(crate) fn clear(&self) {
+        self.lock().held = Held::default();
+    }
+
     /// No call begins from now on.
     pub(crate) fn close(&self) {
         self.lock().publish = None;

@@ -21,7 +21,8 @@ use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{
     BoxFuture, ConfigError, ConsumedRecord, Delivery, Headers, Offset, Publish, PublishError,
-    Record, RecordMetadata, TimestampType, TopicPartition, Transact, TransactError, Transactions,
+    Record, RecordMetadata, TimestampType, TopicPartition, Transact, TransactError,
+    TransactErrorKind, Transactions,
 };
 use std::collections::HashMap;
 use std::future::{pending, ready};
@@ -43,6 +44,7 @@ pub(super) fn t1() -> TopicPartition {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Instead {
     Hang,
+    Fail(TransactErrorKind),
 }
 
 /// The producer: keeps what it is asked for.
@@ -68,6 +70,7 @@ impl Script {
         match self.instead.lock().unwrap().remove(step) {
             None => Box::pin(ready(Ok(()))),
             Some(Instead::Hang) => Box::pin(pending()),
+            Some(Instead::Fail(kind)) => Box::pin(ready(Err(TransactError::new(kind, "id")))),
         }
     }
 }

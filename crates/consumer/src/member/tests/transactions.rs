@@ -3,6 +3,7 @@
 use super::super::partition::Lookup;
 use super::rig::{Instead, Rig, t0, t1};
 use crate::SeekTo;
+use ottla_types::TransactErrorKind;
 use std::time::Duration;
 
 /// Longer than `transaction.interval.ms` and every wait between steps.
@@ -104,6 +105,40 @@ async fn trap_c14_a_beginning_that_is_found_while_a_commit_is_out_is_committed_n
     rig.settle().await;
     let steps = ["t-0@6", "commit", "begin", "t-1@3", "commit", "begin"];
     assert_eq!(rig.script.take(), steps);
+}
+
+#[tokio::test]
+async fn what_was_committed_is_not_read_again_when_no_transaction_can_be_begun() {
+    let mut rig = Rig::open().await;
+    rig.begin_at(&t0(), 5).await;
+    rig.handle(&t0(), 6);
+    rig.pass(LATER);
+    let refused = Instead::Fail(TransactErrorKind::Abortable);
+    rig.script.next("begin", refused);
+    let before = rig.owned(&t0()).incarnation;
+    rig.settle().await;
+    rig.pass(LATER);
+    rig.settle().await;
+    let steps = ["t-0@6", "commit", "begin", "abort", "begin"];
+    assert_eq!(rig.script.take(), steps);
+    assert_eq!(rig.owned(&t0()).incarnation, before);
+}
+
+#[tokio::test]
+async fn after_an_unclear_commit_the_groups_offset_says_whether_the_beginning_holds() {
+    let mut rig = Rig::open().await;
+    rig.assign(&t0());
+    let beginning = Lookup::Start(SeekTo::Beginning);
+    rig.found(&t0(), beginning, 2, None).await;
+    rig.handle(&t0(), 3);
+    rig.pass(LATER);
+    let unclear = Instead::Fail(TransactErrorKind::UnknownOutcome);
+    rig.script.next("commit", unclear);
+    rig.settle().await;
+    assert_eq!(rig.script.take()[..3], ["t-0@3", "commit", "abort"]);
+    assert_eq!(rig.wanted(&t0()), Lookup::Committed);
+    let pin = rig.member.pins[&t0()];
+    assert_eq!((pin.offset, pin.tried), (2, Some(3)));
 }
 
 #[tokio::test]
