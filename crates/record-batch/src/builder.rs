@@ -5,14 +5,11 @@ use crate::encoded::{EncodedBatch, SealedBatch};
 use crate::error::AppendError;
 use crate::header::{self, BATCH_OVERHEAD, Header};
 use crate::record::{self, Content};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use ottla_types::Headers;
 
 /// The buffer starts with this much room, unless more is expected; it grows up to the batch's limit.
 const INITIAL_CAPACITY: usize = 4 * 1024;
-
-/// What may be left of a buffer that takes no more records.
-const LEFT_MAX: usize = 4 * 1024;
 
 /// An upper bound on the bytes that a record takes in a batch; [`BATCH_OVERHEAD`] comes on top once
 /// a batch. A batch of `BATCH_OVERHEAD + record_size(..)` bytes holds the record.
@@ -29,7 +26,12 @@ pub fn record_size(key: Option<&[u8]>, value: Option<&[u8]>, headers: &Headers) 
 /// Collects the records of one batch.
 #[derive(Debug)]
 pub struct BatchBuilder {
+    /// The buffer that records are put into: the only one, or the last.
     buf: BytesMut,
+    /// Those before it.
+    full: Vec<BytesMut>,
+    full_bytes: usize,
+    full_capacity: usize,
     max_bytes: usize,
     count: i32,
     base_timestamp: i64,
@@ -54,13 +56,17 @@ impl BatchBuilder {
         Self::with_buffer(max_bytes, BytesMut::with_capacity(capacity))
     }
 
-    /// The same in a buffer that was used before; what it holds is cleared away.
+    /// The same in a buffer that may have been used before; what it holds is cleared away. It grows
+    /// unless [`go_on_in`](Self::go_on_in) is called in time.
     pub fn with_buffer(max_bytes: usize, mut buf: BytesMut) -> Self {
         let max_bytes = max_bytes.min(i32::MAX as usize);
         buf.clear();
         header::reserve(&mut buf);
         Self {
             buf,
+            full: Vec::new(),
+            full_bytes: 0,
+            full_capacity: 0,
             max_bytes,
             count: 0,
             base_timestamp: -1,
@@ -105,7 +111,7 @@ impl BatchBuilder {
                 .ok_or(AppendError::Full)?
         };
         let (size, body_len) = record::sizes(content_len, timestamp_delta, i64::from(self.count));
-        if self.buf.len() + size > self.max_bytes || self.count == i32::MAX {
+        if self.size() + size > self.max_bytes || self.count == i32::MAX {
             return Err(AppendError::Full);
         }
         if self.count == 0 {
@@ -141,13 +147,29 @@ impl BatchBuilder {
     /// The bytes of the batch as it stands, the overhead included.
     #[inline]
     pub fn size(&self) -> usize {
-        self.buf.len()
+        self.full_bytes + self.buf.len()
     }
 
-    /// The bytes of the buffer that it is in.
+    /// The bytes of the buffers that it is in.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.buf.capacity()
+        self.full_capacity + self.buf.capacity()
+    }
+
+    /// What its buffer takes before it grows.
+    #[inline]
+    pub fn free(&self) -> usize {
+        self.buf.capacity() - self.buf.len()
+    }
+
+    /// Puts what is added from now on into another buffer, so that nothing is moved; what that holds is
+    /// cleared away.
+    pub fn go_on_in(&mut self, mut buf: BytesMut) {
+        buf.clear();
+        let full = std::mem::replace(&mut self.buf, buf);
+        self.full_bytes += full.len();
+        self.full_capacity += full.capacity();
+        self.full.push(full);
     }
 
     /// The most bytes that the batch may take, the overhead included.
@@ -155,14 +177,13 @@ impl BatchBuilder {
         self.max_bytes
     }
 
-    /// Takes no more records; the checksum is taken when the producer's stamp is known. Gives back what
-    /// is left of the buffer, if that is much.
+    /// Takes no more records; the checksum is taken when the producer's stamp is known.
     pub fn seal(self) -> SealedBatch {
         let header = self.header();
-        let left = self.buf.capacity() - self.buf.len();
-        let is_much = left >= LEFT_MAX && left > self.buf.capacity() / 4;
-        let buf = if is_much { shrunk(self.buf) } else { self.buf };
-        SealedBatch::new(buf, header)
+        let mut pieces = self.full.into_iter().chain([self.buf]);
+        // There is always one.
+        let head = pieces.next().unwrap_or_default();
+        SealedBatch::new(head, pieces.map(BytesMut::freeze).collect(), header)
     }
 
     /// Writes the header and the checksum. A batch without records is legal to read, but brokers
@@ -175,8 +196,11 @@ impl BatchBuilder {
     /// that would not get smaller is left uncompressed, so `size` is never exceeded.
     pub fn finish_with(mut self, compressor: &mut Compressor) -> EncodedBatch {
         let mut header = self.header();
+        if !self.full.is_empty() {
+            return self.finish().compressed(compressor);
+        }
         header.attributes |= compressor.compress_records(&mut self.buf).bits();
-        SealedBatch::new(self.buf, header).encode(None)
+        SealedBatch::new(self.buf, Vec::new(), header).encode(None)
     }
 
     fn header(&self) -> Header {
@@ -188,12 +212,4 @@ impl BatchBuilder {
             self.count,
         )
     }
-}
-
-/// The same bytes without room for more; mostly they stay where they are.
-fn shrunk(buf: BytesMut) -> BytesMut {
-    let mut bytes = Vec::from(buf);
-    bytes.shrink_to_fit();
-    let bytes = Bytes::from(bytes).try_into_mut();
-    bytes.unwrap_or_else(|shared| BytesMut::from(&shared[..]))
 }

@@ -7,6 +7,7 @@ use crate::header::Header;
 use crate::set::RecordSet;
 use bytes::{Bytes, BytesMut};
 use ottla_types::ProducerId;
+use std::sync::Arc;
 
 /// What an idempotent producer writes into a batch (KIP-98).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +25,16 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct SealedBatch {
     buf: Buf,
+    tail: Tail,
     header: Header,
     stamp: Option<Stamp>,
+}
+
+/// What follows the first piece of a batch.
+type Tail = Option<Arc<Vec<Bytes>>>;
+
+fn pieces(tail: &Tail) -> &[Bytes] {
+    tail.as_ref().map_or(&[], |tail| tail.as_slice())
 }
 
 #[derive(Debug)]
@@ -37,9 +46,10 @@ enum Buf {
 }
 
 impl SealedBatch {
-    pub(crate) fn new(buf: BytesMut, header: Header) -> Self {
+    pub(crate) fn new(buf: BytesMut, tail: Vec<Bytes>, header: Header) -> Self {
         Self {
             buf: Buf::Raw(buf),
+            tail: (!tail.is_empty()).then(|| Arc::new(tail)),
             header,
             stamp: None,
         }
@@ -52,26 +62,24 @@ impl SealedBatch {
 
     /// The batch's size in bytes, the overhead included.
     pub fn size(&self) -> usize {
-        match &self.buf {
+        let head = match &self.buf {
             Buf::Raw(buf) => buf.len(),
             Buf::Encoded(bytes) => bytes.len(),
-        }
+        };
+        head + pieces(&self.tail).iter().map(Bytes::len).sum::<usize>()
     }
 
-    /// The bytes of the buffer that it is in, as long as it was not encoded.
-    pub fn capacity(&self) -> usize {
-        match &self.buf {
-            Buf::Raw(buf) => buf.capacity(),
-            Buf::Encoded(bytes) => bytes.len(),
-        }
-    }
-
-    /// The buffer, for another batch; nothing while somebody else still reads the batch.
-    pub fn into_buffer(self) -> Option<BytesMut> {
-        match self.buf {
+    /// The buffers, for other batches; without those that somebody still reads.
+    pub fn into_buffers(self) -> impl Iterator<Item = BytesMut> {
+        let head = match self.buf {
             Buf::Raw(buf) => Some(buf),
             Buf::Encoded(bytes) => bytes.try_into_mut().ok(),
-        }
+        };
+        let tail = self.tail.and_then(Arc::into_inner).unwrap_or_default();
+        let tail = tail
+            .into_iter()
+            .filter_map(|piece| piece.try_into_mut().ok());
+        head.into_iter().chain(tail)
     }
 
     /// The batch with this stamp. With the stamp of the call before it shares that one's bytes; with
@@ -86,31 +94,64 @@ impl SealedBatch {
                     Buf::Encoded(bytes) => into_mut(bytes),
                 };
                 self.header.stamp(stamp);
-                self.header.write(&mut buf);
+                self.header.write_before(&mut buf, pieces(&self.tail));
                 self.stamp = stamp;
                 buf.freeze()
             }
         };
         self.buf = Buf::Encoded(bytes.clone());
-        EncodedBatch::new(bytes, self.header)
+        EncodedBatch {
+            head: bytes,
+            tail: self.tail.clone(),
+            header: self.header,
+        }
     }
 }
 
 /// One batch on its way out: base offset 0, checksum valid. Cloning shares the bytes.
 #[derive(Debug, Clone)]
 pub struct EncodedBatch {
-    bytes: Bytes,
+    head: Bytes,
+    tail: Tail,
     header: Header,
 }
 
 impl EncodedBatch {
-    pub(crate) fn new(bytes: Bytes, header: Header) -> Self {
-        Self { bytes, header }
+    fn new(bytes: Bytes, header: Header) -> Self {
+        Self {
+            head: bytes,
+            tail: None,
+            header,
+        }
     }
 
-    /// The batch as it goes on the wire.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// The batch as it goes on the wire; copied if it is in several pieces.
+    pub fn bytes(&self) -> Bytes {
+        if self.tail.is_none() {
+            return self.head.clone();
+        }
+        let mut whole = BytesMut::with_capacity(self.size());
+        for piece in self.pieces() {
+            whole.extend_from_slice(piece);
+        }
+        whole.freeze()
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self.tail {
+            None => self.head,
+            Some(_) => self.bytes(),
+        }
+    }
+
+    /// The pieces of the batch as they go on the wire, one after the other.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.head).chain(pieces(&self.tail))
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> usize {
+        self.pieces().map(Bytes::len).sum()
     }
 
     /// How many records the batch holds.
@@ -139,15 +180,12 @@ impl EncodedBatch {
         {
             return self;
         }
-        let mut buf = into_mut(self.bytes);
+        let mut header = self.header;
+        let mut buf = into_mut(self.into_bytes());
         let compression = compressor.compress_records(&mut buf);
         if compression == Compression::None {
-            return Self {
-                bytes: buf.freeze(),
-                ..self
-            };
+            return Self::new(buf.freeze(), header);
         }
-        let mut header = self.header;
         header.attributes |= compression.bits();
         header.write(&mut buf);
         Self::new(buf.freeze(), header)
@@ -155,7 +193,7 @@ impl EncodedBatch {
 
     /// The batch as a record set, to be read.
     pub fn into_record_set(self) -> RecordSet {
-        RecordSet::from(self.bytes)
+        RecordSet::from(self.into_bytes())
     }
 
     /// The same batch with an idempotent producer's id, epoch and first sequence (KIP-98). The
@@ -176,7 +214,7 @@ impl EncodedBatch {
     pub fn stamped(self, stamp: Stamp) -> Self {
         let mut header = self.header;
         header.stamp(Some(stamp));
-        let mut buf = into_mut(self.bytes);
+        let mut buf = into_mut(self.into_bytes());
         header.write(&mut buf);
         Self::new(buf.freeze(), header)
     }

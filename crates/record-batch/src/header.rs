@@ -85,7 +85,13 @@ impl Header {
     /// Writes the header over the first 61 bytes of `batch`, with the checksum. `batch` must hold
     /// exactly one batch of less than 2 GiB.
     pub(crate) fn write(&self, batch: &mut [u8]) {
-        let length = (batch.len() - LENGTH_END) as i32;
+        self.write_before(batch, &[]);
+    }
+
+    /// The same for a batch that goes on in further pieces.
+    pub(crate) fn write_before(&self, batch: &mut [u8], tail: &[Bytes]) {
+        let whole = batch.len() + tail.iter().map(Bytes::len).sum::<usize>();
+        let length = (whole - LENGTH_END) as i32;
         put(batch, 0, &self.base_offset.to_be_bytes());
         put(batch, LENGTH_AT, &length.to_be_bytes());
         put(batch, LEADER_EPOCH_AT, &self.leader_epoch.to_be_bytes());
@@ -103,6 +109,9 @@ impl Header {
         put(batch, BASE_SEQUENCE_AT, &self.base_sequence.to_be_bytes());
         put(batch, COUNT_AT, &self.count.to_be_bytes());
         let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+        let crc = tail
+            .iter()
+            .fold(crc, |crc, piece| crc32c::crc32c_append(crc, piece));
         put(batch, CRC_AT, &crc.to_be_bytes());
     }
 

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ottla_record_batch::{
-    AppendError, BATCH_OVERHEAD, BatchBuilder, RecordSet, RecordSetBuilder, record_size,
+    AppendError, BATCH_OVERHEAD, BatchBuilder, Compression, Compressor, RecordSet,
+    RecordSetBuilder, Stamp, record_size,
 };
-use ottla_types::{Header, Headers, TimestampType};
+use ottla_types::{Header, Headers, ProducerId, TimestampType};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -115,6 +116,45 @@ proptest! {
             .map(|(n, i)| (n as i64, i.timestamp_ms, i.key.map(Bytes::from), i.value.map(Bytes::from), i.headers))
             .collect();
         prop_assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn a_batch_in_pieces_is_the_same_batch(
+        inputs in vec((input(), any::<bool>()), 1..40),
+        max in 200usize..8_000,
+        stamps in vec(option::of((0i64..9, 0i16..9, 0i32..9)), 1..4),
+    ) {
+        let (mut whole, mut pieces) = (BatchBuilder::new(max), BatchBuilder::new(max));
+        let mut count = 1;
+        for (i, goes_on) in &inputs {
+            if *goes_on {
+                // One that was used before, and is too small for most.
+                pieces.go_on_in(BytesMut::from(&b"what was there before"[..]));
+                count += 1;
+            }
+            let (key, value) = (i.key.as_deref(), i.value.as_deref());
+            let added = pieces.try_append(i.timestamp_ms, key, value, &i.headers);
+            prop_assert_eq!(added, whole.try_append(i.timestamp_ms, key, value, &i.headers));
+            prop_assert_eq!((pieces.len(), pieces.size()), (whole.len(), whole.size()));
+            prop_assert!(pieces.capacity() >= pieces.size() + pieces.free());
+        }
+        let (mut whole, mut pieces) = (whole.seal(), pieces.seal());
+        for stamp in stamps {
+            let stamp = stamp.map(|(id, epoch, base_sequence)| Stamp {
+                producer: ProducerId { id, epoch },
+                base_sequence,
+                transactional: epoch > 4,
+            });
+            let (a, b) = (whole.encode(stamp), pieces.encode(stamp));
+            prop_assert_eq!(b.pieces().count(), count);
+            prop_assert_eq!((a.bytes(), a.size()), (b.bytes(), b.size()));
+            let mut compressor = Compressor::new(Compression::Lz4).unwrap();
+            prop_assert_eq!(a.compressed(&mut compressor).bytes(), b.compressed(&mut compressor).bytes());
+        }
+        let read = pieces.encode(None);
+        let kept = read.bytes();
+        prop_assert!(pieces.into_buffers().count() < count, "the first is read by somebody");
+        prop_assert_eq!(kept, read.bytes());
     }
 
     #[test]

@@ -126,7 +126,7 @@ async fn produce(address: &str, topic: &str, batch: &EncodedBatch) -> Outcome {
     request.extend(1_i32.to_be_bytes()); // one partition
     request.extend(0_i32.to_be_bytes());
     request.extend((batch.bytes().len() as i32).to_be_bytes());
-    request.extend_from_slice(batch.bytes());
+    request.extend_from_slice(&batch.bytes());
 
     let mut stream = TcpStream::connect(address).await?;
     stream.write_i32(request.len() as i32).await?;

@@ -5,7 +5,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::num::TryFromIntError;
 
 /// Pieces up to this size are copied, which costs less than one more piece to write.
-pub(super) const SMALL_BYTES: usize = 8 << 10;
+pub(super) const SMALL_BYTES: usize = 2 << 10;
 const LENGTH: std::ops::Range<usize> = 0..4;
 /// Where the correlation id stands: behind the length, the API key and the version.
 const CORRELATION_ID: std::ops::Range<usize> = 8..12;

@@ -117,7 +117,7 @@ fn with_a_bad_end(values: &[&str]) -> RecordSet {
         let mut batch = BatchBuilder::new(1 << 10);
         let value = Some(value.as_bytes());
         batch.try_append(1, None, value, &Headers::new()).unwrap();
-        bytes.extend_from_slice(batch.finish().bytes());
+        bytes.extend_from_slice(&batch.finish().bytes());
     }
     *bytes.last_mut().unwrap() ^= 1;
     Bytes::from(bytes).into()

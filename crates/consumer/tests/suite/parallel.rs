@@ -26,7 +26,7 @@ async fn keys_go_side_by_side_and_a_slow_one_holds_back_only_the_commit() {
             .try_append(1, Some(key(offset).as_bytes()), None, &headers)
             .unwrap();
     }
-    bed.write_raw("t", 0, batch.finish().bytes()).await;
+    bed.write_raw("t", 0, &batch.finish().bytes()).await;
 
     let (seen, gate) = (Seen::default(), Arc::new(Semaphore::new(0)));
     let (log, pass) = (seen.clone(), gate.clone());
@@ -154,7 +154,7 @@ async fn trap_d_a_batch_that_grows_is_worked_off_within_the_budget() {
     }
     let mut zstd = Compressor::new(Compression::Zstd).unwrap();
     let batch = batch.finish_with(&mut zstd);
-    bed.write_raw("t", 0, batch.bytes()).await;
+    bed.write_raw("t", 0, &batch.bytes()).await;
     bed.write("t", 0, ["behind"]).await;
 
     let offsets = Arc::new(Mutex::new(Vec::new()));

@@ -71,10 +71,9 @@ pub(super) struct Group {
 
 impl OpenBatch {
     pub(super) fn close(self, deadline: Instant, position: u64) -> ReadyBatch {
-        let sealed = self.builder.seal();
         ReadyBatch {
-            reserved: sealed.capacity(),
-            sealed,
+            reserved: self.builder.capacity(),
+            sealed: self.builder.seal(),
             position,
             sequence: None,
             result: self.result,

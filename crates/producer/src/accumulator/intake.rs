@@ -8,9 +8,12 @@ use super::{Accumulator, Phase};
 use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
 use crate::partition::{PartitionError, Partitions};
 use crate::report::ReportItem;
+use bytes::BytesMut;
 use ottla_client::ErrorKind;
 use ottla_client::transport::RecordRefusal;
-use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, SealedBatch, record_size};
+use ottla_record_batch::{
+    AppendError, BATCH_OVERHEAD, BatchBuilder, Compression, SealedBatch, record_size,
+};
 use ottla_types::{
     Fate, PublishError, PublishErrorKind, Record, TopicPartition, validate_topic_name,
 };
@@ -29,9 +32,6 @@ const RECORD_OVERHEAD: usize = 192;
 /// So many records wait for their topic's partitions before those that need not be taken at once wait
 /// outside: a record that is not in a batch yet takes several times its size.
 const UNPLACED_MAX: usize = 1_000;
-
-/// The buffer of a batch of which nothing is known.
-const SMALL_BATCH: usize = 4 << 10;
 
 /// What a caller does when there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,7 +286,7 @@ impl Accumulator {
         let slot = loop {
             if self.queues[at].open.is_none() {
                 is_new = true;
-                let builder = self.builder(at, max_bytes);
+                let builder = self.builder(at, max_bytes, ticket.charge);
                 self.reserved += builder.capacity();
                 let queue = &mut self.queues[at];
                 queue.open = Some(open_batch(&queue.partition, builder, &ticket));
@@ -296,6 +296,14 @@ impl Accumulator {
                 continue;
             };
             let before = open.builder.capacity();
+            if open.builder.free() < ticket.charge
+                && open.builder.size() + ticket.charge <= max_bytes
+                && self.config.compression == Compression::None
+            {
+                let buffer = self.spares.take(queue.last_size, ticket.charge);
+                let buffer = buffer.unwrap_or_else(BytesMut::with_capacity);
+                open.builder.go_on_in(buffer);
+            }
             let appended = open.builder.try_append(
                 timestamp_ms,
                 record.key.as_deref(),
@@ -428,33 +436,32 @@ impl Accumulator {
         self.effects.cells.push((held.cell, Err(error)));
     }
 
-    /// An empty batch for a partition, with room for as much as the one before, and a little more. Where
-    /// that would take more than `buffer.memory`, because there are so many, it starts small and grows.
-    fn builder(&mut self, at: usize, max_bytes: usize) -> BatchBuilder {
+    /// An empty batch for a partition. Its buffer is a piece of all that it will take, and others follow,
+    /// so that buffers are mostly full, however many partitions there are, and fit any other batch
+    /// afterwards. What is to be compressed has to be in one.
+    fn builder(&mut self, at: usize, max_bytes: usize, first: usize) -> BatchBuilder {
         let last = self.queues[at].last_size;
-        let expected = (last + last / 4).clamp(SMALL_BATCH.min(max_bytes), max_bytes);
-        let room = self.config.buffer_memory.saturating_sub(self.reserved);
-        let expected = if expected <= room {
-            expected
-        } else {
-            SMALL_BATCH
-        };
-        match self.spares.take(expected) {
-            Some(buffer) => BatchBuilder::with_buffer(max_bytes, buffer),
-            None => {
-                self.spares.shrink(room.saturating_sub(expected));
-                BatchBuilder::with_expected(max_bytes, expected)
-            }
+        if self.config.compression != Compression::None {
+            // As much as the one before, and a little more.
+            return BatchBuilder::with_expected(max_bytes, (last + last / 4).min(max_bytes));
         }
+        let least = (BATCH_OVERHEAD + first).min(max_bytes);
+        let buffer = self.spares.take(last, least).unwrap_or_else(|size| {
+            let room = self.config.buffer_memory.saturating_sub(self.reserved);
+            self.spares.shrink(room.saturating_sub(size));
+            BytesMut::with_capacity(size)
+        });
+        BatchBuilder::with_buffer(max_bytes, buffer)
     }
 
-    /// Keeps the buffer of a batch that was written for another one.
-    pub(super) fn keep_buffer(&mut self, batch: SealedBatch) {
+    /// Keeps the buffers of a batch that was written for others.
+    pub(super) fn keep_buffers(&mut self, batch: SealedBatch) {
         if self.used == 0 {
             // Nothing is under way, perhaps for long.
-            self.spares.shrink(0);
-        } else if let Some(buffer) = batch.into_buffer() {
-            let room = self.config.buffer_memory.saturating_sub(self.reserved);
+            return self.spares.shrink(0);
+        }
+        let room = self.config.buffer_memory.saturating_sub(self.reserved);
+        for buffer in batch.into_buffers() {
             self.spares.give(buffer, room);
         }
     }

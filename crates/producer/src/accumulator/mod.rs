@@ -288,11 +288,9 @@ impl Accumulator {
     /// Closes the open batch of a queue, and tells the partitioner.
     fn close_open(&mut self, at: usize) {
         let queue = &mut self.queues[at];
-        let Some(freed) = queue.close_open(self.config.delivery_timeout) else {
-            return;
-        };
-        self.reserved -= freed;
-        if let Some(topic) = self.topics.get_mut(&queue.partition.topic) {
+        if queue.close_open(self.config.delivery_timeout)
+            && let Some(topic) = self.topics.get_mut(&queue.partition.topic)
+        {
             let (partitioner, partition) = (&mut topic.partitioner, queue.partition.partition);
             // The user's code: its panic must not end the sender, or hit the one that closes.
             let told = catch_unwind(AssertUnwindSafe(|| partitioner.batch_closed(partition)));

@@ -194,7 +194,7 @@ impl Accumulator {
                 };
                 let (group, sealed) = batch.into_parts();
                 self.settle(group, Outcome::Written(produced));
-                self.keep_buffer(sealed);
+                self.keep_buffers(sealed);
                 Completed::Written(written)
             }
             Err(error) => self.failed_attempt(at, batch, error, leader_known, now),

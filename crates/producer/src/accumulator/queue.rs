@@ -81,17 +81,16 @@ impl Queue {
         self.open.is_none() && self.ready.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Closes the open batch, if there is one: by how many bytes its buffer shrank.
-    pub(super) fn close_open(&mut self, delivery_timeout: Duration) -> Option<usize> {
-        let open = self.open.take()?;
+    /// Closes the open batch. Returns whether there was one.
+    pub(super) fn close_open(&mut self, delivery_timeout: Duration) -> bool {
+        let Some(open) = self.open.take() else {
+            return false;
+        };
         let deadline = open.opened + delivery_timeout;
         self.last_size = open.builder.size();
-        let reserved = open.builder.capacity();
-        let ready = open.close(deadline, self.closed);
-        let freed = reserved - ready.reserved;
-        self.ready.push_back(ready);
+        self.ready.push_back(open.close(deadline, self.closed));
         self.closed += 1;
-        Some(freed)
+        true
     }
 
     /// Puts a batch that was in flight where it stood before.

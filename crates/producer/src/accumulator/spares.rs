@@ -1,52 +1,69 @@
 //! Buffers of batches that were written, for those that come: memory that is used again and again is
-//! not scattered, and is already there.
+//! not scattered, and is already there. They have two sizes, so that each fits the next batch, whichever
+//! partition that is of.
 //!
 //! What must hold: the spare ones, and those in use, are together within `buffer.memory`, unless those in
 //! use alone are not.
 
 use bytes::BytesMut;
 
-/// So many are looked at for one that fits: mostly partitions get batches of one size.
-const LOOKED_AT_MAX: usize = 8;
-/// One is not taken for a batch that would fill less than this part of it.
-const WASTE_MAX: usize = 4;
+/// What the batches of partitions with little to do are made of.
+const SMALL: usize = 4 << 10;
+/// The pieces of larger batches.
+const LARGE: usize = 16 << 10;
+/// Batches from this size on are made of large pieces.
+const LARGE_FROM: usize = 32 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    buffers: Vec<BytesMut>,
+    small: Vec<BytesMut>,
+    large: Vec<BytesMut>,
     bytes: usize,
 }
 
 impl Spares {
-    /// One for a batch of so many bytes, if there is one.
-    pub(super) fn take(&mut self, expected: usize) -> Option<BytesMut> {
-        let fits = |buffer: &BytesMut| {
-            (expected..=expected.saturating_mul(WASTE_MAX)).contains(&buffer.capacity())
+    /// A piece with room for `least` bytes, of a batch that will probably be as large as `expected`; else
+    /// the size that a new one is to have.
+    pub(super) fn take(&mut self, expected: usize, least: usize) -> Result<BytesMut, usize> {
+        let size = if expected < LARGE_FROM && least <= SMALL {
+            SMALL
+        } else {
+            LARGE.max(least)
         };
-        let from = self.buffers.len().saturating_sub(LOOKED_AT_MAX);
-        let at = self.buffers[from..].iter().rposition(fits)?;
-        let buffer = self.buffers.swap_remove(from + at);
-        self.bytes -= buffer.capacity();
-        Some(buffer)
+        let spare = self.of(size).and_then(Vec::pop);
+        self.bytes -= spare.as_ref().map_or(0, BytesMut::capacity);
+        spare.ok_or(size)
+    }
+
+    fn of(&mut self, size: usize) -> Option<&mut Vec<BytesMut>> {
+        match size {
+            SMALL => Some(&mut self.small),
+            LARGE => Some(&mut self.large),
+            // What a large record got for itself.
+            _ => None,
+        }
     }
 
     /// Keeps a buffer, unless those that are kept would take more than `room` bytes.
     pub(super) fn give(&mut self, buffer: BytesMut, room: usize) {
-        if self.bytes + buffer.capacity() <= room {
-            self.bytes += buffer.capacity();
-            self.buffers.push(buffer);
+        let size = buffer.capacity();
+        if self.bytes + size <= room
+            && let Some(spares) = self.of(size)
+        {
+            spares.push(buffer);
+            self.bytes += size;
         }
     }
 
     /// Frees some until the rest takes no more than `room` bytes.
     pub(super) fn shrink(&mut self, room: usize) {
         while self.bytes > room
-            && let Some(buffer) = self.buffers.pop()
+            && let Some(buffer) = self.large.pop().or_else(|| self.small.pop())
         {
             self.bytes -= buffer.capacity();
         }
-        if self.buffers.is_empty() {
-            self.buffers = Vec::new();
+        if self.bytes == 0 {
+            *self = Self::default();
         }
     }
 
@@ -61,30 +78,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_is_taken_where_it_fits() {
+    fn pieces_are_as_large_as_their_batches_and_records_need() {
         let mut spares = Spares::default();
-        for size in [100, 1_000, 10_000] {
-            spares.give(BytesMut::with_capacity(size), 20_000);
+        let sizes = [(0, 100), (40_000, 100), (0, 5_000), (0, 50_000)];
+        let wanted = [SMALL, LARGE, LARGE, 50_000];
+        for ((expected, least), wanted) in sizes.into_iter().zip(wanted) {
+            assert_eq!(spares.take(expected, least), Err(wanted));
         }
-        assert_eq!(spares.bytes(), 11_100);
-        assert!(spares.take(11_000).is_none());
-        assert_eq!(spares.take(900).unwrap().capacity(), 1_000);
-        assert!(
-            spares.take(900).is_none(),
-            "ten times as large as it need be"
-        );
-        assert_eq!(spares.bytes(), 10_100);
+        for size in wanted {
+            spares.give(BytesMut::with_capacity(size), 1 << 20);
+        }
+        assert_eq!(spares.bytes(), SMALL + 2 * LARGE);
+        assert_eq!(spares.take(0, 100).unwrap().capacity(), SMALL);
+        assert_eq!(spares.take(0, 100), Err(SMALL));
+        assert_eq!(spares.take(40_000, 100).unwrap().capacity(), LARGE);
+        assert_eq!(spares.bytes(), LARGE);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let mut spares = Spares::default();
         for _ in 0..10 {
-            spares.give(BytesMut::with_capacity(1_000), 3_500);
+            spares.give(BytesMut::with_capacity(SMALL), 3 * SMALL + 1);
         }
-        assert_eq!(spares.bytes(), 3_000);
-        spares.shrink(2_100);
-        assert_eq!(spares.bytes(), 2_000);
+        assert_eq!(spares.bytes(), 3 * SMALL);
+        spares.shrink(2 * SMALL + 1);
+        assert_eq!(spares.bytes(), 2 * SMALL);
         spares.shrink(0);
         assert_eq!(spares.bytes(), 0);
     }

@@ -3,14 +3,15 @@
 use super::outbox::{Order, Terms};
 use super::{fetch_message as fetch, produce_message as produce};
 use crate::connection::RequestFrame;
-use crate::transport::{Acks, Compression, answers};
+use crate::transport::{Acks, answers};
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{
     BrokerId, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse, ProducerId, TopicName,
     fetch_response as fr, produce_response as pr,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use ottla_types::{ErrorCode, TopicPartition};
+use ottla_record_batch::{BatchBuilder, EncodedBatch};
+use ottla_types::{ErrorCode, Headers, TopicPartition};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -22,12 +23,30 @@ fn partitions() -> [TopicPartition; 3] {
     [("a", 1), ("a", 7), ("b", 0)].map(|(topic, n)| TopicPartition::new(topic, n))
 }
 
+/// A batch of so many pieces after the first, each with a record of so many bytes.
+fn batch_in_pieces(more: usize, bytes: usize) -> EncodedBatch {
+    let mut builder = BatchBuilder::new(1 << 30);
+    for piece in 0..=more {
+        if piece > 0 {
+            builder.go_on_in(BytesMut::new());
+        }
+        let value = vec![piece as u8; bytes];
+        let added = builder.try_append(7, None, Some(&value), &Headers::new());
+        assert_eq!(added, Ok(piece as u32));
+    }
+    builder.finish()
+}
+
 #[test]
 fn produce_requests_are_read_as_they_were_written() {
     let partitions = partitions();
-    let batches: Vec<_> = (0..3)
-        .map(|n| Bytes::from(vec![n; 200 << (6 * n)]))
-        .collect();
+    let batches: Vec<_> = (0..3).map(|n| batch_in_pieces(n, 200 << (6 * n))).collect();
+    assert!(
+        batches
+            .iter()
+            .enumerate()
+            .all(|(n, batch)| batch.pieces().count() == n + 1)
+    );
     let (sink, _answers) = answers();
     let terms = |id: Option<&str>, version_2| {
         Arc::new(Terms {
@@ -40,12 +59,10 @@ fn produce_requests_are_read_as_they_were_written() {
     assert_eq!(produce::versions(&terms(Some("id"), true)), 12..=12);
     let orders = |terms: &Arc<Terms>| -> Vec<_> {
         let all = partitions.iter().zip(&batches);
-        let order = |(partition, records): (&TopicPartition, &Bytes)| Order {
+        let order = |(partition, batch): (&TopicPartition, &EncodedBatch)| Order {
             partition: partition.clone(),
             terms: terms.clone(),
-            compression: Compression::None,
-            records: records.clone(),
-            count: 1,
+            batch: batch.clone(),
             deadline: tokio::time::Instant::now(),
             reply: sink.reply(0, partition.clone()),
         };
@@ -67,7 +84,7 @@ fn produce_requests_are_read_as_they_were_written() {
         });
         let expected = [("a", 1), ("a", 7), ("b", 0)];
         let expected = expected.iter().zip(&batches);
-        let expected = expected.map(|((topic, n), batch)| (*topic, *n, batch.clone()));
+        let expected = expected.map(|((topic, n), batch)| (*topic, *n, batch.bytes()));
         assert!(parts.eq(expected), "v{version}");
     }
 }

@@ -7,8 +7,7 @@ use super::leaders::Leaders;
 use super::produce_message as message;
 use crate::transport::{Acks, Produced, Reply, Together};
 use crate::{Error, ErrorKind};
-use bytes::Bytes;
-use ottla_record_batch::Compression;
+use ottla_record_batch::{Compression, EncodedBatch};
 use ottla_types::{Fate, TopicPartition};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -31,10 +30,7 @@ pub(super) struct Terms {
 pub(super) struct Order {
     pub(super) partition: TopicPartition,
     pub(super) terms: Arc<Terms>,
-    pub(super) compression: Compression,
-    pub(super) records: Bytes,
-    /// How many records these are.
-    pub(super) count: u32,
+    pub(super) batch: EncodedBatch,
     /// When it is answered at the latest.
     pub(super) deadline: Instant,
     pub(super) reply: Reply,
@@ -42,9 +38,10 @@ pub(super) struct Order {
 
 impl Order {
     pub(super) fn succeed(self, produced: Produced, answers: &mut Together) {
-        metrics::counter!("ottla_client_produced_records_total").increment(self.count.into());
+        metrics::counter!("ottla_client_produced_records_total")
+            .increment(self.batch.record_count().into());
         // First the bytes go: whoever hears of it may want to use them again.
-        drop(self.records);
+        drop(self.batch);
         answers.send(self.reply, Ok(produced));
     }
 
@@ -114,10 +111,10 @@ pub(super) fn pick(waiting: &mut VecDeque<Order>) -> Vec<Order> {
     for order in waiting.drain(..) {
         let same_terms = Arc::ptr_eq(&order.terms, &terms) || order.terms == terms;
         let fits =
-            same_terms && (picked.is_empty() || bytes + order.records.len() <= REQUEST_BYTES_MAX);
+            same_terms && (picked.is_empty() || bytes + order.batch.size() <= REQUEST_BYTES_MAX);
         // What comes behind a batch that has to wait must not overtake it.
         if seen.insert(order.partition.clone()) && fits {
-            bytes += order.records.len();
+            bytes += order.batch.size();
             picked.push(order);
         } else {
             left.push_back(order);
@@ -133,7 +130,7 @@ pub(super) fn too_new(orders: &mut Vec<Order>, version: i16) -> Vec<(Order, Erro
     if version >= ZSTD_FROM {
         return Vec::new();
     }
-    let refused = orders.extract_if(.., |order| order.compression == Compression::Zstd);
+    let refused = orders.extract_if(.., |order| order.batch.compression() == Compression::Zstd);
     let with_error = |order: Order| {
         let error = Error::new(ErrorKind::Unsupported, message::NAME)
             .with_partition(order.partition.clone())

@@ -93,9 +93,7 @@ impl Senders {
                 Ok(batch) => orders.push(Order {
                     partition,
                     terms: terms.clone(),
-                    compression: batch.compression(),
-                    records: batch.bytes().clone(),
-                    count: batch.record_count(),
+                    batch,
                     deadline,
                     reply,
                 }),

@@ -69,7 +69,7 @@ pub(super) fn write(
         w.count(of_topic.len());
         for order in of_topic {
             w.i32(order.partition.partition);
-            w.blob(&order.records);
+            w.batch(&order.batch);
             w.no_tags();
         }
         w.no_tags();

@@ -179,7 +179,7 @@ fn judge(
             .with_partition(order.partition.clone())
     };
     match part.code {
-        ErrorCode::NONE => match offset_of_first(part.base_offset, order.count) {
+        ErrorCode::NONE => match offset_of_first(part.base_offset, order.batch.record_count()) {
             Ok(base_offset) => Ok(Produced {
                 base_offset,
                 log_append_time_ms: Some(part.log_append_time_ms).filter(|ms| *ms >= 0),

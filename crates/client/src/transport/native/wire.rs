@@ -6,6 +6,7 @@
 
 use crate::connection::RequestFrame;
 use bytes::{BufMut, Bytes};
+use ottla_record_batch::EncodedBatch;
 
 /// How an answer's body breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -224,9 +225,11 @@ impl Writer<'_> {
     }
 
     /// A batch, which is below 2 GiB.
-    pub(super) fn blob(&mut self, bytes: &Bytes) {
-        self.count_or_length(bytes.len());
-        self.frame.put_shared(bytes);
+    pub(super) fn batch(&mut self, batch: &EncodedBatch) {
+        self.count_or_length(batch.size());
+        for piece in batch.pieces() {
+            self.frame.put_shared(piece);
+        }
     }
 
     /// The number of elements of an array that follows.
@@ -262,6 +265,7 @@ impl Writer<'_> {
 mod tests {
     use super::*;
     use bytes::BytesMut;
+    use ottla_record_batch::BatchBuilder;
 
     fn reader(bytes: &'static [u8], flexible: bool) -> Reader {
         Reader::new(Bytes::from_static(bytes), flexible)
@@ -281,7 +285,8 @@ mod tests {
             w.text("orders");
             w.null_text();
             w.uuid(&[7; 16]);
-            w.blob(&Bytes::from_static(&[9; 300]));
+            let batch = BatchBuilder::new(100).finish();
+            w.batch(&batch);
             w.count(2);
             w.i32(1);
             w.i32(2);
@@ -291,7 +296,7 @@ mod tests {
             assert_eq!(r.text().unwrap().unwrap().as_str(), "orders");
             assert_eq!(r.text(), Ok(None));
             assert_eq!(r.uuid(), Ok([7; 16]));
-            assert_eq!(r.blob().unwrap().unwrap(), [9; 300][..]);
+            assert_eq!(r.blob().unwrap().unwrap(), batch.bytes());
             assert_eq!(r.array(4, Reader::i32), Ok(vec![1, 2]));
             r.skip_tags().unwrap();
             assert!(r.left.is_empty());
