@@ -84,7 +84,7 @@ impl World {
     pub(crate) fn on_given_up(&mut self, at: usize, id: RevocationId) {
         let retiring = self.processes[at].retiring.as_mut();
         if let Some(retiring) = retiring.filter(|r| r.id == id) {
-            retiring.tries = Some(3);
+            retiring.tries = Some(if self.calm { 100 } else { 3 });
             self.retire(at);
         }
     }

@@ -41,6 +41,24 @@ impl Gaps {
 
 /// Members come and go in good order, one after the other.
 fn calm(mode: Mode, seed: u64) -> Gaps {
+    let mut world = calm_world(mode, seed);
+    // What happened while the first ones came together does not count.
+    world.gaps = Gaps::default();
+    for (end, leaves) in (2..).zip([None, None, Some(0), None, Some(3), Some(1)]) {
+        match leaves {
+            None => world.start_new(),
+            Some(at) => {
+                world.processes[at].closing = true;
+                world.tell(at, Input::Close);
+            }
+        }
+        world.run_until(end * SETTLES);
+    }
+    std::mem::take(&mut world.gaps)
+}
+
+/// Three members, settled.
+fn calm_world(mode: Mode, seed: u64) -> World {
     let mut world = World::new(Plan {
         seed,
         mode,
@@ -56,19 +74,7 @@ fn calm(mode: Mode, seed: u64) -> Gaps {
         world.start_new();
     }
     world.run_until(SETTLES);
-    // What happened while the first ones came together does not count.
-    world.gaps = Gaps::default();
-    for (end, leaves) in (2..).zip([None, None, Some(0), None, Some(3), Some(1)]) {
-        match leaves {
-            None => world.start_new(),
-            Some(at) => {
-                world.processes[at].closing = true;
-                world.tell(at, Input::Close);
-            }
-        }
-        world.run_until(end * SETTLES);
-    }
-    std::mem::take(&mut world.gaps)
+    world
 }
 
 #[test]
@@ -89,4 +95,35 @@ fn partitions_that_do_not_move_are_read_without_a_gap() {
     // What stops everybody has them.
     let eager = (0..50).map(|seed| calm(Mode::Eager(Assignor::Range), seed).staying);
     assert!(eager.max() > Some(100));
+}
+
+/// Members come and go at any moment of the rebalances that this brings about. Static ones do not say
+/// that they go, and the others may lose what they have over the wait for them.
+#[test]
+fn what_is_given_up_in_good_order_is_committed() {
+    for mode in Mode::ALL.into_iter().filter(|mode| !mode.is_static()) {
+        for seed in 0..100 {
+            let mut world = calm_world(mode, seed);
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for at in 0..3 {
+                world.start_new();
+                let now = world.now;
+                world.run_until(now + rng.i64(1..5_000));
+                world.processes[at].closing = true;
+                world.tell(at, Input::Close);
+                let now = world.now;
+                world.run_until(now + rng.i64(1..5_000));
+            }
+            let now = world.now;
+            world.run_until(now + SETTLES);
+            for (at, process) in world.processes.iter().enumerate() {
+                let left = process
+                    .past
+                    .iter()
+                    .find(|(_, p)| p.tracker.has_uncommitted());
+                let left = left.map(|(tp, _)| tp);
+                assert_eq!(left, None, "{mode:?}, seed {seed}, process {at}");
+            }
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl Mode {
         matches!(self, Self::Kip848 | Self::Kip848Static)
     }
 
-    fn is_static(self) -> bool {
+    pub(crate) fn is_static(self) -> bool {
         matches!(self, Self::Static(_) | Self::Kip848Static)
     }
 
