@@ -24,7 +24,7 @@ pub enum ErrorKind {
     Unreadable,
     /// The partition is not owned by this member any more.
     NotOwner,
-    /// The consumer has no subscription: [`Consumer::unsubscribe`](crate::Consumer::unsubscribe) was
+    /// The consumer is to read nothing: [`Consumer::unsubscribe`](crate::Consumer::unsubscribe) was
     /// called last.
     NotSubscribed,
     /// The deadline passed.

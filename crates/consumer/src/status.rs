@@ -34,7 +34,7 @@ impl AppStatus {
 pub struct RegistrationStatus {
     /// The group.
     pub group: String,
-    /// The topics that it names.
+    /// The topics that it named at the start.
     pub topics: Vec<String>,
     /// The regular expression over names of topics that it has besides.
     pub topic_pattern: Option<String>,

@@ -5,56 +5,108 @@ use crate::membership::{
     CommitIdentity, CommitVerdict, Input, MembershipEvent, Phase, RevocationId,
 };
 use ottla_types::{ErrorCode, TopicPartition};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// The generation of commits without a membership, with an empty member id.
 const NO_GENERATION: i32 = -1;
-const REVOCATION: RevocationId = RevocationId(1);
 
-/// Has its partitions from the beginning until it is closed.
+/// Has the partitions that were named last, until it is closed. What is not named any more is revoked
+/// as in a group; what is new is there at once, unless it is just being given up.
 #[derive(Debug)]
 pub(crate) struct Assigned {
-    partitions: Vec<TopicPartition>,
-    phase: Phase,
+    wanted: BTreeSet<TopicPartition>,
+    /// Includes what is being revoked.
+    owned: BTreeSet<TopicPartition>,
+    revoking: Option<(RevocationId, BTreeSet<TopicPartition>)>,
+    is_closing: bool,
+    has_left: bool,
+    numbers: u64,
     events: VecDeque<MembershipEvent>,
 }
 
 impl Assigned {
-    pub(crate) fn new(mut partitions: Vec<TopicPartition>) -> Self {
-        partitions.sort();
-        partitions.dedup();
-        let begun = MembershipEvent::Assigned {
-            generation: NO_GENERATION,
-            added: partitions.clone(),
-            all: partitions.clone(),
+    pub(crate) fn new(partitions: Vec<TopicPartition>) -> Self {
+        let mut assigned = Self {
+            wanted: partitions.into_iter().collect(),
+            owned: BTreeSet::new(),
+            revoking: None,
+            is_closing: false,
+            has_left: false,
+            numbers: 0,
+            events: VecDeque::new(),
         };
-        Self {
-            partitions,
-            phase: Phase::Stable,
-            events: VecDeque::from([begun]),
-        }
+        assigned.reconcile();
+        assigned
     }
 
-    /// Only closing means anything here.
     pub(crate) fn handle(&mut self, input: &Input) {
         match input {
-            Input::Close if self.phase == Phase::Stable => {
-                self.phase = Phase::Revoking;
-                self.events.push_back(MembershipEvent::Revoked {
-                    id: REVOCATION,
-                    partitions: self.partitions.clone(),
-                });
+            Input::Assign { partitions } if !self.is_closing => {
+                self.wanted = partitions.iter().cloned().collect();
+                self.reconcile();
             }
-            Input::Close => self.leave(),
-            Input::RevokeCompleted { id } if *id == REVOCATION => self.leave(),
+            Input::Close if self.is_closing => self.leave(),
+            Input::Close => {
+                self.is_closing = true;
+                match self.owned.is_empty() {
+                    true => self.leave(),
+                    false => self.revoke(self.owned.clone()),
+                }
+            }
+            Input::RevokeCompleted { id } => self.on_revoke_completed(*id),
             _ => {}
         }
     }
 
+    fn on_revoke_completed(&mut self, id: RevocationId) {
+        let Some((_, gone)) = self.revoking.take_if(|(present, _)| *present == id) else {
+            return;
+        };
+        self.owned = &self.owned - &gone;
+        match self.is_closing {
+            true => self.leave(),
+            false => self.reconcile(),
+        }
+    }
+
+    /// From what is owned to what is wanted; one revocation at a time.
+    fn reconcile(&mut self) {
+        let unwanted = &self.owned - &self.wanted;
+        if self.revoking.is_none() && !unwanted.is_empty() {
+            self.revoke(unwanted);
+        }
+        let added = &self.wanted - &self.owned;
+        if added.is_empty() {
+            return;
+        }
+        self.owned.extend(added.iter().cloned());
+        let stays = |p: &&TopicPartition| {
+            let revoking = self.revoking.as_ref();
+            revoking.is_none_or(|(_, revoking)| !revoking.contains(p))
+        };
+        let all = self.wanted.iter().filter(stays).cloned().collect();
+        self.events.push_back(MembershipEvent::Assigned {
+            generation: NO_GENERATION,
+            added: added.into_iter().collect(),
+            all,
+        });
+    }
+
+    fn revoke(&mut self, partitions: BTreeSet<TopicPartition>) {
+        self.numbers += 1;
+        let id = RevocationId(self.numbers);
+        self.events.push_back(MembershipEvent::Revoked {
+            id,
+            partitions: partitions.iter().cloned().collect(),
+        });
+        self.revoking = Some((id, partitions));
+    }
+
     fn leave(&mut self) {
-        if self.phase == Phase::Revoking {
-            self.phase = Phase::Left;
-            self.partitions.clear();
+        if !self.has_left {
+            self.has_left = true;
+            self.owned.clear();
+            self.revoking = None;
             self.events.push_back(MembershipEvent::Left);
         }
     }
@@ -64,15 +116,19 @@ impl Assigned {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.phase
+        match self.revoking {
+            _ if self.has_left => Phase::Left,
+            Some(_) => Phase::Revoking,
+            None => Phase::Stable,
+        }
     }
 
-    pub(crate) fn owned(&self) -> &[TopicPartition] {
-        &self.partitions
+    pub(crate) fn owned(&self) -> &BTreeSet<TopicPartition> {
+        &self.owned
     }
 
     pub(crate) fn commit_identity(&self) -> Option<CommitIdentity> {
-        (self.phase != Phase::Left).then(|| CommitIdentity {
+        (!self.has_left).then(|| CommitIdentity {
             generation: NO_GENERATION,
             member_id: String::new(),
             instance_id: None,
@@ -111,7 +167,7 @@ mod tests {
         assert_eq!((identity.generation, &*identity.member_id), (-1, ""));
 
         assigned.handle(&Input::Close);
-        let (id, partitions) = (REVOCATION, all);
+        let (id, partitions) = (RevocationId(1), all);
         assert_eq!(
             assigned.poll_event(),
             Some(MembershipEvent::Revoked { id, partitions })
@@ -126,6 +182,72 @@ mod tests {
         assigned.handle(&Input::Close);
         assert_eq!(assigned.poll_event(), None);
         assert!(assigned.commit_identity().is_none() && assigned.owned().is_empty());
+    }
+
+    fn places(numbers: &[i32]) -> Vec<TopicPartition> {
+        let each = numbers.iter().map(|n| TopicPartition::new("t", *n));
+        each.collect()
+    }
+
+    /// What happened: `+` for what was added, `-` for what is revoked.
+    fn told(assigned: &mut Assigned) -> Vec<String> {
+        let name = |sign: &str, of: Vec<TopicPartition>| {
+            let numbers: Vec<_> = of.iter().map(|p| p.partition.to_string()).collect();
+            format!("{sign}{}", numbers.join(" "))
+        };
+        let events = std::iter::from_fn(|| assigned.poll_event());
+        let told = events.map(|event| match event {
+            MembershipEvent::Assigned { added, all, .. } => {
+                format!("{} of {}", name("+", added), name("", all))
+            }
+            MembershipEvent::Revoked { partitions, .. } => name("-", partitions),
+            other => format!("{other:?}"),
+        });
+        told.collect()
+    }
+
+    fn assign(assigned: &mut Assigned, numbers: &[i32]) {
+        let partitions = places(numbers);
+        assigned.handle(&Input::Assign { partitions });
+    }
+
+    fn acknowledge(assigned: &mut Assigned) {
+        let id = assigned.revoking.as_ref().unwrap().0;
+        assigned.handle(&Input::RevokeCompleted { id });
+    }
+
+    #[test]
+    fn other_partitions_may_be_named_and_what_stays_stays() {
+        let mut assigned = Assigned::new(places(&[0, 1]));
+        assert_eq!(told(&mut assigned), ["+0 1 of 0 1"]);
+        assign(&mut assigned, &[1, 2]);
+        assert_eq!(told(&mut assigned), ["-0", "+2 of 1 2"]);
+        assert!(
+            assigned.owned().contains(&places(&[0])[0]),
+            "until it is given up"
+        );
+        // Wanted again before that, and another one dropped: one after the other.
+        assign(&mut assigned, &[0, 2]);
+        assert_eq!(told(&mut assigned), [""; 0]);
+        acknowledge(&mut assigned);
+        assert_eq!(told(&mut assigned), ["-1", "+0 of 0 2"]);
+        acknowledge(&mut assigned);
+        assert_eq!(
+            (told(&mut assigned), assigned.phase()),
+            (vec![], Phase::Stable)
+        );
+        assign(&mut assigned, &[]);
+        assert_eq!(told(&mut assigned), ["-0 2"]);
+        acknowledge(&mut assigned);
+        assert!(assigned.owned().is_empty());
+        assign(&mut assigned, &[3]);
+        assert_eq!(told(&mut assigned), ["+3 of 3"]);
+        assign(&mut assigned, &[]);
+        assigned.handle(&Input::Close);
+        assign(&mut assigned, &[5]);
+        assert_eq!(told(&mut assigned), ["-3", "-3"]);
+        acknowledge(&mut assigned);
+        assert_eq!(told(&mut assigned), ["Left"]);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl GroupMembership {
 
     /// Everything owned, in order.
     pub fn owned(&self) -> Vec<TopicPartition> {
-        either!(&self.active, m => m.owned().cloned().collect(), a => a.owned().to_vec())
+        either!(&self.active, m => m.owned().cloned().collect(), a => a.owned().iter().cloned().collect())
     }
 
     /// As [`Membership::watched_topics`]; empty with KIP-848, where the coordinator watches, and

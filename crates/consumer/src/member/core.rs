@@ -331,6 +331,7 @@ impl Member {
             match order {
                 Order::Commit => self.hurry_commit(now),
                 Order::Subscribe(subscription) => self.driver.subscribe(subscription, now),
+                Order::Assign(partitions) => self.driver.assign(partitions, now),
                 Order::Seek(partition, place, reply) => {
                     let owned = self.partitions.get_mut(&partition);
                     // Without an owner the reply is dropped, which says so.

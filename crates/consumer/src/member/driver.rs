@@ -19,7 +19,7 @@ use ottla_group::{
     RequestBody, RequestId, ResponseBody, RevocationId, TopicCounts,
 };
 use ottla_types::coordinator::TopicId;
-use ottla_types::{BoxFuture, ErrorCode};
+use ottla_types::{BoxFuture, ErrorCode, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +112,12 @@ impl Driver {
         self.subscription = subscription;
         let subscribe = Input::Subscribe { topics, pattern };
         self.membership.handle(subscribe, now_ms);
+    }
+
+    /// Reads these partitions from now on, without a membership.
+    pub(super) fn assign(&mut self, partitions: Vec<TopicPartition>, now: Instant) {
+        let now_ms = self.ms(now);
+        self.membership.handle(Input::Assign { partitions }, now_ms);
     }
 
     /// Lets time pass.

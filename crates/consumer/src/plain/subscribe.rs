@@ -1,9 +1,10 @@
 //! Another subscription for a [`Consumer`] that runs.
 
-use super::Consumer;
-use crate::Error;
+use super::{Consumer, check_offset};
 use crate::subscription::Subscription;
-use ottla_types::ConfigError;
+use crate::{Error, SeekTo};
+use ottla_types::{ConfigError, TopicPartition, validate_topic_name};
+use std::collections::BTreeMap;
 
 impl Consumer {
     /// Is in the group for `topics` from now on, in place of what was subscribed before.
@@ -38,15 +39,66 @@ impl Consumer {
         self.change(&[], Some(pattern.as_ref()))
     }
 
-    /// Gives all partitions back, as [`resubscribe`](Self::resubscribe) does, and leaves the group.
-    /// Until another subscription, asking for records is an error of kind
-    /// [`NotSubscribed`](crate::ErrorKind::NotSubscribed).
+    /// Gives all partitions back, as [`resubscribe`](Self::resubscribe) and
+    /// [`reassign`](Self::reassign) do, and leaves the group. Until something is wanted again, asking
+    /// for records is an error of kind [`NotSubscribed`](crate::ErrorKind::NotSubscribed).
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for a consumer that has named its partitions;
-    /// what ended the consumer.
+    /// What ended the consumer.
     pub fn unsubscribe(&mut self) -> Result<(), Error> {
-        self.order(Subscription::default())
+        match self.desk.assigned() {
+            Some(_) => self.reassign([]),
+            None => self.order(Subscription::default()),
+        }
+    }
+
+    /// Reads these partitions from now on, in place of those that were named before, without a
+    /// membership. Those that stay are read on without a break; others begin as with
+    /// [`assign`](Self::assign). What goes is given up as with [`resubscribe`](Self::resubscribe), the
+    /// listener's calls included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an illegal name and for a consumer that is
+    /// in its group; nothing changes then. What ended the consumer.
+    pub fn reassign(
+        &mut self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<(), Error> {
+        self.place(partitions.into_iter().map(|p| (p, None)))
+    }
+
+    /// As [`reassign`](Self::reassign); each partition that is new begins at its own place.
+    ///
+    /// # Errors
+    /// As [`reassign`](Self::reassign), and for an offset below 0.
+    pub fn reassign_at(
+        &mut self,
+        places: impl IntoIterator<Item = (TopicPartition, SeekTo)>,
+    ) -> Result<(), Error> {
+        self.place(places.into_iter().map(|(p, at)| (p, Some(at))))
+    }
+
+    fn place(
+        &mut self,
+        places: impl Iterator<Item = (TopicPartition, Option<SeekTo>)>,
+    ) -> Result<(), Error> {
+        let places: BTreeMap<_, _> = places.collect();
+        if self.desk.assigned().is_none() {
+            let expected = "none for a consumer that is in its group";
+            return Err(ConfigError::new("partitions", "", expected).into());
+        }
+        for (partition, place) in &places {
+            validate_topic_name(&partition.topic)?;
+            if let Some(SeekTo::Offset(offset)) = place {
+                check_offset(*offset)?;
+            }
+        }
+        if let Some(error) = self.desk.fatal() {
+            return Err(error);
+        }
+        self.put_back();
+        self.desk.reassign(places);
+        Ok(())
     }
 
     fn change(&mut self, topics: &[String], pattern: Option<&str>) -> Result<(), Error> {

@@ -33,17 +33,22 @@ struct Next {
     may_go: bool,
 }
 
+fn partitions(topics: &BTreeSet<&'static str>) -> impl Iterator<Item = TopicPartition> + use<> {
+    let topics = topics.clone().into_iter();
+    topics.flat_map(|topic| (0..PARTITIONS).map(move |p| TopicPartition::new(topic, p)))
+}
+
 struct Model {
+    /// Else the consumer names its partitions.
+    has_group: bool,
     random: fastrand::Rng,
     wanted: BTreeSet<&'static str>,
     next: BTreeMap<TopicPartition, Next>,
 }
 
 impl Model {
-    fn new(seed: u64) -> Self {
-        let all = TOPICS
-            .iter()
-            .flat_map(|topic| (0..PARTITIONS).map(|p| TopicPartition::new(*topic, p)));
+    fn new(seed: u64, has_group: bool) -> Self {
+        let all = partitions(&TOPICS.into());
         let begins = |p| {
             let (at, committed) = (BTreeSet::from([0]), BTreeSet::from([0]));
             let next = Next {
@@ -56,6 +61,7 @@ impl Model {
         Self {
             random: fastrand::Rng::with_seed(seed),
             wanted: TOPICS.into(),
+            has_group,
             next: all.map(begins).collect(),
         }
     }
@@ -135,7 +141,7 @@ async fn settle(bed: &Bed, consumer: &mut Consumer, model: &mut Model) {
             .eq(model.wanted.iter().copied())
     };
     wait_for("what is wanted", || {
-        let is_heard = beats() >= enough || model.wanted.is_empty();
+        let is_heard = beats() >= enough || model.wanted.is_empty() || !model.has_group;
         is_heard
             && is_owned(consumer)
             && bed.cluster.group_state("g") != GroupState::PreparingRebalance
@@ -214,7 +220,10 @@ async fn step(consumer: &mut Consumer, model: &mut Model) {
         }
         19 => {
             let wanted = model.topics();
-            consumer.resubscribe(wanted.iter().copied()).unwrap();
+            match model.has_group {
+                true => consumer.resubscribe(wanted.iter().copied()).unwrap(),
+                false => consumer.reassign(partitions(&wanted)).unwrap(),
+            }
             for (partition, next) in &mut model.next {
                 next.is_paused &= wanted.contains(&*partition.topic);
             }
@@ -236,7 +245,7 @@ async fn step(consumer: &mut Consumer, model: &mut Model) {
     }
 }
 
-async fn anything_in_any_order(protocol: GroupProtocol) {
+async fn anything_in_any_order(protocol: Option<GroupProtocol>) {
     let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |s| s.parse().unwrap());
     println!("SEED={seed}");
     let heartbeat = Duration::from_millis(20);
@@ -253,14 +262,17 @@ async fn anything_in_any_order(protocol: GroupProtocol) {
     }
     let config = ConsumerConfig {
         group_id: "g".to_owned(),
-        group_protocol: protocol,
+        group_protocol: protocol.unwrap_or_default(),
         max_poll_records: 7,
         ..config()
     };
-    let mut model = Model::new(seed);
-    let mut consumer = Consumer::subscribe(&bed.client, config, TOPICS)
-        .await
-        .unwrap();
+    let mut model = Model::new(seed, protocol.is_some());
+    let builder = Consumer::builder(&bed.client, config);
+    let consumer = match protocol {
+        Some(_) => builder.subscribe(TOPICS).await,
+        None => builder.assign(partitions(&TOPICS.into())).await,
+    };
+    let mut consumer = consumer.unwrap();
     for n in 0..STEPS {
         match n % 40 {
             0 => settle(&bed, &mut consumer, &mut model).await,
@@ -272,10 +284,15 @@ async fn anything_in_any_order(protocol: GroupProtocol) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anything_in_any_order_classic() {
-    anything_in_any_order(GroupProtocol::Classic).await;
+    anything_in_any_order(Some(GroupProtocol::Classic)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anything_in_any_order_kip848() {
-    anything_in_any_order(GroupProtocol::Consumer).await;
+    anything_in_any_order(Some(GroupProtocol::Consumer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anything_in_any_order_without_a_membership() {
+    anything_in_any_order(None).await;
 }

@@ -6,9 +6,10 @@ use crate::plain::{close, in_group, recv, t, values};
 use futures_util::{FutureExt, StreamExt};
 use ottla_consumer::{
     Assigned, Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, Rebalance,
-    RebalanceListener, Revoked,
+    RebalanceListener, Revoked, SeekTo,
 };
 use ottla_mock_cluster::MockCluster;
+use ottla_types::TopicPartition;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -212,9 +213,57 @@ async fn what_cannot_be_subscribed_to_changes_nothing() {
     bed.cluster.create_topic("t", 1).unwrap();
     let assigned = Consumer::assign(&bed.client, in_group("h"), [t(0)]).await;
     let mut assigned = assigned.unwrap();
-    let refused = [assigned.resubscribe(["a"]), assigned.unsubscribe()];
-    for refused in refused {
+    let refused = assigned.resubscribe(["a"]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    close(assigned).await;
+}
+
+#[tokio::test]
+async fn other_partitions_may_be_named_and_those_that_stay_are_read_on() {
+    let bed = bed().await;
+    let place = |topic: &str| TopicPartition::new(topic, 0);
+    let heard = Heard::default();
+    let config = limited(GroupProtocol::Classic);
+    let builder = Consumer::builder(&bed.client, config).listener(heard.clone());
+    let mut consumer = builder.assign([place("a"), place("b")]).await.unwrap();
+    for _ in 0..2 {
+        recv(&mut consumer).await;
+    }
+    assert_eq!(heard.take(), ["+a-0", "+b-0"]);
+    drop(consumer.commit_async());
+    let places = [place("b"), place("c")].map(|p| (p, SeekTo::Offset(7)));
+    consumer.reassign_at(places).unwrap();
+    let (mut b, mut c) = (numbers(0..4), Vec::new());
+    while (b.len(), c.len()) != (10, 3) {
+        let batch = recv(&mut consumer).await;
+        match &*batch.partition().topic {
+            "b" => b.extend(values(&batch)),
+            "c" => c.extend(values(&batch)),
+            other => panic!("{other} was dropped"),
+        }
+    }
+    assert_eq!((b, c), (numbers(0..10), numbers(7..10)));
+    assert_eq!(topics(&consumer), ["b", "c"]);
+    assert_eq!(heard.take(), ["+c-0", "-a-0"], "b stayed");
+    assert_eq!(bed.committed("g", "a", 0), Some(4));
+    for refused in [
+        consumer.reassign_at([(place("a"), SeekTo::Offset(-1))]),
+        consumer.reassign([TopicPartition::new("no/name", 0)]),
+    ] {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::Config);
     }
-    close(assigned).await;
+    consumer.unsubscribe().unwrap();
+    let error = consumer.recv().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSubscribed);
+    wait_for("the end of all", || consumer.assignment().is_empty()).await;
+    // Where the group is.
+    consumer.reassign([place("a")]).unwrap();
+    assert_eq!(values(&recv(&mut consumer).await), ["4", "5", "6", "7"]);
+    close(consumer).await;
+
+    let member = Consumer::subscribe(&bed.client, in_group("h"), ["a"]).await;
+    let mut member = member.unwrap();
+    let refused = member.reassign([place("a")]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    close(member).await;
 }

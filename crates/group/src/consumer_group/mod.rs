@@ -156,7 +156,8 @@ impl ConsumerMembership {
             Input::Polled => self.on_polled(),
             Input::Close => self.on_close(),
             // The coordinator counts the partitions and matches the names itself.
-            Input::Metadata { .. } | Input::Matched { .. } | Input::Tick => {}
+            Input::Metadata { .. } | Input::Matched { .. } => {}
+            Input::Assign { .. } | Input::Tick => {}
         }
         self.fire_timers();
     }

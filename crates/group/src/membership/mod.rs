@@ -154,7 +154,7 @@ impl Membership {
             Input::Response { id, body } => self.on_response(id, body),
             // Every broker offers the classic calls; one that does not is like one that cannot be reached.
             Input::Failed { id } | Input::NotOffered { id } => self.on_failed(id),
-            Input::TopicNames { .. } => {}
+            Input::Assign { .. } | Input::TopicNames { .. } => {}
             Input::Metadata { counts } => self.on_metadata(counts),
             Input::MetadataFailed => self.on_metadata_failed(),
             Input::RevokeCompleted { id } => self.on_revoke_completed(id),

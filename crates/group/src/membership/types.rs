@@ -72,6 +72,12 @@ pub enum Input {
         /// The expression; empty for none.
         pattern: String,
     },
+    /// The partitions to read without a membership; replaces the earlier ones. The protocols of
+    /// groups ignore it.
+    Assign {
+        /// The partitions; duplicates are dropped.
+        partitions: Vec<TopicPartition>,
+    },
     /// A request was answered.
     Response {
         /// The request's number.

@@ -105,20 +105,30 @@ impl Desk {
     pub(crate) fn resubscribe(&self, subscription: Subscription) {
         let mut inner = self.lock();
         inner.subscription = Some(subscription);
-        inner.wants_subscription = true;
-        // What was passed over may be wanted again.
-        let all: Vec<_> = inner.trays.keys().cloned().collect();
-        all.iter().for_each(|partition| inner.take_turn(partition));
+        inner.want_others();
+        self.wake.notify_one();
+    }
+
+    /// Orders the member to read these partitions, without a group. Those that stay are read on.
+    pub(crate) fn reassign(&self, told: BTreeMap<TopicPartition, Option<SeekTo>>) {
+        let mut inner = self.lock();
+        let mut before = inner.places.take().unwrap_or_default();
+        let place = |(partition, told): (TopicPartition, _)| {
+            let progress = None;
+            let known = before.remove(&partition);
+            (partition, known.unwrap_or(Place { told, progress }))
+        };
+        inner.places = Some(told.into_iter().map(place).collect());
+        inner.want_others();
         self.wake.notify_one();
     }
 
     /// Whether the caller has subscribed to nothing.
     pub(crate) fn is_unsubscribed(&self) -> bool {
         let inner = self.lock();
-        inner
-            .subscription
-            .as_ref()
-            .is_some_and(Subscription::is_empty)
+        let subscription = inner.subscription.as_ref();
+        subscription.is_some_and(Subscription::is_empty)
+            || inner.places.as_ref().is_some_and(BTreeMap::is_empty)
     }
 
     /// Fetches and hands out more of the partition, or not for now. False when it is not owned.
@@ -196,6 +206,14 @@ enum Turn {
 }
 
 impl Inner {
+    /// Something else is wanted than before.
+    fn want_others(&mut self) {
+        self.wants_subscription = true;
+        // What was passed over may be wanted again.
+        let all: Vec<_> = self.trays.keys().cloned().collect();
+        all.iter().for_each(|partition| self.take_turn(partition));
+    }
+
     fn settle(&mut self) {
         for partition in self.out.drain(..) {
             if let Some(tray) = self.trays.get_mut(&partition) {
@@ -206,15 +224,12 @@ impl Inner {
 
     fn next_turn(&mut self) -> Option<Turn> {
         while let Some(partition) = self.turns.pop_front() {
+            let is_unwanted = self.is_unwanted(&partition);
             let Some(tray) = self.trays.get_mut(&partition) else {
                 continue;
             };
             tray.in_turn = false;
-            let is_unwanted = |s: &Subscription| s.is_without(&partition.topic);
-            if !tray.is_current()
-                || tray.progress.is_paused()
-                || self.subscription.as_ref().is_some_and(is_unwanted)
-            {
+            if !tray.is_current() || tray.progress.is_paused() || is_unwanted {
                 continue;
             }
             if let Some(rest) = tray.rest.take() {

@@ -217,6 +217,8 @@ impl Desk {
         }
         if std::mem::take(&mut inner.wants_subscription) {
             orders.extend(inner.subscription.clone().map(Order::Subscribe));
+            let places = inner.places.as_ref();
+            orders.extend(places.map(|p| Order::Assign(p.keys().cloned().collect())));
         }
         orders
     }

@@ -53,6 +53,7 @@ struct Inner {
     wants_commit: bool,
     /// What the caller wants in place of what it began with.
     subscription: Option<Subscription>,
+    /// The member has yet to hear of the subscription, or of the places.
     wants_subscription: bool,
     /// Lost or given up with records that the caller had and that are not committed.
     gone: BTreeMap<TopicPartition, Offset>,
@@ -85,6 +86,8 @@ pub(crate) enum Order {
     Seek(TopicPartition, SeekTo, SeekReply),
     /// To be in the group for something else.
     Subscribe(Subscription),
+    /// To read other partitions, without a group.
+    Assign(Vec<TopicPartition>),
 }
 
 impl Desk {
@@ -128,6 +131,14 @@ impl Inner {
 
     fn forget_error(&mut self, of: Option<&TopicPartition>) {
         self.errors.retain(|error| error.partition() != of);
+    }
+
+    /// Whether it is known that the caller does not want the partition any more.
+    fn is_unwanted(&self, partition: &TopicPartition) -> bool {
+        let is_without = |s: &Subscription| s.is_without(&partition.topic);
+        let places = self.places.as_ref();
+        self.subscription.as_ref().is_some_and(is_without)
+            || places.is_some_and(|places| !places.contains_key(partition))
     }
 
     /// Wakes the caller if it waits.
