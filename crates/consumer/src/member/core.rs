@@ -14,6 +14,7 @@ use crate::lane::{LaneEnd, LaneHandle, LaneLimits, LaneSetup, Order, Progress, l
 use crate::output::{OutputMode, Outputs};
 use crate::status::MemberState;
 use crate::{Error, ErrorKind};
+use futures_util::future::OptionFuture;
 use ottla_group::{CommitIdentity, MembershipError, MembershipEvent, Phase};
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
@@ -98,9 +99,14 @@ impl Member {
             }
             self.drop_everything();
         }
-        if let Some(transactor) = self.transactor.take() {
-            transactor.finish().await;
-        }
+        // One that waited in vain for its last commit has not left, either.
+        let is_gone = matches!(self.driver.phase(), Phase::Left | Phase::Leaving);
+        let leave = (result.is_err() || !is_gone).then(|| self.driver.leave_at_once());
+        let transactor = self.transactor.take();
+        tokio::join!(
+            OptionFuture::from(transactor.map(Transactor::finish)),
+            OptionFuture::from(leave)
+        );
         match result {
             Ok(()) => {
                 self.finish_callbacks().await;
@@ -109,7 +115,6 @@ impl Member {
                 Ok(self.report)
             }
             Err(error) => {
-                self.driver.leave_at_once().await;
                 self.finish_callbacks().await;
                 Err(error)
             }

@@ -4,7 +4,8 @@ use super::{exactly_once, numbers, outputs, start, start_with, transform};
 use crate::bed::{Bed, stop, wait_for};
 use ottla_client::{Client, ClientConfig, IsolationLevel};
 use ottla_consumer::{
-    App, Assigned, ErrorKind, HandlerError, RebalanceListener, RunningApp, SeekTo,
+    App, Assigned, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError, RebalanceListener,
+    RunningApp, SeekTo,
 };
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use ottla_producer::{ProducerConfig, TransactionalProducers};
@@ -76,4 +77,25 @@ async fn inputs_that_may_be_aborted_later_are_refused() {
     assert_eq!(error.kind(), ErrorKind::Config);
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("`isolation.level`"), "{cause}");
+}
+
+#[tokio::test]
+async fn trap_c25_a_member_that_waits_in_vain_for_its_last_commit_leaves_all_the_same() {
+    for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+        let bed = start().await;
+        let config = ConsumerConfig {
+            group_protocol: protocol,
+            ..exactly_once()
+        };
+        let running = start_with(&bed, config, transform()).await;
+        wait_for("the beginning", || bed.committed("g", "in", 0).is_some()).await;
+        let hangs = Fault::on(ApiKey::EndTxn).forever().action(Action::Hang);
+        let hangs = bed.cluster.faults().add(hangs);
+        bed.write("in", 0, numbers(0..4)).await;
+        wait_for("the commit", || hangs.hits() > 0).await;
+        let report = running.shutdown(Duration::from_millis(200)).await;
+        assert!(!report.clean, "{report:?}");
+        let members = bed.cluster.group_members("g");
+        assert!(members.is_empty(), "{protocol:?}: {members:?}");
+    }
 }
