@@ -148,8 +148,8 @@ pub struct ConsumerConfig {
     /// `processing.guarantee` (at least once).
     #[serde(rename = "processing.guarantee")]
     pub processing_guarantee: ProcessingGuarantee,
-    /// `transactional.id.prefix`: names the members' transactional producers, each with the number
-    /// of its instance. It should be the same for each start of a process, so that what a crash left
+    /// `transactional.id.prefix`: names the members' transactional producers, each with its group
+    /// and the number of its instance. It should be the same for each start of a process, so that what a crash left
     /// open is ended by the next start rather than by its time-out, and no other process may have
     /// it. Without one the static member's name is taken (`group.instance.id`), else a random one:
     /// then readers of committed records wait for `transaction.timeout.ms` after a crash.

@@ -54,7 +54,8 @@ impl ConsumerConfig {
     /// The transactional id of an instance.
     pub(crate) fn transactional_id(&self, instance: usize, name: &str) -> String {
         match (&self.transactional_id_prefix, &self.group_instance_id) {
-            (Some(prefix), _) => format!("{prefix}-{instance}"),
+            // A process may have several groups.
+            (Some(prefix), _) => format!("{prefix}-{}-{instance}", self.group_id),
             // It has the instance's number already.
             (None, Some(id)) => format!("{}-{id}", self.group_id),
             (None, None) => name.to_owned(),
@@ -172,6 +173,6 @@ mod tests {
         config.group_instance_id = Some("pod-1".to_owned());
         assert_eq!(config.transactional_id(1, "g-1-abc"), "g-pod-1");
         config.transactional_id_prefix = Some("billing".to_owned());
-        assert_eq!(config.transactional_id(1, "g-1-abc"), "billing-1");
+        assert_eq!(config.transactional_id(1, "g-1-abc"), "billing-g-1");
     }
 }

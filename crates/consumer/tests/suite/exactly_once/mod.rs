@@ -127,7 +127,7 @@ async fn outputs_and_offsets_are_committed_together() {
     assert_eq!(bed.cluster.requests(ApiKey::OffsetCommit), 0);
     stop(running).await;
     assert_ne!(
-        bed.cluster.transaction_state("tx-0"),
+        bed.cluster.transaction_state("tx-g-0"),
         Some(TransactionState::Ongoing)
     );
 }
@@ -256,16 +256,16 @@ async fn whoever_has_the_id_last_shuts_out_the_other_for_good() {
     let bed = start().await;
     let zombie = start_with(&bed, exactly_once(), transform()).await;
     wait_for("the first life", || {
-        bed.cluster.transaction_producer("tx-0").is_some()
+        bed.cluster.transaction_producer("tx-g-0").is_some()
     })
     .await;
-    let before = bed.cluster.transaction_producer("tx-0");
+    let before = bed.cluster.transaction_producer("tx-g-0");
     let client = bed.connect().await;
     let mut app = app(&client, exactly_once());
     app.topic("in").listen("g", transform());
     let second = app.start().await.unwrap();
     wait_for("the second life", || {
-        bed.cluster.transaction_producer("tx-0") != before
+        bed.cluster.transaction_producer("tx-g-0") != before
     })
     .await;
     write_inputs(&bed).await;
@@ -483,11 +483,8 @@ async fn a_chain_of_two_registrations_reads_what_was_committed() {
             Err(error) => Outcome::Failed(HandlerError::transient("Publish", error.to_string())),
         }
     });
-    let own_ids = ConsumerConfig {
-        transactional_id_prefix: None,
-        ..exactly_once()
-    };
-    let mut app = app(&bed.client, own_ids);
+    // The two share a prefix.
+    let mut app = app(&bed.client, exactly_once());
     app.topic("in").listen("g", first);
     app.register(Registration::new("g2", ["out"], second).instances(2));
     let running = app.start().await.unwrap();
