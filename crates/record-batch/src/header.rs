@@ -3,6 +3,7 @@
 use crate::encoded::Stamp;
 use crate::error::{DecodeError, Problem};
 use bytes::{Buf, Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// The bytes that a batch needs besides its records.
 pub const BATCH_OVERHEAD: usize = 61;
@@ -108,10 +109,7 @@ impl Header {
         put(batch, PRODUCER_EPOCH_AT, &self.producer_epoch.to_be_bytes());
         put(batch, BASE_SEQUENCE_AT, &self.base_sequence.to_be_bytes());
         put(batch, COUNT_AT, &self.count.to_be_bytes());
-        let crc = crc32c::crc32c(&batch[CRC_FROM..]);
-        let crc = tail
-            .iter()
-            .fold(crc, |crc, piece| crc32c::crc32c_append(crc, piece));
+        let crc = checksum(&batch[CRC_FROM..], tail);
         put(batch, CRC_AT, &crc.to_be_bytes());
     }
 
@@ -150,6 +148,20 @@ impl Header {
     }
 }
 
+/// CRC-32C of the bytes one after the other (RFC 3720, appendix B.4).
+fn checksum(head: &[u8], tail: &[Bytes]) -> u32 {
+    let algorithm = CrcAlgorithm::Crc32Iscsi;
+    if tail.is_empty() {
+        return crc_fast::checksum(algorithm, head) as u32;
+    }
+    let mut digest = Digest::new(algorithm);
+    digest.update(head);
+    for piece in tail {
+        digest.update(piece);
+    }
+    digest.finalize() as u32
+}
+
 fn put(batch: &mut [u8], at: usize, bytes: &[u8]) {
     batch[at..at + bytes.len()].copy_from_slice(bytes);
 }
@@ -186,7 +198,7 @@ pub(crate) fn split(data: &mut Bytes) -> Result<Option<(Header, Bytes)>, DecodeE
     }
     let mut batch = data.split_to(LENGTH_END + length);
     let expected = (&batch[CRC_AT..]).get_u32();
-    let actual = crc32c::crc32c(&batch[CRC_FROM..]);
+    let actual = checksum(&batch[CRC_FROM..], &[]);
     if expected != actual {
         return Err(DecodeError::BadCrc {
             base_offset,
