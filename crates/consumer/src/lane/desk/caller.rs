@@ -12,6 +12,7 @@ use ottla_types::{Offset, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{self, Poll};
+use tokio::sync::oneshot;
 
 impl Desk {
     /// The caller is done with what it has.
@@ -79,18 +80,7 @@ impl Desk {
             // The reply is dropped.
             return;
         }
-        if let Some(tray) = inner.trays.get_mut(partition) {
-            (tray.feed, tray.rest) = (None, None);
-        }
-        if let Some(known) = inner.places.as_mut().and_then(|p| p.get_mut(partition)) {
-            *known = Place {
-                told: Some(place),
-                progress: None,
-            };
-        }
-        inner.gone.remove(partition);
-        inner.forget_error(Some(partition));
-        inner.seeks.insert(partition.clone(), Seek { place, reply });
+        inner.go_elsewhere(partition, place, reply);
         self.wake.notify_one();
     }
 
@@ -113,12 +103,27 @@ impl Desk {
     pub(crate) fn reassign(&self, told: BTreeMap<TopicPartition, Option<SeekTo>>) {
         let mut inner = self.lock();
         let mut before = inner.places.take().unwrap_or_default();
-        let place = |(partition, told): (TopicPartition, _)| {
-            let progress = None;
+        let (mut places, mut moved) = (BTreeMap::new(), Vec::new());
+        for (partition, told) in told {
             let known = before.remove(&partition);
-            (partition, known.unwrap_or(Place { told, progress }))
-        };
-        inner.places = Some(told.into_iter().map(place).collect());
+            let place = known.unwrap_or_else(|| {
+                // One that was dropped a moment ago may be there still.
+                let tray = inner.trays.get(&partition);
+                let moves = told.filter(|_| tray.is_some());
+                moved.extend(moves.map(|place| (partition.clone(), place)));
+                let progress = tray.filter(|_| told.is_none());
+                Place {
+                    told,
+                    progress: progress.map(|tray| tray.progress.clone()),
+                }
+            });
+            places.insert(partition, place);
+        }
+        inner.places = Some(places);
+        for (partition, place) in moved {
+            // Nobody waits for where it leads.
+            inner.go_elsewhere(&partition, place, oneshot::channel().0);
+        }
         inner.want_others();
         self.wake.notify_one();
     }
@@ -206,6 +211,22 @@ enum Turn {
 }
 
 impl Inner {
+    /// Nothing that was fetched before is handed out or told.
+    fn go_elsewhere(&mut self, partition: &TopicPartition, place: SeekTo, reply: SeekReply) {
+        if let Some(tray) = self.trays.get_mut(partition) {
+            (tray.feed, tray.rest) = (None, None);
+        }
+        if let Some(known) = self.places.as_mut().and_then(|p| p.get_mut(partition)) {
+            *known = Place {
+                told: Some(place),
+                progress: None,
+            };
+        }
+        self.gone.remove(partition);
+        self.forget_error(Some(partition));
+        self.seeks.insert(partition.clone(), Seek { place, reply });
+    }
+
     /// Something else is wanted than before.
     fn want_others(&mut self) {
         self.wants_subscription = true;

@@ -1,7 +1,7 @@
 //! What a caller costs, where a partition without a group goes on, and what comes too late for the
 //! caller.
 
-use super::{Desk, Handed};
+use super::{Desk, Handed, Order};
 use crate::handler::{Context, PartitionLease};
 use crate::lane::{Chunk, LaneEnd, LaneHandle, LaneLimits, LaneSetup, Progress};
 use crate::listener::SeekTo;
@@ -219,6 +219,36 @@ fn trap_c24_nothing_of_a_member_that_failed_is_left() {
         assert!(poll(&desk).is_pending());
         assert!(desk.handed_out().is_empty());
     }
+}
+
+#[test]
+fn a_partition_that_is_dropped_and_named_again_at_once_goes_on_or_moves() {
+    let again = |told| {
+        let desk = desk(None);
+        let lane = open(&desk, 0);
+        send(&lane.handle, &lane.progress, 0..MAX as Offset + 9);
+        let handed = take(&desk);
+        lane.progress.mark_handled(handed.next_offset);
+        desk.reassign(BTreeMap::new());
+        assert!(poll(&desk).is_pending() && desk.is_unsubscribed());
+        // The member has not heard of it.
+        desk.reassign(BTreeMap::from([(partition(), told)]));
+        (desk, lane, handed.next_offset)
+    };
+    let (desk, _lane, next) = again(None);
+    assert_eq!(desk.place(&partition()), Some(SeekTo::Offset(next)));
+    assert_eq!(take(&desk).next_offset, next + 9);
+    let (desk, _lane, _) = again(Some(SeekTo::Beginning));
+    assert_eq!(desk.place(&partition()), Some(SeekTo::Beginning));
+    assert!(poll(&desk).is_pending());
+    let orders = desk.take_orders();
+    assert!(
+        matches!(
+            orders[..],
+            [Order::Seek(_, SeekTo::Beginning, _), Order::Assign(_)]
+        ),
+        "{orders:?}"
+    );
 }
 
 /// What waits for a commit when it is woken.
