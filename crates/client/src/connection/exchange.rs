@@ -28,7 +28,7 @@ pub(super) const IN_FLIGHT_MAX: usize = 64;
 
 /// Hears of the answer: the whole frame, or why there is none. Called by the connection's task, so it
 /// shall be quick. One that is dropped hears nothing.
-pub(super) type Reply = Box<dyn FnOnce(Result<Bytes, Error>) + Send>;
+pub(crate) type Reply = Box<dyn FnOnce(Result<Bytes, Error>) + Send>;
 
 /// The right to one request.
 pub(super) type Room = OwnedSemaphorePermit;
@@ -42,6 +42,13 @@ pub(super) struct Request {
     /// Whether the broker answers; else the reply comes, empty, when the frame is written.
     pub is_answered: bool,
     pub reply: Reply,
+}
+
+/// A request that was not sent.
+pub(crate) struct Refused {
+    pub(crate) error: Error,
+    /// For the caller to drop when it likes.
+    pub(crate) reply: Reply,
 }
 
 /// Why a connection ended.
@@ -173,15 +180,19 @@ impl Exchange {
     /// Takes a request, and writes what the socket takes at once.
     ///
     /// # Errors
-    /// The connection has ended, or the deadline has passed: nothing is sent, and the reply is dropped.
-    pub(super) fn admit(&self, mut request: Request, room: Room) -> Result<(), Error> {
+    /// The connection has ended, or the deadline has passed: nothing is sent, and the reply comes back.
+    pub(super) fn admit(&self, mut request: Request, room: Room) -> Result<(), Refused> {
+        let refused = |request: Request, kind| Refused {
+            error: self.error(kind, request.api),
+            reply: request.reply,
+        };
         if request.deadline <= Instant::now() {
-            return Err(self.error(ErrorKind::TimedOut, request.api));
+            return Err(refused(request, ErrorKind::TimedOut));
         }
         let mut state = self.lock();
         if state.writer.is_none() {
             drop(state);
-            return Err(self.error(self.closed.kind(), request.api));
+            return Err(refused(request, self.closed.kind()));
         }
         let correlation_id = state.next_id;
         state.next_id = correlation_id.wrapping_add(1) & i32::MAX;

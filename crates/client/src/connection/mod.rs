@@ -22,6 +22,7 @@ mod tasks;
 mod tls;
 
 pub(crate) use api::Api;
+pub(crate) use exchange::{Refused, Reply};
 pub(crate) use intake::FrameBytes;
 pub(crate) use raw::Slot;
 pub(crate) use request_frame::RequestFrame;
@@ -471,7 +472,8 @@ impl Handle {
                 let _ = reply.send(answer);
             }),
         };
-        self.exchange.admit(request, room)?;
+        let admitted = self.exchange.admit(request, room);
+        admitted.map_err(|refused| refused.error)?;
         let closed = |_| self.error(self.exchange.closed.kind(), A::NAME);
         answer.await.map_err(closed)?
     }

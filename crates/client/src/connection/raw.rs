@@ -2,7 +2,7 @@
 //! out as a slice of what was read.
 
 use super::Connection;
-use super::exchange::{Request, Room};
+use super::exchange::{Refused, Request, Room};
 use super::request_frame::RequestFrame;
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -84,7 +84,8 @@ impl Connection {
         slot.send(api, frame, deadline, true, |answer| {
             // Nobody is there any more who wants it.
             let _ = reply.send(answer);
-        })?;
+        })
+        .map_err(|refused| refused.error)?;
         let closed = |_| self.0.error(self.0.exchange.closed.kind(), api);
         answer.await.map_err(closed)?
     }
@@ -109,7 +110,7 @@ impl Slot {
     /// connection with it.
     ///
     /// # Errors
-    /// It was not sent, and `answered` is dropped.
+    /// It was not sent, and what would have called `answered` comes back.
     pub(crate) fn send(
         self,
         api: &'static str,
@@ -117,16 +118,12 @@ impl Slot {
         deadline: Instant,
         is_answered: bool,
         answered: impl FnOnce(Result<Bytes, Error>) + Send + 'static,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Refused> {
         let Self {
             connection,
             room,
             admitted,
         } = self;
-        frame.finish().map_err(|cause| {
-            let error = connection.0.error(ErrorKind::Unsupported, api);
-            error.with_source(cause)
-        })?;
         let started = Instant::now();
         let reply = Box::new(move |answer: Result<Bytes, Error>| {
             drop(admitted);
@@ -134,6 +131,11 @@ impl Slot {
             // Frames shorter than a correlation id end the connection before they come here.
             answered(answer.map(|mut frame| frame.split_off(frame.len().min(4))));
         });
+        if let Err(cause) = frame.finish() {
+            let error = connection.0.error(ErrorKind::Unsupported, api);
+            let error = error.with_source(cause);
+            return Err(Refused { error, reply });
+        }
         let request = Request {
             frame,
             api,

@@ -8,7 +8,6 @@ use super::{Accumulator, Phase};
 use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
 use crate::partition::{PartitionError, Partitions};
 use crate::report::ReportItem;
-use bytes::BytesMut;
 use ottla_client::ErrorKind;
 use ottla_client::transport::RecordRefusal;
 use ottla_record_batch::{
@@ -300,8 +299,8 @@ impl Accumulator {
                 && open.builder.size() + ticket.charge <= max_bytes
                 && self.config.compression == Compression::None
             {
-                let buffer = self.spares.take(queue.last_size, ticket.charge);
-                let buffer = buffer.unwrap_or_else(BytesMut::with_capacity);
+                let room = self.config.buffer_memory.saturating_sub(self.reserved);
+                let buffer = self.spares.buffer(queue.last_size, ticket.charge, room);
                 open.builder.go_on_in(buffer);
             }
             let appended = open.builder.try_append(
@@ -446,12 +445,8 @@ impl Accumulator {
             return BatchBuilder::with_expected(max_bytes, (last + last / 4).min(max_bytes));
         }
         let least = (BATCH_OVERHEAD + first).min(max_bytes);
-        let buffer = self.spares.take(last, least).unwrap_or_else(|size| {
-            let room = self.config.buffer_memory.saturating_sub(self.reserved);
-            self.spares.shrink(room.saturating_sub(size));
-            BytesMut::with_capacity(size)
-        });
-        BatchBuilder::with_buffer(max_bytes, buffer)
+        let room = self.config.buffer_memory.saturating_sub(self.reserved);
+        BatchBuilder::with_buffer(max_bytes, self.spares.buffer(last, least, room))
     }
 
     /// Keeps the buffers of a batch that was written for others.

@@ -22,9 +22,17 @@ pub(super) struct Spares {
 }
 
 impl Spares {
-    /// A piece with room for `least` bytes, of a batch that will probably be as large as `expected`; else
-    /// the size that a new one is to have.
-    pub(super) fn take(&mut self, expected: usize, least: usize) -> Result<BytesMut, usize> {
+    /// A piece with room for `least` bytes, of a batch that will probably be as large as `expected`. `room`
+    /// is what it and the spare ones may take together.
+    pub(super) fn buffer(&mut self, expected: usize, least: usize, room: usize) -> BytesMut {
+        self.take(expected, least).unwrap_or_else(|size| {
+            self.shrink(room.saturating_sub(size));
+            BytesMut::with_capacity(size)
+        })
+    }
+
+    /// A spare piece, or the size that a new one is to have.
+    fn take(&mut self, expected: usize, least: usize) -> Result<BytesMut, usize> {
         let size = if expected < LARGE_FROM && least <= SMALL {
             SMALL
         } else {

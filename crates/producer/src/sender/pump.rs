@@ -10,7 +10,7 @@ use ottla_client::transport::{
     Acks, Answer, AnswerSink, Compression, Outgoing, ProduceOptions, Transport,
 };
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -103,17 +103,20 @@ impl Pump {
         if !self.is_direct {
             return false;
         }
-        let Ok(_turn) = self.turn.try_lock() else {
-            return false;
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
         };
         let _runtime = self.runtime.enter();
-        let (dispatches, is_all) = self.shared.with(|acc| {
+        let (dispatches, is_all, used) = self.shared.with(|acc| {
             if acc.is_under_way() {
-                return (Vec::new(), false);
+                return (Vec::new(), false, acc.used());
             }
             let dispatches = acc.drain(now, &mut |records| self.admit(records, now));
-            (dispatches, acc.is_quiet())
+            (dispatches, acc.is_quiet(), acc.used())
         });
+        telemetry::buffered(used);
         self.send(dispatches, now);
         is_all
     }
@@ -170,12 +173,13 @@ impl Pump {
 /// together.
 fn answered(shared: &Shared, answers: Vec<Answer>) {
     let now = now();
-    let completed: Vec<_> = shared.with(|acc| {
+    let (completed, used) = shared.with(|acc| {
         let complete = |a: Answer| acc.complete(a.token, a.result, a.leader_known, now);
-        let completed = answers.into_iter().map(complete).collect();
+        let completed: Vec<_> = answers.into_iter().map(complete).collect();
         acc.look_again();
-        completed
+        (completed, acc.used())
     });
+    telemetry::buffered(used);
     for completed in completed {
         match completed {
             Completed::Written(written) => telemetry::written(&written),

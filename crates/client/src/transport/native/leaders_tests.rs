@@ -339,3 +339,18 @@ async fn batches_that_wait_for_a_topic_are_answered_by_their_deadlines() {
     writer.answer().await.result.unwrap();
     assert_eq!(writer.values(), ["first", "on time"]);
 }
+
+#[tokio::test]
+async fn a_batch_is_answered_although_no_task_can_be_started() {
+    let mut writer = Writer::new().await;
+    // As when the client is closed between the look at that and the start of a sender.
+    writer.bed.cluster.connector.tasks.close().await;
+    for partition in [0, 1] {
+        writer.put(&p(partition), "late", PATIENCE);
+        let error = writer.answer().await.result.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.fate()),
+            (ErrorKind::Closed, Fate::NotWritten)
+        );
+    }
+}

@@ -42,7 +42,7 @@ struct Routes {
 #[derive(Default)]
 struct Put {
     senders: Vec<Arc<Sender>>,
-    /// Of senders that have ended: each batch says when it is dropped that the transport is closed.
+    /// What no sender takes, for the client is closed: each batch says when it is dropped that the transport is closed.
     refused: Vec<Vec<Order>>,
 }
 
@@ -139,19 +139,24 @@ impl Senders {
     /// locked, so that none overtakes another; nothing is sent yet.
     fn put(&self, routes: &mut Routes, ready: HashMap<i32, Vec<Order>>) -> Put {
         let mut put = Put::default();
-        for (broker, orders) in ready {
-            let sender = routes.senders.entry(broker).or_insert_with(|| {
-                let (leaders, closed) = (self.0.leaders.clone(), self.0.closed.clone());
-                let sender = Sender::new(broker, leaders, closed);
-                // If it is not started its end is dropped, and it takes nothing.
-                let tasks = &self.0.leaders.cluster.connector.tasks;
-                tasks.spawn(sender.clone().run());
-                sender
-            });
+        for (broker, mut orders) in ready {
+            if let Some(sender) = routes.senders.get(&broker) {
+                match sender.put(orders) {
+                    Ok(()) => {
+                        put.senders.push(sender.clone());
+                        continue;
+                    }
+                    // It has ended: with the client, or by a panic.
+                    Err(refused) => orders = refused,
+                }
+            }
+            let (leaders, closed) = (self.0.leaders.clone(), self.0.closed.clone());
+            let sender = Sender::start(broker, leaders, closed);
             match sender.put(orders) {
                 Ok(()) => put.senders.push(sender.clone()),
                 Err(refused) => put.refused.push(refused),
             }
+            routes.senders.insert(broker, sender);
         }
         put
     }

@@ -12,7 +12,7 @@ use super::leaders::Leaders;
 use super::outbox::{self, Order, expired, fail_all, first_deadline};
 use super::produce_message as message;
 use super::request::Request;
-use crate::connection::{Connection, Slot};
+use crate::connection::{Connection, Refused, Reply, Slot};
 use crate::transport::Acks;
 use crate::{Error, ErrorKind};
 use bytes::Bytes;
@@ -66,24 +66,62 @@ enum Lack {
 
 /// Batches that are answered when the lock is released.
 #[derive(Default)]
-struct Failed(Vec<(Vec<Order>, Arc<Error>)>);
+struct Failed {
+    orders: Vec<(Vec<Order>, Arc<Error>)>,
+    /// Of requests that were not sent: dropping one takes the lock.
+    replies: Vec<Reply>,
+}
 
 impl Failed {
     fn add(&mut self, orders: Vec<Order>, error: Error) {
-        self.0.push((orders, Arc::new(error)));
+        self.orders.push((orders, Arc::new(error)));
     }
 
     fn tell(self, leaders: &Leaders) {
-        for (orders, error) in self.0 {
+        for (orders, error) in self.orders {
             fail_all(orders, &error, leaders);
         }
+        drop(self.replies);
+    }
+}
+
+/// A request whose answer is awaited. One that is dropped, because of a panic on the way, is over too.
+struct Asked {
+    sender: Arc<Sender>,
+    request: Arc<Request>,
+    is_over: bool,
+}
+
+impl Asked {
+    fn answered(mut self, answer: Result<Bytes, Error>) {
+        self.sender.answered(&self.request, answer);
+        self.is_over = true;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.sender.lock();
+        state.land(&self.request);
+        drop(state);
+        // Each says when it is dropped that it may be written.
+        drop(self.request.take());
+        self.sender.task.notify_one();
     }
 }
 
 impl Sender {
-    pub(super) fn new(broker: i32, leaders: Arc<Leaders>, closed: CancellationToken) -> Arc<Self> {
+    /// Starts the sender of a broker. If the client is closed it takes nothing.
+    pub(super) fn start(
+        broker: i32,
+        leaders: Arc<Leaders>,
+        closed: CancellationToken,
+    ) -> Arc<Self> {
         let now = Instant::now();
-        Arc::new(Self {
+        let sender = Arc::new(Self {
             broker,
             leaders,
             closed,
@@ -97,7 +135,12 @@ impl Sender {
                 is_over: false,
             }),
             task: Notify::new(),
-        })
+        });
+        // Made here, so that it is dropped also when the task never runs.
+        let end = End(sender.clone());
+        let tasks = &sender.leaders.cluster.connector.tasks;
+        tasks.spawn(end.run());
+        sender
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -187,12 +230,19 @@ impl Sender {
             order.reply.sent();
         }
         let request = Request::new(connection.clone(), version, is_answered, limit, orders);
-        let (sender, asked) = (self.clone(), request.clone());
-        let answered = move |answer| sender.answered(&asked, answer);
+        let asked = Asked {
+            sender: self.clone(),
+            request: request.clone(),
+            is_over: false,
+        };
+        let answered = move |answer| asked.answered(answer);
         state.used = now;
         match slot.send(message::NAME, frame, limit, is_answered, answered) {
             Ok(()) => state.in_flight.push(request),
-            Err(error) => failed.add(request.take(), error),
+            Err(Refused { error, reply }) => {
+                failed.add(request.take(), error);
+                failed.replies.push(reply);
+            }
         }
     }
 
@@ -200,40 +250,13 @@ impl Sender {
     fn answered(self: &Arc<Self>, request: &Arc<Request>, answer: Result<Bytes, Error>) {
         let answer = request.read(answer);
         let mut state = self.lock();
-        state.in_flight.retain(|other| !Arc::ptr_eq(other, request));
-        state.used = Instant::now();
+        state.land(request);
         if let Some(throttle) = answer.throttle() {
             state.not_before = state.not_before.max(Instant::now() + throttle);
         }
         drop(state);
         answer.hand_out(request, &self.leaders);
         self.send();
-    }
-
-    /// Runs until the transport is closed or dropped.
-    pub(super) async fn run(self: Arc<Self>) {
-        let end = End(self);
-        let sender = &end.0;
-        let work = async {
-            let mut slot = None;
-            loop {
-                let (lack, next) = sender.look(slot.take());
-                match lack {
-                    Lack::Connection => sender.connect().await,
-                    Lack::Room(connection) => {
-                        let first = first_deadline(&sender.lock().waiting);
-                        let first = first.unwrap_or_else(Instant::now);
-                        // Without one it is looked at what has happened meanwhile.
-                        slot = connection.slot(message::NAME, first).await.ok();
-                    }
-                    Lack::Nothing | Lack::Time => tokio::select! {
-                        () = sender.task.notified() => {}
-                        () = sleep_until(next) => {}
-                    },
-                }
-            }
-        };
-        sender.closed.run_until_cancelled(work).await;
     }
 
     /// Does what is due now; says what is lacking, and when to look again.
@@ -276,7 +299,14 @@ impl Sender {
         if self.lock().connection.take().is_some() {
             metrics::counter!("ottla_client_reconnects_total").increment(1);
         }
-        let connected = self.connected().await;
+        let connected = self.connected().await.and_then(|connection| {
+            if connection.is_closed() {
+                // As if it had ended on the first request: whoever has batches decides when to try again.
+                let error = Error::new(ErrorKind::ConnectionLost, message::NAME);
+                return Err(error.with_broker(&**connection.broker()));
+            }
+            Ok(connection)
+        });
         let mut state = self.lock();
         match connected {
             Ok(connection) => {
@@ -320,6 +350,12 @@ impl Sender {
 }
 
 impl State {
+    /// A request is over.
+    fn land(&mut self, request: &Arc<Request>) {
+        self.in_flight.retain(|other| !Arc::ptr_eq(other, request));
+        self.used = Instant::now();
+    }
+
     /// When the first batch has to be answered, or the connection is idle.
     fn next_look(&self) -> Option<Instant> {
         let waiting = first_deadline(&self.waiting);
@@ -331,17 +367,48 @@ impl State {
     }
 }
 
-/// Held by the task: when it ends, however that is, what waits is answered, and nothing more is taken.
+/// The task's hold on its sender: when it ends, however that is, all batches are answered, and nothing
+/// more is taken.
 struct End(Arc<Sender>);
+
+impl End {
+    /// Runs until the transport is closed or dropped.
+    async fn run(self) {
+        let sender = &self.0;
+        let work = async {
+            let mut slot = None;
+            loop {
+                let (lack, next) = sender.look(slot.take());
+                match lack {
+                    Lack::Connection => sender.connect().await,
+                    Lack::Room(connection) => {
+                        let waiting = connection.slot(message::NAME, next);
+                        // Without one it is looked at what has happened meanwhile.
+                        slot = waiting.await.ok();
+                    }
+                    Lack::Nothing | Lack::Time => tokio::select! {
+                        () = sender.task.notified() => {}
+                        () = sleep_until(next) => {}
+                    },
+                }
+            }
+        };
+        sender.closed.run_until_cancelled(work).await;
+    }
+}
 
 impl Drop for End {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.is_over = true;
         state.connection = None;
-        let left = std::mem::take(&mut state.waiting);
+        let waiting = std::mem::take(&mut state.waiting);
+        let in_flight = std::mem::take(&mut state.in_flight);
         drop(state);
-        drop(left);
+        drop(waiting);
+        for request in in_flight {
+            drop(request.take());
+        }
     }
 }
 
