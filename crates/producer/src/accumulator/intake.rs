@@ -290,6 +290,7 @@ impl Accumulator {
                 let queue = &mut self.queues[at];
                 queue.open = Some(open_batch(&queue.partition, builder, &ticket));
             }
+            let room = self.room_for_spares();
             let queue = &mut self.queues[at];
             let Some(open) = &mut queue.open else {
                 continue;
@@ -299,7 +300,6 @@ impl Accumulator {
                 && open.builder.size() + ticket.charge <= max_bytes
                 && self.config.compression == Compression::None
             {
-                let room = self.config.buffer_memory.saturating_sub(self.reserved);
                 let buffer = self.spares.buffer(queue.last_size, ticket.charge, room);
                 open.builder.go_on_in(buffer);
             }
@@ -445,8 +445,13 @@ impl Accumulator {
             return BatchBuilder::with_expected(max_bytes, (last + last / 4).min(max_bytes));
         }
         let least = (BATCH_OVERHEAD + first).min(max_bytes);
-        let room = self.config.buffer_memory.saturating_sub(self.reserved);
+        let room = self.room_for_spares();
         BatchBuilder::with_buffer(max_bytes, self.spares.buffer(last, least, room))
+    }
+
+    /// What buffers beside those in use may take.
+    fn room_for_spares(&self) -> usize {
+        self.config.buffer_memory.saturating_sub(self.reserved)
     }
 
     /// Keeps the buffers of a batch that was written for others.
@@ -455,7 +460,7 @@ impl Accumulator {
             // Nothing is under way, perhaps for long.
             return self.spares.shrink(0);
         }
-        let room = self.config.buffer_memory.saturating_sub(self.reserved);
+        let room = self.room_for_spares();
         for buffer in batch.into_buffers() {
             self.spares.give(buffer, room);
         }

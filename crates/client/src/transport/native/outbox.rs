@@ -55,7 +55,7 @@ impl Order {
         answers.send(self.reply, Err(failure.error));
     }
 
-    pub(super) fn time_out(self, fate: Fate) {
+    fn time_out(self, fate: Fate) {
         let error = Error::new(ErrorKind::TimedOut, message::NAME)
             .with_partition(self.partition)
             .with_fate(fate);
@@ -91,6 +91,13 @@ pub(super) fn expired(orders: &mut VecDeque<Order>) -> Vec<Order> {
         }
     }
     late
+}
+
+/// Answers those whose time has passed.
+pub(super) fn time_out_all(late: impl IntoIterator<Item = Order>, fate: Fate) {
+    for order in late {
+        order.time_out(fate);
+    }
 }
 
 /// The time at which the first of them has to be answered.

@@ -6,7 +6,7 @@
 
 use super::failure::{Failure, share};
 use super::leaders::{Leader, Leaders};
-use super::outbox::{Order, Terms, expired, first_deadline};
+use super::outbox::{Order, Terms, expired, first_deadline, time_out_all};
 use super::produce_message::NAME;
 use super::sender::Sender;
 use crate::transport::{AnswerSink, Outgoing, ProduceOptions, Together};
@@ -271,9 +271,7 @@ impl Question<'_> {
 
     fn expire(&self) {
         let late = self.senders.routes().lost.get_mut(self.topic).map(expired);
-        for order in late.into_iter().flatten() {
-            order.time_out(Fate::NotWritten);
-        }
+        time_out_all(late.into_iter().flatten(), Fate::NotWritten);
     }
 }
 

@@ -9,7 +9,7 @@
 //! of them under the lock.
 
 use super::leaders::Leaders;
-use super::outbox::{self, Order, expired, fail_all, first_deadline};
+use super::outbox::{self, Order, expired, fail_all, first_deadline, time_out_all};
 use super::produce_message as message;
 use super::request::Request;
 use crate::connection::{Connection, Refused, Reply, Slot};
@@ -284,12 +284,8 @@ impl Sender {
         }
         state.armed = next;
         drop(state);
-        for order in late {
-            order.time_out(Fate::NotWritten);
-        }
-        for order in doubtful {
-            order.time_out(Fate::MaybeWritten);
-        }
+        time_out_all(late, Fate::NotWritten);
+        time_out_all(doubtful, Fate::MaybeWritten);
         failed.tell(&self.leaders);
         (lack, next)
     }
@@ -340,9 +336,7 @@ impl Sender {
                 Ok(connected) => return connected,
                 Err(_) => {
                     let late = expired(&mut self.lock().waiting);
-                    for order in late {
-                        order.time_out(Fate::NotWritten);
-                    }
+                    time_out_all(late, Fate::NotWritten);
                 }
             }
         }

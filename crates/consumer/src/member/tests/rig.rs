@@ -20,9 +20,8 @@ use ottla_mock_cluster::MockCluster;
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{
-    BoxFuture, ConfigError, ConsumedRecord, Delivery, Headers, Offset, Publish, PublishError,
-    Record, RecordMetadata, TimestampType, TopicPartition, Transact, TransactError,
-    TransactErrorKind, Transactions,
+    BoxFuture, ConfigError, Delivery, Offset, Publish, PublishError, Record, RecordMetadata,
+    TopicPartition, Transact, TransactError, TransactErrorKind, Transactions,
 };
 use std::collections::HashMap;
 use std::future::{pending, ready};
@@ -295,17 +294,8 @@ impl Rig {
         let (group, board) = (spec.group.clone(), spec.board.clone());
         let mut context = Context::of_member(group, board, owned.lease.clone());
         let transactor = self.member.transactor.as_ref().unwrap();
-        let first = ConsumedRecord {
-            topic: partition.topic.clone(),
-            partition: partition.partition,
-            offset: owned.progress.handled().unwrap(),
-            leader_epoch: None,
-            timestamp_ms: 0,
-            timestamp_type: TimestampType::CreateTime,
-            key: None,
-            value: None,
-            headers: Headers::new(),
-        };
+        let offset = owned.progress.handled().unwrap();
+        let first = crate::test_record(&partition.topic, partition.partition, offset);
         let call = transactor
             .outputs(owned.incarnation)
             .begin(&mut context, &first);
