@@ -42,7 +42,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let _ = self.shared.with(Accumulator::close_now);
+        let _ = self.shared.close_now();
     }
 }
 
@@ -423,6 +423,7 @@ impl Producer {
         });
         // What is still under way then is told by its handles.
         let _ = tokio::time::timeout(deadline, settled).await;
+        self.inner.shared.tell_buffered();
     }
 
     /// The first failure of a record since the last time that this was asked.
@@ -441,7 +442,7 @@ impl Producer {
         let mark = self.inner.shared.with(Accumulator::begin_close);
         // What is left is in the report.
         let _ = self.wait_for(mark, deadline).await;
-        let report = self.inner.shared.with(Accumulator::close_now);
+        let report = self.inner.shared.close_now();
         let mut task = self.inner.task.lock().await;
         while let Some(ended) = task.join_next().await {
             if let Err(error) = ended {

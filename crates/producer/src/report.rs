@@ -42,7 +42,11 @@ impl Reports {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<DeliveryReport>> {
-        self.shared.with(|acc| acc.poll_report(cx))
+        let report = self.shared.with(|acc| acc.poll_report(cx));
+        if let Poll::Ready(Some(_)) = &report {
+            self.shared.tell_buffered();
+        }
+        report
     }
 }
 
@@ -58,6 +62,7 @@ impl Drop for Reports {
     fn drop(&mut self) {
         self.shared
             .with(crate::accumulator::Accumulator::stop_reports);
+        self.shared.tell_buffered();
     }
 }
 

@@ -2,6 +2,8 @@
 //! signals between them.
 
 use crate::accumulator::Accumulator;
+use crate::report::CloseReport;
+use crate::telemetry;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -52,6 +54,18 @@ impl Shared {
             self.progress.notify_waiters();
         }
         (result, signals.work)
+    }
+
+    /// Fails everything that has no result yet.
+    pub(crate) fn close_now(&self) -> CloseReport {
+        let report = self.with(Accumulator::close_now);
+        self.tell_buffered();
+        report
+    }
+
+    /// Tells the metric what records weigh now, where no step of the sender follows.
+    pub(crate) fn tell_buffered(&self) {
+        telemetry::buffered(self.with(Accumulator::take_change));
     }
 
     /// Runs `ready` now and after every progress, until it gives something.

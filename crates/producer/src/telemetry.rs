@@ -42,7 +42,10 @@ pub(crate) fn failed(error: &PublishError, records: u32) {
     tracing::warn!(%error, cause, records, maybe_written, "records were not acknowledged");
 }
 
-/// The bytes that wait for their result.
-pub(crate) fn buffered(bytes: usize) {
-    metrics::gauge!("ottla_producer_buffered_bytes").set(bytes as f64);
+/// By how much the bytes that wait for their result have changed. Producers share the gauge, and the
+/// order in which changes are told makes no difference to it.
+pub(crate) fn buffered(change: isize) {
+    if change != 0 {
+        metrics::gauge!("ottla_producer_buffered_bytes").increment(change as f64);
+    }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Accumulator {
     spares: Spares,
     /// The charges of the records that are held.
     used: usize,
+    /// What the metric has heard of it.
+    told: usize,
     /// The buffers that they are in.
     reserved: usize,
     next_id: u64,
@@ -153,6 +155,7 @@ impl Accumulator {
             wall_clock: WallClock::default(),
             spares: Spares::default(),
             used: 0,
+            told: 0,
             reserved: 0,
             next_id: 0,
             next_serial: 0,
@@ -180,8 +183,15 @@ impl Accumulator {
     }
 
     /// The bytes of the records that are held.
+    #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
         self.used
+    }
+
+    /// By how much the bytes of the records that are held have changed since the last call.
+    pub(crate) fn take_change(&mut self) -> isize {
+        let told = std::mem::replace(&mut self.told, self.used);
+        self.used.wrapping_sub(told).cast_signed()
     }
 
     pub(crate) fn keeps_keys_together(&self) -> bool {

@@ -14,7 +14,6 @@ mod tests;
 pub(crate) use pump::Pump;
 
 use crate::ProducerConfig;
-use crate::accumulator::Accumulator;
 use crate::cluster::Cluster;
 use crate::shared::{Shared, now};
 use identity::Identity;
@@ -79,7 +78,7 @@ impl Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         // Ended, panicked or aborted: whoever waits must hear of it.
-        let _ = self.shared.with(Accumulator::close_now);
+        let _ = self.shared.close_now();
     }
 }
 

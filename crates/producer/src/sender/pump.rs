@@ -78,7 +78,7 @@ impl Pump {
     pub(super) fn step(&self) -> Option<Next> {
         let now = now();
         let _turn = self.turn();
-        let (closed, dispatches, next, used) = self.shared.with(|acc: &mut Accumulator| {
+        let (closed, dispatches, next, change) = self.shared.with(|acc: &mut Accumulator| {
             acc.expire(now);
             let dispatches = acc.drain(now, &mut |records| self.admit(records, now));
             let wake = acc.next_wake(now);
@@ -87,12 +87,12 @@ impl Pump {
                 wants_id: acc.wants_producer(),
                 wake,
             };
-            (acc.is_closed(), dispatches, next, acc.used())
+            (acc.is_closed(), dispatches, next, acc.take_change())
         });
+        telemetry::buffered(change);
         if closed {
             return None;
         }
-        telemetry::buffered(used);
         self.send(dispatches, now);
         Some(next)
     }
@@ -109,14 +109,14 @@ impl Pump {
             Err(TryLockError::WouldBlock) => return false,
         };
         let _runtime = self.runtime.enter();
-        let (dispatches, is_all, used) = self.shared.with(|acc| {
+        let (dispatches, is_all, change) = self.shared.with(|acc| {
             if acc.is_under_way() {
-                return (Vec::new(), false, acc.used());
+                return (Vec::new(), false, acc.take_change());
             }
             let dispatches = acc.drain(now, &mut |records| self.admit(records, now));
-            (dispatches, acc.is_quiet(), acc.used())
+            (dispatches, acc.is_quiet(), acc.take_change())
         });
-        telemetry::buffered(used);
+        telemetry::buffered(change);
         self.send(dispatches, now);
         is_all
     }
@@ -173,13 +173,13 @@ impl Pump {
 /// together.
 fn answered(shared: &Shared, answers: Vec<Answer>) {
     let now = now();
-    let (completed, used) = shared.with(|acc| {
+    let (completed, change) = shared.with(|acc| {
         let complete = |a: Answer| acc.complete(a.token, a.result, a.leader_known, now);
         let completed: Vec<_> = answers.into_iter().map(complete).collect();
         acc.look_again();
-        (completed, acc.used())
+        (completed, acc.take_change())
     });
-    telemetry::buffered(used);
+    telemetry::buffered(change);
     for completed in completed {
         match completed {
             Completed::Written(written) => telemetry::written(&written),

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod ending;
+mod gauge;
 mod interface;
 mod limits;
 
