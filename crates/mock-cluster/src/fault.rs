@@ -21,6 +21,8 @@ pub enum Action {
     Disconnect,
     /// Applied; then the connection is closed without an answer.
     DropReply,
+    /// Applied and answered; then the connection is closed at once.
+    LastReply,
     /// Applied and answered after this long.
     Delay(Duration),
     /// Applied at once, answered after this long.

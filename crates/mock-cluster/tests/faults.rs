@@ -70,6 +70,18 @@ async fn disconnect_applies_nothing_and_drop_reply_applies() {
 }
 
 #[tokio::test]
+async fn a_last_reply_comes_before_the_connection_is_closed() {
+    let cluster = cluster(1).await;
+    let last = Fault::on(ApiKey::Produce).action(Action::LastReply);
+    cluster.faults().add(last);
+    let mut peer = Peer::connect(&cluster, 1).await;
+    assert_eq!(peer.produce("t", 0, one()).await, (0, 0));
+    let again = peer.try_call(7, &produce_request("t", 0, one())).await;
+    assert!(again.is_none());
+    assert_eq!(cluster.high_watermark("t", 0), Some(1));
+}
+
+#[tokio::test]
 async fn delays_hold_the_answer_and_only_one_of_them_the_append() {
     let cluster = cluster(1).await;
     let delay = Duration::from_millis(80);

@@ -376,3 +376,44 @@ async fn every_codec_is_carried_or_refused_by_name() {
         bed.cluster.shutdown().await;
     }
 }
+
+#[tokio::test]
+async fn a_broker_that_hangs_up_at_once_is_tried_again_after_a_wait_each_time() {
+    const REFUSALS: u32 = 4;
+    for action in [Action::Disconnect, Action::LastReply] {
+        let bed = Bed::new(2).await;
+        let wait = Duration::from_millis(80);
+        let producer = bed.producer(ProducerConfig {
+            retry_backoff: wait,
+            retry_backoff_max: wait,
+            ..config()
+        });
+        // The producer has its id, and partition 1 a broker of its own.
+        let ready = producer.send(Record::new("t").partition(0).value("ready"));
+        ready.await.expect("written");
+        for (partition, broker) in [(0, 1), (1, 2)] {
+            let moved = bed.cluster.move_leader("t", partition, broker);
+            moved.expect("a partition");
+        }
+        bed.client.refresh_topic("t").await.expect("a topic");
+        let fault = Fault::on(ApiKey::ApiVersions).at_broker(2);
+        let fault = fault.times(REFUSALS).action(action);
+        let fault = bed.cluster.faults().add(fault);
+        let started = Instant::now();
+        let record = |i: usize| Record::new("t").partition(1).value(format!("{i:05}"));
+        let handles: Vec<_> = (0..12).map(|i| producer.enqueue(record(i))).collect();
+        for handle in handles {
+            let written = tokio::time::timeout(LIMIT, handle).await;
+            written.expect("in time").expect("written");
+        }
+        // Each wait is at least an eighth of its bound.
+        assert!(started.elapsed() >= wait * REFUSALS / 8);
+        assert_eq!(fault.hits(), REFUSALS);
+        let expected: Vec<_> = (0..12).map(|i| format!("{i:05}")).collect();
+        let log = bed.cluster.records("t");
+        let log = log.iter().filter(|record| record.partition == 1);
+        let log: Vec<_> = log.filter_map(|record| record.value_text()).collect();
+        assert_eq!(log, expected, "once each, in order");
+        bed.end(producer).await;
+    }
+}

@@ -60,6 +60,8 @@ use throttle::Throttle;
 pub(crate) enum Reply {
     /// Sends this frame, then takes nothing for a while (KIP-219).
     Answer { frame: Bytes, mute: Duration },
+    /// Sends this frame, then closes the connection.
+    Last { frame: Bytes },
     /// Goes on without an answer (acks 0), after a while.
     Silence { mute: Duration },
     /// Closes the connection.
@@ -378,10 +380,12 @@ impl Incoming<'_> {
                 sleep(*time).await;
                 A::handle(&call, request).await
             }
-            Some(Action::DropReply | Action::DelayReply(_) | Action::Throttle(_)) | None => {
-                A::handle(&call, request).await
-            }
+            Some(
+                Action::DropReply | Action::LastReply | Action::DelayReply(_) | Action::Throttle(_),
+            )
+            | None => A::handle(&call, request).await,
         };
+        let is_last = fault == Some(Action::LastReply);
         let mut mute = Duration::ZERO;
         match fault {
             Some(Action::DropReply) => return Reply::Close,
@@ -394,6 +398,7 @@ impl Incoming<'_> {
                 let ms = i32::try_from(mute.as_millis()).unwrap_or(i32::MAX);
                 response.set_throttle_time_ms(ms);
                 match encode(header.correlation_id, version, &response) {
+                    Some(frame) if is_last => Reply::Last { frame },
                     Some(frame) => Reply::Answer { frame, mute },
                     None => Reply::Close,
                 }

@@ -83,6 +83,7 @@ impl Connection {
                     }
                     mute
                 }
+                Reply::Last { frame } => return self.stream.write_all(&frame).await,
                 Reply::Silence { mute } => mute,
                 Reply::Close => return Ok(()),
                 Reply::Hang => return self.wait_for_close().await,

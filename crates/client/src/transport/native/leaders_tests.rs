@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// As in `leaders`.
 const HINTS_MAX: usize = 10_000;
 const NOT_LEADER: i16 = 6;
 
 /// Three brokers, a topic `t` with two partitions, and what is tested on them.
-struct Bed {
-    mock: MockCluster,
-    cluster: Arc<Cluster>,
+pub(super) struct Bed {
+    pub(super) mock: MockCluster,
+    pub(super) cluster: Arc<Cluster>,
     leaders: Leaders,
 }
 
@@ -56,7 +56,7 @@ impl Bed {
     }
 }
 
-fn p(partition: i32) -> TopicPartition {
+pub(super) fn p(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)
 }
 
@@ -64,7 +64,7 @@ fn next(broker: i32) -> i32 {
     broker % 3 + 1
 }
 
-fn endpoint(id: i32, host: &str, port: i32) -> Endpoint {
+pub(super) fn endpoint(id: i32, host: &str, port: i32) -> Endpoint {
     let mut bytes = BytesMut::new();
     bytes.put_i32(id);
     bytes.put_i16(host.len() as i16);
@@ -208,15 +208,15 @@ async fn what_has_no_leader_says_why_and_a_silent_cluster_costs_no_more_than_the
 }
 
 /// A transport that has written to both partitions.
-struct Writer {
-    bed: Bed,
-    transport: NativeTransport,
-    sink: AnswerSink,
-    answers: Answers,
+pub(super) struct Writer {
+    pub(super) bed: Bed,
+    pub(super) transport: NativeTransport,
+    pub(super) sink: AnswerSink,
+    pub(super) answers: Answers,
 }
 
 impl Writer {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let bed = Bed::new().await;
         let (sink, answers) = answers();
         let mut writer = Self {
@@ -233,7 +233,7 @@ impl Writer {
     }
 
     /// Hands one batch over; its token is the time limit in milliseconds.
-    fn put(&self, partition: &TopicPartition, value: &str, within: Duration) {
+    pub(super) fn put(&self, partition: &TopicPartition, value: &str, within: Duration) {
         let options = ProduceOptions {
             timeout: within,
             ..ProduceOptions::default()
@@ -246,7 +246,7 @@ impl Writer {
         self.transport.produce(&options, vec![outgoing], &self.sink);
     }
 
-    async fn answer(&mut self) -> Answer {
+    pub(super) async fn answer(&mut self) -> Answer {
         let mut arrived = Vec::new();
         timeout(PATIENCE, self.answers.recv(&mut arrived))
             .await
@@ -271,7 +271,7 @@ impl Writer {
     }
 }
 
-fn batch(value: &str) -> EncodedBatch {
+pub(super) fn batch(value: &str) -> EncodedBatch {
     let mut builder = BatchBuilder::new(1 << 20);
     builder
         .try_append(1_000, None, Some(value.as_bytes()), &Headers::new())

@@ -30,6 +30,8 @@ mod scan;
 #[cfg(test)]
 mod scan_tests;
 mod sender;
+#[cfg(test)]
+mod sender_tests;
 mod session;
 mod table;
 #[cfg(test)]
