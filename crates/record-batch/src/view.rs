@@ -123,8 +123,9 @@ impl BatchView {
 
     /// The records in [`Parts`]: compressed records are decompressed about `part_bytes` at a time, as
     /// the parts are asked for. So a batch takes no more memory than a part, however large it is; only
-    /// what cannot be divided (a record, a raw snappy block, the window of a zstd frame above 8 MiB)
-    /// may take more, up to `limit` bytes.
+    /// what cannot be divided (a record, a raw snappy block, zstd that refers to what lies more than
+    /// 2 MiB back, or that has several frames with windows above that) may take more, up to `limit`
+    /// bytes.
     pub fn parts(&self, part_bytes: usize, limit: usize) -> Parts {
         Parts::new(self, part_bytes, limit)
     }

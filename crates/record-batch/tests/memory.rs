@@ -45,6 +45,34 @@ fn trap_d_bombs_stay_within_the_memory_that_is_allowed() {
         assert!(peak <= most, "{codec}: {peak} bytes of {most}");
     }
     parts_of_a_large_batch_take_little();
+    wide_windows_of_later_frames_take_no_more();
+}
+
+/// Frames that state a window of 128 MiB and give 200 MiB, behind something else: a stream would keep
+/// up to two windows, however little the reader allows.
+fn wide_windows_of_later_frames_take_no_more() {
+    let mut wide = zstd_zeros(200 << 20, None);
+    wide[5] = (27 - 10) << 3;
+    let mut skippable = 0x184d_2a50_u32.to_le_bytes().to_vec();
+    skippable.extend([4, 0, 0, 0, 1, 2, 3, 4]);
+    for before in [skippable, zstd_zeros(128 << 10, None)] {
+        let set = batch_of(
+            Compression::Zstd,
+            1_000_000,
+            &[before, wide.clone()].concat(),
+        );
+        let batch = set.batches().next().unwrap().unwrap();
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        let last = batch.parts(256 << 10, LIMIT).last().unwrap();
+        let peak = ALLOCATOR.peak_usage() - before;
+        assert!(
+            matches!(last, Err(DecodeError::TooLarge { .. })),
+            "{last:?}"
+        );
+        let most = LIMIT + (1 << 20);
+        assert!(peak <= most, "{peak} bytes of {most}");
+    }
 }
 
 /// 64 MiB of zeros in records of 1 KiB are read to their end in parts of 256 KiB.

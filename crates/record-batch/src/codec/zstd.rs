@@ -15,6 +15,7 @@ const MAX_WINDOW: u64 = 128 << 20;
 /// The window of a stream, which keeps up to two of them. Encoders rarely look back further, also
 /// where a frame's header allows it, as that of every frame does which states its size.
 const STREAM_WINDOW_LOG: u8 = 21;
+const STREAM_WINDOW: u64 = 1 << STREAM_WINDOW_LOG;
 const BLOCK_HEADER: usize = 3;
 const CHECKSUM: usize = 4;
 /// A skippable frame's number is this with the lowest four bits of any value.
@@ -47,7 +48,7 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> 
     let most_read = limit.saturating_add(MAX_BLOCK_SIZE);
     let mut out = Vec::new();
     // Reserved once, so that it is not doubled while it grows.
-    out.reserve_exact(most(data)?.min(most_read).saturating_add(SLACK));
+    out.reserve_exact(survey(data)?.most.min(most_read).saturating_add(SLACK));
     let result = DecompressContext::new().decompress_into_with_limit(data, &mut out, most_read);
     if out.len() > limit {
         return Err(Failure::TooLarge);
@@ -62,8 +63,13 @@ pub(super) fn decompress(data: &[u8], limit: usize) -> Result<Vec<u8>, Failure> 
     }
 }
 
+/// Only the first frame can be given a smaller window: where another one states a large window, all
+/// is decompressed at once.
 pub(super) fn stream(data: Bytes, limit: usize) -> Result<Box<dyn Read + Send>, Failure> {
-    most(&data)?;
+    if survey(&data)?.has_wide_window_later {
+        let plain = decompress(&data, limit)?;
+        return Ok(Box::new(Bytes::from(plain).reader()));
+    }
     Ok(Box::new(Stream {
         decoder: Some(FrameDecoder::with_limit(
             narrowed(&data)?.reader(),
@@ -115,7 +121,8 @@ fn narrowed(data: &Bytes) -> Result<Chain<Bytes, Bytes>, Failure> {
         // A skippable frame, or one whose error the decoder finds.
         return as_it_is();
     };
-    if header.window_size <= 1 << STREAM_WINDOW_LOG || header.dict_id.is_some() {
+    // A frame with a dictionary is refused before it takes any memory.
+    if header.window_size <= STREAM_WINDOW || header.dict_id.is_some() {
         return as_it_is();
     }
     // Magic, descriptor, the window unless the frame is one segment, the content's size.
@@ -129,10 +136,18 @@ fn narrowed(data: &Bytes) -> Result<Chain<Bytes, Bytes>, Failure> {
     Ok(Bytes::from(head).chain(data.slice(header.header_size..)))
 }
 
-/// The most bytes that the frames in `data` can hold, by what their headers and the headers of
-/// their blocks say.
-fn most(mut data: &[u8]) -> Result<usize, Failure> {
-    let mut sum = 0_usize;
+/// What the headers of frames and of their blocks say.
+#[derive(Default)]
+struct Survey {
+    /// The most bytes that the frames can hold.
+    most: usize,
+    /// Whether a frame that is not the very first thing states a window above a stream's.
+    has_wide_window_later: bool,
+}
+
+fn survey(all: &[u8]) -> Result<Survey, Failure> {
+    let mut survey = Survey::default();
+    let mut data = all;
     while !data.is_empty() {
         let cut = || Failure::Corrupt;
         let magic = u32::from_le_bytes(*data.first_chunk().ok_or_else(cut)?);
@@ -152,6 +167,8 @@ fn most(mut data: &[u8]) -> Result<usize, Failure> {
         if header.window_size > MAX_WINDOW && !header.single_segment {
             return Err(Failure::WindowTooLarge(header.window_size));
         }
+        survey.has_wide_window_later |=
+            header.window_size > STREAM_WINDOW && data.len() < all.len();
         data = data.get(header.header_size..).ok_or_else(cut)?;
         let mut blocks = 0_usize;
         loop {
@@ -171,9 +188,10 @@ fn most(mut data: &[u8]) -> Result<usize, Failure> {
         let stated = header
             .frame_content_size
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        sum = sum.saturating_add(blocks.min(stated.unwrap_or(usize::MAX)));
+        let stated = stated.unwrap_or(usize::MAX);
+        survey.most = survey.most.saturating_add(blocks.min(stated));
         let checksum = if header.content_checksum { CHECKSUM } else { 0 };
         data = data.get(checksum..).ok_or_else(cut)?;
     }
-    Ok(sum)
+    Ok(survey)
 }
