@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub enum ErrorKind {
     /// A configuration value or a registration was refused.
     Config,
-    /// A topic that was subscribed to does not exist.
+    /// A topic that was subscribed to, or a partition that was named, does not exist.
     UnknownTopic,
     /// The cluster could not be asked: see the source, an [`ottla_client::Error`].
     Client,
@@ -173,6 +173,7 @@ impl fmt::Display for Error {
         }
         f.write_str(match e.kind {
             ErrorKind::Config => "the configuration was refused",
+            ErrorKind::UnknownTopic if e.partition.is_some() => "the partition does not exist",
             ErrorKind::UnknownTopic => "the topic does not exist",
             ErrorKind::Client => "the cluster could not be asked",
             ErrorKind::Coordinator => "the group coordinator refused",

@@ -61,7 +61,9 @@ pub use listener::{Assigned, Rebalance, RebalanceListener, Revoked, SeekTo};
 pub use offset_reset::{AutoOffsetReset, UnknownReset};
 pub use ottla_types::ConsumedRecord;
 pub use output::CLASS_OUTPUT_FAILED;
-pub use plain::{Batches, CommitHandle, ConsumedBatch, Consumer, ConsumerBuilder, Records};
+pub use plain::{
+    Batches, CommitHandle, ConsumedBatch, Consumer, ConsumerBuilder, OffsetAndMetadata, Records,
+};
 pub use status::{
     AppStatus, MemberState, MemberStatus, PartitionState, PartitionStatus, RegistrationStatus,
 };

@@ -241,7 +241,7 @@ impl Revoked {
         }
         crate::plain::check_offset(offset)?;
         // What becomes of it is seen in the member's status and metrics.
-        let _ = progress.ask(offset);
+        let _ = progress.ask(offset, None);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Commits that a caller asks for, and the word that each of them gets.
 //!
 //! For a partition at most one commit is out and one waits. Asking again while one waits replaces its
-//! offset, and both askers hear of the one that is sent. A [`Round`] is ended exactly once, also when
-//! the partition is lost or the member is dropped.
+//! offset, and both askers hear of the one that is sent. A text belongs to its offset: who asks for the
+//! same offset without one leaves it. A [`Round`] is ended exactly once, also when the partition is lost
+//! or the member is dropped.
 
 use crate::latch::Latch;
 use crate::{Error, ErrorKind};
@@ -66,11 +67,18 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 struct Want {
     offset: Offset,
+    /// What is to be kept beside it; `None` for one that nobody cares about.
+    metadata: Option<String>,
     /// `None` for one that nobody asked for.
     round: Option<Arc<Round>>,
 }
 
 impl Want {
+    /// Whether it is a commit of this, too.
+    fn says(&self, offset: Offset, metadata: Option<&str>) -> bool {
+        self.offset == offset && (metadata.is_none() || self.metadata.as_deref() == metadata)
+    }
+
     fn end(self, end: End) {
         if let Some(round) = self.round {
             round.end(end);
@@ -86,24 +94,30 @@ impl Asked {
         }
     }
 
-    /// Asks for a commit of `offset`; `None` when it is committed already.
-    pub(super) fn ask(&mut self, offset: Offset) -> Option<Arc<Round>> {
+    /// Asks for a commit of `offset`; `None` when it is committed already. With a text it is sent
+    /// in any case.
+    pub(super) fn ask(&mut self, offset: Offset, metadata: Option<String>) -> Option<Arc<Round>> {
         if let Some(error) = &self.ended {
             let round = Round::default();
             round.end(End::Failed(error.clone()));
             return Some(Arc::new(round));
         }
         if let Some(waiting) = &mut self.waiting {
-            waiting.offset = offset;
+            if metadata.is_some() || waiting.offset != offset {
+                (waiting.offset, waiting.metadata) = (offset, metadata);
+            }
             return Some(waiting.round.get_or_insert_default().clone());
         }
         match &mut self.out {
-            Some(out) if out.offset == offset => Some(out.round.get_or_insert_default().clone()),
-            None if self.committed == Some(offset) => None,
+            Some(out) if out.says(offset, metadata.as_deref()) => {
+                Some(out.round.get_or_insert_default().clone())
+            }
+            None if self.committed == Some(offset) && metadata.is_none() => None,
             _ => {
                 let round = Arc::new(Round::default());
                 self.waiting = Some(Want {
                     offset,
+                    metadata,
                     round: Some(round.clone()),
                 });
                 Some(round)
@@ -111,8 +125,8 @@ impl Asked {
         }
     }
 
-    /// The offset to send now, if any; `done_with` is what the caller is done with.
-    pub(super) fn start(&mut self, done_with: Option<Offset>) -> Option<Offset> {
+    /// The offset to send now, if any, and its text; `done_with` is what the caller is done with.
+    pub(super) fn start(&mut self, done_with: Option<Offset>) -> Option<(Offset, String)> {
         if self.out.is_some() {
             return None;
         }
@@ -120,9 +134,9 @@ impl Asked {
             Some(want) => want,
             None => self.unasked(done_with)?,
         };
-        let offset = want.offset;
+        let commit = (want.offset, want.metadata.clone().unwrap_or_default());
         self.out = Some(want);
-        Some(offset)
+        Some(commit)
     }
 
     fn unasked(&self, done_with: Option<Offset>) -> Option<Want> {
@@ -130,6 +144,7 @@ impl Asked {
         let is_news = ![self.committed, self.refused].contains(&Some(offset));
         (is_news && self.ended.is_none()).then_some(Want {
             offset,
+            metadata: None,
             round: None,
         })
     }
@@ -197,33 +212,44 @@ mod tests {
         Some(word.map_err(|error| error.kind()))
     }
 
+    /// The offset that is sent.
+    fn start(asked: &mut Asked, done_with: Option<Offset>) -> Option<Offset> {
+        asked.start(done_with).map(|(offset, _)| offset)
+    }
+
     #[test]
     fn one_is_out_and_those_that_wait_are_one() {
         let mut asked = Asked::new(false);
-        let first = asked.ask(5).unwrap();
-        assert_eq!((asked.start(None), asked.start(None)), (Some(5), None));
-        let second = asked.ask(7).unwrap();
-        let third = asked.ask(9).unwrap();
+        let first = asked.ask(5, None).unwrap();
+        assert_eq!(
+            (start(&mut asked, None), start(&mut asked, None)),
+            (Some(5), None)
+        );
+        let second = asked.ask(7, None).unwrap();
+        let third = asked.ask(9, None).unwrap();
         assert_eq!(asked.uncommitted(None), Some(9));
         asked.committed(5);
         assert_eq!((word(&first), word(&second)), (Some(Ok(())), None));
-        assert_eq!(asked.start(None), Some(9));
+        assert_eq!(start(&mut asked, None), Some(9));
         asked.committed(9);
         assert_eq!((word(&second), word(&third)), (Some(Ok(())), Some(Ok(()))));
-        assert!(asked.ask(9).is_none(), "it is committed");
-        assert!(asked.ask(3).is_some(), "an earlier one is a commit, too");
+        assert!(asked.ask(9, None).is_none(), "it is committed");
+        assert!(
+            asked.ask(3, None).is_some(),
+            "an earlier one is a commit, too"
+        );
     }
 
     #[test]
     fn what_failed_goes_with_the_next() {
         let mut asked = Asked::new(false);
-        let first = asked.ask(5).unwrap();
-        asked.start(None);
+        let first = asked.ask(5, None).unwrap();
+        start(&mut asked, None);
         asked.failed();
-        assert_eq!(asked.start(None), Some(5));
-        let second = asked.ask(7).unwrap();
+        assert_eq!(start(&mut asked, None), Some(5));
+        let second = asked.ask(7, None).unwrap();
         asked.failed();
-        assert_eq!((asked.start(None), word(&first)), (Some(7), None));
+        assert_eq!((start(&mut asked, None), word(&first)), (Some(7), None));
         asked.committed(7);
         assert_eq!((word(&first), word(&second)), (Some(Ok(())), Some(Ok(()))));
     }
@@ -231,26 +257,26 @@ mod tests {
     #[test]
     fn every_asker_hears_of_the_end() {
         let mut asked = Asked::new(true);
-        let out = asked.ask(5).unwrap();
-        asked.start(None);
-        let waiting = asked.ask(7).unwrap();
+        let out = asked.ask(5, None).unwrap();
+        start(&mut asked, None);
+        let waiting = asked.ask(7, None).unwrap();
         asked.end(&Error::new(ErrorKind::NotOwner));
         for round in [out, waiting] {
             assert_eq!(word(&round), Some(Err(ErrorKind::NotOwner)));
         }
         assert_eq!(asked.uncommitted(Some(8)), None);
-        let late = asked.ask(9).unwrap();
+        let late = asked.ask(9, None).unwrap();
         assert_eq!(
-            (word(&late), asked.start(Some(9))),
+            (word(&late), start(&mut asked, Some(9))),
             (Some(Err(ErrorKind::NotOwner)), None)
         );
         let mut asked = Asked::new(true);
-        let refused = asked.ask(9).unwrap();
-        asked.start(None);
+        let refused = asked.ask(9, None).unwrap();
+        start(&mut asked, None);
         asked.refused(Error::new(ErrorKind::Coordinator));
         assert_eq!(word(&refused), Some(Err(ErrorKind::Coordinator)));
         assert_eq!(
-            (asked.start(Some(9)), asked.start(Some(10))),
+            (start(&mut asked, Some(9)), start(&mut asked, Some(10))),
             (None, Some(10))
         );
     }
@@ -259,20 +285,52 @@ mod tests {
     fn what_the_caller_is_done_with_is_committed_unasked_if_so_configured() {
         let mut asked = Asked::new(false);
         assert_eq!(
-            (asked.start(Some(4)), asked.uncommitted(Some(4))),
+            (start(&mut asked, Some(4)), asked.uncommitted(Some(4))),
             (None, None)
         );
         let mut asked = Asked::new(true);
         asked.located(Some(2));
-        assert_eq!(asked.start(Some(2)), None);
+        assert_eq!(start(&mut asked, Some(2)), None);
         assert_eq!(
-            (asked.uncommitted(Some(4)), asked.start(Some(4))),
+            (asked.uncommitted(Some(4)), start(&mut asked, Some(4))),
             (Some(4), Some(4))
         );
-        let joined = asked.ask(4).unwrap();
+        let joined = asked.ask(4, None).unwrap();
         asked.committed(4);
         assert_eq!(word(&joined), Some(Ok(())));
-        asked.ask(6).unwrap();
-        assert_eq!(asked.start(Some(4)), Some(6), "a word comes first");
+        asked.ask(6, None).unwrap();
+        assert_eq!(start(&mut asked, Some(4)), Some(6), "a word comes first");
+    }
+
+    #[test]
+    fn a_text_goes_with_its_offset() {
+        let text = |text: &str| Some(text.to_owned());
+        let mut asked = Asked::new(false);
+        let sent = |offset, text: &str| Some((offset, text.to_owned()));
+        let first = asked.ask(5, text("a")).unwrap();
+        asked.ask(5, None).unwrap();
+        assert_eq!(
+            asked.start(None),
+            sent(5, "a"),
+            "it is left by who has none"
+        );
+        let same = [asked.ask(5, None), asked.ask(5, text("a"))];
+        assert!(
+            same.into_iter()
+                .flatten()
+                .all(|round| Arc::ptr_eq(&round, &first))
+        );
+        let other = asked.ask(5, text("b")).unwrap();
+        asked.failed();
+        assert_eq!(asked.start(None), sent(5, "b"), "the last word counts");
+        asked.committed(5);
+        assert_eq!((word(&first), word(&other)), (Some(Ok(())), Some(Ok(()))));
+        assert!(asked.ask(5, None).is_none());
+        asked.ask(5, text("")).unwrap();
+        assert_eq!(asked.start(None), sent(5, ""), "a text is sent in any case");
+        asked.ask(6, text("c")).unwrap();
+        asked.ask(7, None).unwrap();
+        asked.committed(5);
+        assert_eq!(asked.start(None), sent(7, ""), "another offset has none");
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Trouble {
 pub(crate) struct Commit {
     pub(crate) offset: Offset,
     pub(crate) leader_epoch: Option<i32>,
-    /// What is handled above the offset (C9).
+    /// What is handled above the offset (C9), or what a plain consumer's caller says of it.
     pub(crate) metadata: String,
 }
 
@@ -149,10 +149,10 @@ impl Progress {
         self.buffered.store(0, Ordering::Release);
     }
 
-    /// Asks for a commit of `offset`; `None` when it is committed already, and in a runner, which
-    /// commits by itself.
-    pub(crate) fn ask(&self, offset: Offset) -> Option<Arc<Round>> {
-        self.lock().asked.as_mut()?.ask(offset)
+    /// Asks for a commit of `offset`, with a text beside it; `None` when it is committed already, and in
+    /// a runner, which commits by itself.
+    pub(crate) fn ask(&self, offset: Offset, metadata: Option<String>) -> Option<Arc<Round>> {
+        self.lock().asked.as_mut()?.ask(offset, metadata)
     }
 
     /// Whether a caller says what is committed.
@@ -260,7 +260,7 @@ impl Progress {
     pub(crate) fn start_commit(&self) -> Option<Commit> {
         let mut inner = self.up_to_date();
         let (offset, metadata) = match &mut inner.asked {
-            Some(asked) => (asked.start(self.done_with())?, String::new()),
+            Some(asked) => asked.start(self.done_with())?,
             None => inner.tracker.start_commit_with_gaps()?,
         };
         // The epoch is that of the last record below the offset.

@@ -5,6 +5,7 @@ use super::commit::Committer;
 use super::driver::Driver;
 use super::fetch::Fetcher;
 use super::lookup::{Lookups, Pins};
+use super::missing::Check;
 use super::partition::{Lag, Lookup, Owned, Partitions};
 use super::retire::{Closing, Revocation};
 use super::transact::{Transactor, next_step};
@@ -258,6 +259,10 @@ impl Member {
         self.callbacks.assigned(self.rebalance(told));
         self.committer.resume();
         self.partitions_changed();
+    }
+
+    pub(super) fn check(&mut self, check: Check) {
+        self.lookups.check(check);
     }
 
     /// A partition as it is when it was just assigned: nothing of an earlier assignment is left (C3).

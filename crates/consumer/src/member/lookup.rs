@@ -3,6 +3,7 @@
 //! A failed look-up is tried again; it never turns into a reset (C6, C11). An offset that a reset
 //! found is kept until it is committed, so that a second look-up cannot find a later one (C14).
 
+use super::missing::Check;
 use super::partition::{Lookup, Partitions, Position, may_pass};
 use crate::{AutoOffsetReset, Error, ErrorKind, SeekTo};
 use ottla_client::transport::{FetchPosition, OffsetSpec, Transport};
@@ -133,6 +134,14 @@ impl Lookups {
             let finder = self.finder.clone();
             self.tasks.spawn(async move { finder.find(wanted).await });
         }
+    }
+
+    /// Beside the look-ups; nothing comes of it here.
+    pub(super) fn check(&mut self, check: Check) {
+        self.tasks.spawn(async move {
+            check.run().await;
+            Vec::new()
+        });
     }
 
     /// The next answers; for ever pending when nothing is asked. Safe to cancel.

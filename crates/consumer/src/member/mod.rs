@@ -9,6 +9,7 @@
 //! - [`lookup`]: where a newly assigned partition begins,
 //! - [`fetch`]: reads records into the lanes,
 //! - [`reading`]: what is done with found positions and fetched records,
+//! - [`missing`]: what is done about partitions that are not there,
 //! - [`callbacks`]: tells the listener,
 //! - [`commit`]: commits what the lanes have handled, one request at a time,
 //! - [`transact`]: the same in transactions, with what was published,
@@ -20,6 +21,7 @@ mod core;
 mod driver;
 mod fetch;
 pub(crate) mod lookup;
+mod missing;
 mod partition;
 mod reading;
 mod retire;

@@ -37,6 +37,8 @@ pub(super) struct Owned {
     pub(super) reading: u64,
     /// The last offset that could not be read, and how often it was tried.
     pub(super) unreadable: Option<(Offset, u32)>,
+    /// The first answer that did not know the partition, since the last that did.
+    pub(super) missed: Option<Instant>,
     /// The id of the topic that is read, if the transport knows it.
     pub(super) topic_id: Option<[u8; 16]>,
     pub(super) lag: Lag,
@@ -105,6 +107,7 @@ impl Owned {
             drain_by: None,
             reading: 0,
             unreadable: None,
+            missed: None,
             topic_id: None,
             lag,
             seeks: 0,

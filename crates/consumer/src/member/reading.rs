@@ -6,6 +6,7 @@ use super::lookup::{Found, Located, LookupError, Pin};
 use super::partition::{Lookup, Owned, Position, may_pass};
 use crate::lane::{Chunk, Trouble};
 use crate::{AutoOffsetReset, Error, ErrorKind, OnUnreadable};
+use ottla_client::Error as ClientError;
 use ottla_client::transport::{FetchPosition, Fetched};
 use ottla_types::{Offset, TopicPartition};
 use tokio::time::Instant;
@@ -56,12 +57,28 @@ impl Member {
                     self.start_over(&partition, located.position, now);
                 }
                 (Err(LookupError::MayPass(error)), _) => {
-                    tracing::warn!(group = %self.spec.group, %partition, %error, "no position yet");
                     owned.look_up_later(lookup, now);
-                    self.spec.board.set_last_error(&error);
+                    self.tried_in_vain(&partition, &error, "no position yet", now);
                 }
                 (Err(LookupError::Final(error)), _) => self.stop(&partition, error),
             }
+        }
+    }
+
+    /// What failed is tried again.
+    fn tried_in_vain(
+        &mut self,
+        partition: &TopicPartition,
+        error: &ClientError,
+        what: &str,
+        now: Instant,
+    ) {
+        if self.missed(partition, error, now) {
+            // Said already, and better.
+            tracing::debug!(group = %self.spec.group, %partition, %error, what);
+        } else {
+            tracing::warn!(group = %self.spec.group, %partition, %error, what);
+            self.spec.board.set_last_error(error);
         }
     }
 
@@ -84,6 +101,7 @@ impl Member {
             }
             _ => owned.progress.located(offset, committed),
         }
+        owned.missed = None;
         owned.lane = Some(self.start_lane(partition, &owned, offset));
         owned.read_at(position, now);
         owned.sought(Ok(offset));
@@ -189,6 +207,7 @@ impl Member {
             match answer.result {
                 Read::Nothing => owned.read_at(answer.position, now),
                 Read::Some(fetched) => {
+                    owned.missed = None;
                     owned.progress.set_high_watermark(fetched.high_watermark);
                     owned.lag.show(&owned.progress);
                     take(owned, answer.position, fetched, now);
@@ -217,7 +236,7 @@ impl Member {
         &mut self,
         partition: &TopicPartition,
         position: FetchPosition,
-        error: ottla_client::Error,
+        error: ClientError,
         now: Instant,
     ) {
         use ottla_client::ErrorKind as Kind;
@@ -229,7 +248,9 @@ impl Member {
         let Some(owned) = self.partitions.get_mut(partition) else {
             return;
         };
-        self.spec.board.set_last_error(&error);
+        if !may_pass(&error) || error.kind() == Kind::OffsetOutOfRange {
+            self.spec.board.set_last_error(&error);
+        }
         match error.kind() {
             Kind::OffsetOutOfRange => {
                 owned.look_up(Lookup::OutOfRange(position), now);
@@ -248,8 +269,8 @@ impl Member {
                 self.on_unreadable(partition, position, at, at.saturating_add(1), error, now);
             }
             _ if may_pass(&error) => {
-                tracing::warn!(group = %self.spec.group, %partition, %error, "a fetch failed");
                 owned.retry_at(position, now);
+                self.tried_in_vain(partition, &error, "a fetch failed", now);
             }
             _ => self.stop(partition, error.into()),
         }

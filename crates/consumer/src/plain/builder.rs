@@ -63,6 +63,10 @@ impl ConsumerBuilder {
     /// `group.id` a partition begins at that group's committed offset and commits are taken, as long
     /// as the group has no members; without one, `auto.offset.reset` alone says where it begins.
     ///
+    /// A partition that the cluster does not have is told by [`recv`](Consumer::recv), once, as an error
+    /// of kind [`UnknownTopic`](crate::ErrorKind::UnknownTopic) that names it. It is looked for on, and
+    /// begins when it is there.
+    ///
     /// # Errors
     /// Those of [`App::start`].
     pub async fn assign(

@@ -16,6 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 const BACKOFF: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// The longest string of the protocol.
+const METADATA_BYTES_MAX: usize = i16::MAX as usize;
 
 /// A commit on its way. Resolves with what became of it, which always comes: when the coordinator has
 /// answered, when a partition is lost or given up, when the consumer is closed, dropped or has failed,
@@ -40,6 +42,26 @@ impl Future for CommitHandle {
 impl std::fmt::Debug for CommitHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("CommitHandle")
+    }
+}
+
+/// An offset of a group, the next one to be read, and the text that is kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetAndMetadata {
+    /// The offset.
+    pub offset: Offset,
+    /// The text; empty for none. A group that a runner has committed for has its own in it: what was
+    /// handled above the offset.
+    pub metadata: String,
+}
+
+impl OffsetAndMetadata {
+    /// An offset and its text.
+    pub fn new(offset: Offset, metadata: impl Into<String>) -> Self {
+        Self {
+            offset,
+            metadata: metadata.into(),
+        }
     }
 }
 
@@ -75,7 +97,7 @@ impl Consumer {
         });
         let handed = self.handed_out().into_iter();
         let rounds = handed.filter_map(|(partition, progress)| {
-            let round = progress.ask(progress.last_marked()?);
+            let round = progress.ask(progress.last_marked()?, None);
             Some((partition, round))
         });
         let rounds = rounds.collect();
@@ -91,16 +113,43 @@ impl Consumer {
         &mut self,
         offsets: impl IntoIterator<Item = (TopicPartition, Offset)>,
     ) -> CommitHandle {
+        let offsets = offsets.into_iter();
+        self.ask_for(offsets.map(|(partition, offset)| (partition, offset, None)))
+    }
+
+    /// As [`commit_offsets`](Self::commit_offsets), with a text beside each offset, which
+    /// [`committed_with_metadata`](Self::committed_with_metadata) gives back. A later commit of another
+    /// offset takes the text away, one of the same offset without a text leaves it.
+    ///
+    /// # Errors
+    /// A text that is longer than `offset.metadata.max.bytes` of the broker (4,096 by default) is refused
+    /// with code 12 (OFFSET_METADATA_TOO_LARGE).
+    pub fn commit_with_metadata(
+        &mut self,
+        offsets: impl IntoIterator<Item = (TopicPartition, OffsetAndMetadata)>,
+    ) -> CommitHandle {
+        let offsets = offsets.into_iter();
+        self.ask_for(offsets.map(|(partition, commit)| {
+            let OffsetAndMetadata { offset, metadata } = commit;
+            (partition, offset, Some(metadata))
+        }))
+    }
+
+    fn ask_for(
+        &mut self,
+        offsets: impl Iterator<Item = (TopicPartition, Offset, Option<String>)>,
+    ) -> CommitHandle {
         let mut asking = Asking {
             rounds: Vec::new(),
             refused: None,
         };
-        for (partition, offset) in offsets {
+        for (partition, offset, metadata) in offsets {
             let not_owner = || Error::new(ErrorKind::NotOwner).with_partition(partition.clone());
             let progress = self.desk.progress(&partition).ok_or_else(not_owner);
-            match check_offset(offset).and(progress) {
+            let checked = check_offset(offset).and(check_metadata(metadata.as_deref()));
+            match checked.and(progress) {
                 Ok(progress) => {
-                    let round = progress.ask(offset);
+                    let round = progress.ask(offset, metadata);
                     if progress.last_marked() == Some(offset) {
                         self.desk.settle_one(&partition);
                     }
@@ -147,18 +196,30 @@ pub(crate) fn check_offset(offset: Offset) -> Result<(), Error> {
     }
 }
 
-/// The committed offsets of a group, asked for until there is an answer.
+/// What no request can carry, whatever the broker takes.
+fn check_metadata(metadata: Option<&str>) -> Result<(), Error> {
+    match metadata.map_or(0, str::len) {
+        0..=METADATA_BYTES_MAX => Ok(()),
+        bytes => {
+            let allowed = format!("at most {METADATA_BYTES_MAX} bytes");
+            Err(ConfigError::new("metadata", format!("{bytes} bytes"), allowed).into())
+        }
+    }
+}
+
+/// The committed offsets of a group with their texts, asked for until there is an answer.
 pub(super) async fn committed(
     group: &GroupClient,
     partitions: Vec<TopicPartition>,
-) -> Result<BTreeMap<TopicPartition, Option<Offset>>, Error> {
+) -> Result<BTreeMap<TopicPartition, Option<OffsetAndMetadata>>, Error> {
     let mut backoff = Backoff::new(BACKOFF, BACKOFF_MAX);
     loop {
         let answer = lookup::committed(group, partitions.clone()).await;
         let all = answer.and_then(|found| {
             let offset = |(partition, found): (_, Result<Option<lookup::Committed>, _>)| {
                 let found = found.map_err(|code| ClientError::from_code(code, "OffsetFetch"))?;
-                Ok((partition, found.map(|(offset, ..)| offset)))
+                let with_text = |(offset, _, metadata)| OffsetAndMetadata { offset, metadata };
+                Ok((partition, found.map(with_text)))
             };
             found.into_iter().map(offset).collect()
         });

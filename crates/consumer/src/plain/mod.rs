@@ -14,8 +14,8 @@ mod subscribe;
 
 pub use batch::ConsumedBatch;
 pub use builder::ConsumerBuilder;
-pub use commit::CommitHandle;
 pub(crate) use commit::check_offset;
+pub use commit::{CommitHandle, OffsetAndMetadata};
 pub use streams::{Batches, Records};
 
 use crate::app::{RunningApp, ShutdownReport};
@@ -138,8 +138,9 @@ impl Consumer {
     /// # Errors
     /// An error that names a partition says that this one is stopped
     /// ([`NoOffset`](ErrorKind::NoOffset), [`Unreadable`](ErrorKind::Unreadable), or what a broker
-    /// refuses); it is told once, the others go on, and a [`seek`](Self::seek) makes it go on, too. Any
-    /// other error has ended the consumer, and every call tells it again.
+    /// refuses); it is told once, the others go on, and a [`seek`](Self::seek) makes it go on, too. One
+    /// of kind [`UnknownTopic`](ErrorKind::UnknownTopic) says that a partition that was
+    /// [named](ConsumerBuilder::assign) does not exist, and it begins when it does. Any other error has ended the consumer, and every call tells it again.
     pub async fn recv(&mut self) -> Result<ConsumedBatch, Error> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }

@@ -1,7 +1,7 @@
 //! What the cluster knows about offsets, for the caller of a [`Consumer`]: committed ones, the ends of
 //! the log, and those of a time. The partitions need not be owned, nor does anything move.
 
-use super::{Consumer, commit};
+use super::{Consumer, OffsetAndMetadata, commit};
 use crate::{Error, ErrorKind};
 use ottla_client::transport::OffsetSpec;
 use ottla_types::{Offset, TopicPartition};
@@ -19,6 +19,19 @@ impl Consumer {
         &self,
         partitions: impl IntoIterator<Item = TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, Option<Offset>>, Error> {
+        let committed = self.committed_with_metadata(partitions).await?.into_iter();
+        let offset = |found: Option<OffsetAndMetadata>| found.map(|found| found.offset);
+        Ok(committed.map(|(p, found)| (p, offset(found))).collect())
+    }
+
+    /// As [`committed`](Self::committed), with the text beside each offset.
+    ///
+    /// # Errors
+    /// As [`committed`](Self::committed).
+    pub async fn committed_with_metadata(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Option<OffsetAndMetadata>>, Error> {
         let group = self.group.as_ref().ok_or_else(commit::no_group)?;
         let partitions = partitions.into_iter().collect();
         let limit = Instant::now() + self.api_timeout;

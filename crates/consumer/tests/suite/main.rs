@@ -16,6 +16,7 @@ mod parallel;
 mod plain;
 mod plain_commits;
 mod plain_groups;
+mod plain_missing;
 mod plain_model;
 mod resubscribe;
 mod sharing;

@@ -2,7 +2,9 @@
 
 use crate::bed::{Bed, SHUTDOWN, short_session, wait_for};
 use crate::plain::{bed, close, in_group, recv, t, values};
-use ottla_consumer::{AutoOffsetReset, CommitHandle, Consumer, ConsumerConfig, ErrorKind, SeekTo};
+use ottla_consumer::{
+    AutoOffsetReset, CommitHandle, Consumer, ConsumerConfig, ErrorKind, OffsetAndMetadata, SeekTo,
+};
 use ottla_mock_cluster::{Action, ApiKey, Fault};
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::{
@@ -60,6 +62,44 @@ async fn a_commit_names_what_was_handed_out_and_nothing_more() {
     assert_eq!(firsts[usize::try_from(read).unwrap()], Some(2));
     assert_eq!(firsts[usize::try_from(other).unwrap()], Some(0));
     close(again).await;
+}
+
+#[tokio::test]
+async fn a_text_is_committed_with_its_offset_and_read_back() {
+    let bed = bed(1, 5).await;
+    let mut consumer = subscribe(&bed, in_group("g")).await;
+    recv(&mut consumer).await;
+    let said = |offset, text: &str| [(t(0), OffsetAndMetadata::new(offset, text))];
+    let kept = || bed.cluster.committed("g", "t", 0);
+    let some = |offset, text: &str| Some((offset, text.to_owned()));
+
+    consumer
+        .commit_with_metadata(said(3, "host-7"))
+        .await
+        .unwrap();
+    assert_eq!(kept(), some(3, "host-7"));
+    let read = consumer.committed_with_metadata([t(0)]).await.unwrap();
+    assert_eq!(read[&t(0)], Some(OffsetAndMetadata::new(3, "host-7")));
+    assert_eq!(consumer.committed([t(0)]).await.unwrap()[&t(0)], Some(3));
+    consumer.commit_offsets([(t(0), 3)]).await.unwrap();
+    assert_eq!(kept(), some(3, "host-7"), "the same offset leaves it");
+    consumer.commit_with_metadata(said(3, "é")).await.unwrap();
+    assert_eq!(kept(), some(3, "é"), "another text for the same offset");
+    // Two at once: the latest counts, and both hear of it.
+    let first = consumer.commit_with_metadata(said(4, "first"));
+    let second = consumer.commit_with_metadata(said(4, "second"));
+    assert!(first.await.is_ok() && second.await.is_ok());
+    assert_eq!(kept(), some(4, "second"));
+
+    let refused = consumer.commit_with_metadata(said(4, &"x".repeat(5_000)));
+    let refused = refused.await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::OFFSET_METADATA_TOO_LARGE));
+    let refused = consumer.commit_with_metadata(said(4, &"x".repeat(40_000)));
+    assert_eq!(refused.await.unwrap_err().kind(), ErrorKind::Config);
+    assert_eq!(kept(), some(4, "second"));
+    consumer.commit_sync().await.unwrap();
+    assert_eq!(kept(), some(5, ""), "another offset has none");
+    close(consumer).await;
 }
 
 #[tokio::test]

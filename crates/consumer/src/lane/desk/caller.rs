@@ -115,6 +115,7 @@ impl Desk {
                 Place {
                     told,
                     progress: progress.map(|tray| tray.progress.clone()),
+                    is_told_missing: false,
                 }
             });
             places.insert(partition, place);
@@ -219,7 +220,7 @@ impl Inner {
         if let Some(known) = self.places.as_mut().and_then(|p| p.get_mut(partition)) {
             *known = Place {
                 told: Some(place),
-                progress: None,
+                ..Place::default()
             };
         }
         self.gone.remove(partition);

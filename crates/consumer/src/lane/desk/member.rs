@@ -61,6 +61,7 @@ impl Desk {
         {
             place.told = Some(SeekTo::Offset(setup.position));
             place.progress = Some(setup.progress.clone());
+            place.is_told_missing = false;
         }
         let known = inner.trays.get_mut(&partition);
         let known = known.filter(|tray| tray.incarnation == setup.incarnation);
@@ -190,6 +191,28 @@ impl Desk {
         inner.forget_error(error.partition());
         inner.errors.push_back(error);
         inner.call();
+    }
+
+    /// Whether the caller has heard that a partition that it named is missing; `None` if it named none.
+    pub(crate) fn is_told_missing(&self, partition: &TopicPartition) -> Option<bool> {
+        let inner = self.lock();
+        let place = inner.places.as_ref()?.get(partition)?;
+        Some(place.is_told_missing)
+    }
+
+    /// The cluster does not have the partition. Told once.
+    pub(crate) fn report_missing(&self, error: Error) {
+        let mut inner = self.lock();
+        let place = error.partition().and_then(|partition| {
+            let places = inner.places.as_mut()?;
+            places.get_mut(partition)
+        });
+        let Some(place) = place.filter(|place| !place.is_told_missing) else {
+            return;
+        };
+        place.is_told_missing = true;
+        drop(inner);
+        self.report(error);
     }
 
     /// There is nothing more to come.

@@ -66,6 +66,8 @@ struct Inner {
 struct Place {
     told: Option<SeekTo>,
     progress: Option<Arc<Progress>>,
+    /// The caller has heard that the cluster does not have it.
+    is_told_missing: bool,
 }
 
 #[derive(Debug)]
@@ -98,8 +100,11 @@ impl Desk {
         places: Option<BTreeMap<TopicPartition, Option<SeekTo>>>,
     ) -> Self {
         let place = |(partition, told)| {
-            let progress = None;
-            (partition, Place { told, progress })
+            let place = Place {
+                told,
+                ..Place::default()
+            };
+            (partition, place)
         };
         let inner = Inner {
             places: places.map(|places| places.into_iter().map(place).collect()),
