@@ -13,6 +13,7 @@ Commands:
   e2e           scenarios on a real broker
       --broker kafka|redpanda|mock|external   default: redpanda where Docker answers, else kafka
       --bootstrap H:P                         the cluster of --broker external
+      --kafka VERSION                         the Apache Kafka of --broker kafka: 3.9.2, 4.3.1 (the default)
       --nodes 1|3                             only scenarios of that cluster size
       --scenario NAME                         one scenario
       --suite ci|full                         default: full
@@ -56,6 +57,8 @@ pub(crate) struct E2eOptions {
     /// `None`: redpanda where a Docker engine answers, else kafka.
     pub(crate) broker: Option<Broker>,
     pub(crate) bootstrap: Option<String>,
+    /// A version of Apache Kafka; `None`: the harness's own choice.
+    pub(crate) kafka: Option<String>,
     pub(crate) nodes: Option<Nodes>,
     pub(crate) scenario: Option<String>,
     pub(crate) suite: Option<Suite>,
@@ -192,6 +195,7 @@ fn parse_e2e(mut parser: lexopt::Parser) -> Result<Command, String> {
         match arg {
             Long("broker") => options.broker = Some(choose(&mut parser, "--broker")?),
             Long("bootstrap") => options.bootstrap = Some(text(&mut parser, "--bootstrap")?),
+            Long("kafka") => options.kafka = Some(version(&mut parser, "--kafka")?),
             Long("nodes") => options.nodes = Some(choose(&mut parser, "--nodes")?),
             Long("scenario") => options.scenario = Some(text(&mut parser, "--scenario")?),
             Long("suite") => options.suite = Some(choose(&mut parser, "--suite")?),
@@ -200,6 +204,9 @@ fn parse_e2e(mut parser: lexopt::Parser) -> Result<Command, String> {
             Short('h') | Long("help") => return Ok(Command::Help),
             other => return Err(other.unexpected().to_string()),
         }
+    }
+    if options.kafka.is_some() && *options.broker.get_or_insert(Broker::Kafka) != Broker::Kafka {
+        return Err("--kafka is the version of --broker kafka".to_owned());
     }
     match (options.broker, &options.bootstrap) {
         (Some(Broker::External), None) => {
@@ -227,6 +234,16 @@ fn text(parser: &mut lexopt::Parser, flag: &str) -> Result<String, String> {
         Ok(text) if !text.is_empty() => Ok(text),
         Ok(_) => Err(format!("{flag} is empty")),
         Err(other) => Err(format!("{flag}: {other:?} is no text")),
+    }
+}
+
+/// Numbers with points between them: it becomes part of paths.
+fn version(parser: &mut lexopt::Parser, flag: &str) -> Result<String, String> {
+    let value = text(parser, flag)?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match value.split('.').count() == 3 && value.split('.').all(is_number) {
+        true => Ok(value),
+        false => Err(format!("{flag} {value}: a version such as 3.9.2")),
     }
 }
 
@@ -288,6 +305,24 @@ mod tests {
             ..E2eOptions::default()
         };
         assert_eq!(parsed, Ok(Command::E2e(expected)));
+    }
+
+    #[test]
+    fn a_version_is_for_a_kafka_of_our_own() {
+        let expected = E2eOptions {
+            broker: Some(Broker::Kafka),
+            kafka: Some("3.9.2".to_owned()),
+            ..E2eOptions::default()
+        };
+        assert_eq!(of(&["e2e", "--kafka", "3.9.2"]), Ok(Command::E2e(expected)));
+        for words in [
+            &["e2e", "--kafka", "3.9"][..],
+            &["e2e", "--kafka", "../../x"],
+            &["e2e", "--kafka", "3.9.2", "--broker", "redpanda"],
+            &["e2e", "--kafka", "3.9.2", "--bootstrap", "h:1"],
+        ] {
+            assert!(of(words).is_err(), "{words:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! could be run.
 
 use lexopt::prelude::*;
-use ottla_integration::harness::Fetch;
+use ottla_integration::harness::{Fetch, KAFKA_VERSION};
 use ottla_integration::scenarios::runner::{self, Options};
 use ottla_integration::scenarios::{Broker, Suite};
 use std::process::ExitCode;
@@ -52,6 +52,7 @@ fn parse() -> Result<Options, lexopt::Error> {
     let mut options = Options {
         broker: Broker::Kafka,
         bootstrap: None,
+        kafka: KAFKA_VERSION.to_owned(),
         nodes: None,
         scenario: None,
         suite: Suite::Full,
@@ -63,6 +64,7 @@ fn parse() -> Result<Options, lexopt::Error> {
         match argument {
             Long("broker") => options.broker = parser.value()?.parse_with(broker)?,
             Long("bootstrap") => options.bootstrap = Some(parser.value()?.string()?),
+            Long("kafka") => options.kafka = parser.value()?.string()?,
             Long("nodes") => options.nodes = Some(parser.value()?.parse()?),
             Long("scenario") => options.scenario = Some(parser.value()?.string()?),
             Long("suite") => options.suite = parser.value()?.parse_with(suite)?,

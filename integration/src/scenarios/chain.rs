@@ -6,7 +6,7 @@ mod ledger;
 
 use super::{Context, Outcome};
 use crate::Failure;
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Proxies};
+use crate::harness::{KafkaCluster, KafkaOptions, Proxies};
 use crate::read_back::read_topic;
 use ledger::{Ledger, Totals};
 use ottla::client::{Client, ClientConfig, NewTopic, TransportKind};
@@ -45,7 +45,8 @@ struct Way {
     set: fn(&mut ConsumerConfig, usize),
 }
 
-const WAYS: [Way; 4] = [
+/// Those that every broker has.
+const WAYS: [Way; 3] = [
     Way {
         name: "cooperative",
         set: |config, _| config.assignors = vec![Assignor::CooperativeSticky],
@@ -58,20 +59,29 @@ const WAYS: [Way; 4] = [
         name: "static",
         set: |config, member| config.group_instance_id = Some(format!("member-{member}")),
     },
-    Way {
-        name: "kip-848",
-        set: |config, _| config.group_protocol = GroupProtocol::Consumer,
-    },
 ];
+
+fn other_way(context: &Context) -> Way {
+    match context.other_groups() {
+        GroupProtocol::Consumer => Way {
+            name: "kip-848",
+            set: |config, _| config.group_protocol = GroupProtocol::Consumer,
+        },
+        _ => Way {
+            name: "auto",
+            set: |config, _| config.group_protocol = GroupProtocol::Auto,
+        },
+    }
+}
 
 pub(super) async fn run(context: &mut Context) -> Outcome {
     let records = if context.is_full() { 200_000 } else { 20_000 };
-    let jars = Jars::locate(KAFKA_VERSION, Fetch::Allowed).await?;
+    let jars = context.jars().await?;
     let options = KafkaOptions::new(jars).behind_proxies();
     let cluster = KafkaCluster::start(context.nodes(), options).await?;
     let proxies = Proxies::start(cluster.proxy_routes()).await?;
     let mut outcome = Ok(());
-    for way in WAYS {
+    for way in WAYS.into_iter().chain([other_way(context)]) {
         let chain = Chain {
             way,
             bootstrap: cluster.proxied_bootstrap(),

@@ -7,7 +7,7 @@
 
 use super::{Context, Outcome};
 use crate::Failure;
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, Worker};
+use crate::harness::{Jars, Worker};
 use ottla_client::NewTopic;
 use ottla_mock_cluster::MockCluster;
 use ottla_record_batch::{BatchBuilder, Compression, Compressor, EncodedBatch};
@@ -32,7 +32,11 @@ const ANSWER_MAX: usize = 4_096;
 
 /// On a real Kafka: kcat and the Java consumer.
 pub(super) async fn on_kafka(context: &mut Context) -> Outcome {
-    let jars = Jars::locate(KAFKA_VERSION, Fetch::Forbidden).await?;
+    let jars = context.jars().await?;
+    let flag = match context.is_kafka_3() {
+        true => "--property",
+        false => "--formatter-property",
+    };
     let bootstrap = context.bootstrap();
     let client = context.client().await?;
     for codec in CODECS {
@@ -43,7 +47,7 @@ pub(super) async fn on_kafka(context: &mut Context) -> Outcome {
         compare(
             codec,
             "Java",
-            java(&jars, &bootstrap, &topic).await?,
+            java(&jars, flag, &bootstrap, &topic).await?,
             &wanted,
         )?;
     }
@@ -163,7 +167,13 @@ async fn kcat(bootstrap: &str, topic: &str) -> Result<Vec<String>, Failure> {
     lines("kcat -C", command).await
 }
 
-async fn java(jars: &Jars, bootstrap: &str, topic: &str) -> Result<Vec<String>, Failure> {
+/// `flag` is what the console consumer calls a property of its output.
+async fn java(
+    jars: &Jars,
+    flag: &str,
+    bootstrap: &str,
+    topic: &str,
+) -> Result<Vec<String>, Failure> {
     let main = "org.apache.kafka.tools.consumer.ConsoleConsumer";
     let mut command = jars.java(&["-Xmx256m", "-XX:TieredStopAtLevel=1"], main);
     command.args(["--bootstrap-server", bootstrap, "--topic", topic]);
@@ -174,7 +184,7 @@ async fn java(jars: &Jars, bootstrap: &str, topic: &str) -> Result<Vec<String>, 
         "key.separator= ",
         "headers.separator= ",
     ] {
-        command.args(["--formatter-property", property]);
+        command.args([flag, property]);
     }
     let lines = lines("the Java console consumer", command).await?;
     // What its logger says comes on the same pipe.

@@ -3,7 +3,7 @@
 
 use super::{Context, Outcome};
 use crate::Failure;
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Proxies};
+use crate::harness::{KafkaCluster, KafkaOptions, Proxies};
 use crate::read_back::read_topic;
 use futures_util::future::try_join_all;
 use ottla::client::transport::{FetchLimits, FetchPosition};
@@ -29,7 +29,7 @@ const LIMITS: FetchLimits = FetchLimits {
 };
 
 pub(super) async fn run(context: &mut Context) -> Outcome {
-    let jars = Jars::locate(KAFKA_VERSION, Fetch::Allowed).await?;
+    let jars = context.jars().await?;
     let selector = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
     let options = KafkaOptions::new(jars)
         .behind_proxies()

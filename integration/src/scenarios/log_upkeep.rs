@@ -4,7 +4,7 @@
 
 use super::{Context, Outcome};
 use crate::Failure;
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Worker};
+use crate::harness::{Jars, KafkaCluster, KafkaOptions, Worker};
 use crate::read_back::{bounds, read_topic};
 use futures_util::future::try_join_all;
 use ottla::client::transport::FetchLimits;
@@ -25,7 +25,7 @@ const RECORDS: usize = 600;
 const KEYS: usize = 10;
 
 pub(super) async fn run(context: &mut Context) -> Outcome {
-    let jars = Jars::locate(KAFKA_VERSION, Fetch::Allowed).await?;
+    let jars = context.jars().await?;
     // Quotas look back over two windows of a second, and cleaning is done at once.
     let options = KafkaOptions::new(jars.clone())
         .property("quota.window.num", "2")

@@ -23,7 +23,8 @@ mod security;
 mod transactions;
 
 use crate::Failure;
-use crate::harness::KafkaCluster;
+use crate::harness::{Fetch, HarnessError, Jars, KafkaCluster};
+use ottla::consumer::GroupProtocol;
 use ottla_client::{Client, ClientConfig, TransportKind};
 use std::path::Path;
 use std::pin::Pin;
@@ -391,6 +392,9 @@ pub struct Context {
     nodes: usize,
     transport: TransportKind,
     suite: Suite,
+    /// The version that is started, where the harness starts one.
+    kafka: String,
+    fetch: Fetch,
     folder: TempDir,
     run_id: String,
 }
@@ -438,6 +442,32 @@ impl Context {
     pub fn harness(&mut self) -> Result<&mut KafkaCluster, Failure> {
         self.kafka()
             .ok_or_else(|| "the nodes of this cluster cannot be killed".into())
+    }
+
+    /// The Kafka of this run, for a scenario that starts a cluster of its own.
+    ///
+    /// # Errors
+    /// Those of [`Jars::locate`].
+    pub async fn jars(&self) -> Result<Jars, HarnessError> {
+        Jars::locate(&self.kafka, self.fetch).await
+    }
+
+    /// What beside classic groups is to be tried: groups of KIP-848, or `auto` where they are a preview
+    /// that is switched off, as in Kafka 3. A run that leaves them out says so.
+    pub fn other_groups(&self) -> GroupProtocol {
+        if self.is_kafka_3() {
+            println!(
+                "left out: groups of KIP-848, which Kafka {} has as a preview only; `auto` in their place",
+                self.kafka
+            );
+            return GroupProtocol::Auto;
+        }
+        GroupProtocol::Consumer
+    }
+
+    /// Whether the harness has started a Kafka 3.
+    pub fn is_kafka_3(&self) -> bool {
+        matches!(self.cluster, Cluster::Harness(_)) && self.kafka.starts_with("3.")
     }
 
     /// The transport that was asked for.

@@ -9,10 +9,10 @@ use crate::Failure;
 use futures_util::future::try_join_all;
 use ottla::client::{Client, NewTopic};
 use ottla::consumer::{
-    Assigned, AutoOffsetReset, Consumer, ConsumerConfig, GroupProtocol, HandlerError, Rebalance,
-    RebalanceListener, Revoked, SeekTo,
+    Assigned, AutoOffsetReset, Consumer, ConsumerConfig, ErrorKind, GroupProtocol, HandlerError,
+    Rebalance, RebalanceListener, Revoked, SeekTo,
 };
-use ottla::types::{ConsumedRecord, Record, TopicPartition};
+use ottla::types::{ConsumedRecord, Record, TopicPartition, with_causes};
 use ottla::{Producer, ProducerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,11 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     let mut looking = context.client_config();
     looking.metadata_max_age = Duration::from_secs(1);
     let looking = Client::connect(looking).await?;
-    let by_pattern = [GroupProtocol::Classic, GroupProtocol::Consumer].map(|protocol| {
+    if context.is_kafka_3() {
+        refused_where_kip_848_is_off(context, &client).await?;
+    }
+    let protocols = [GroupProtocol::Classic, context.other_groups()];
+    let by_pattern = protocols.map(|protocol| {
         let bed = topics::Bed {
             client: &looking,
             producer: &producer,
@@ -42,7 +46,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         };
         async move { within(protocol, bed.run()).await }
     });
-    let tried = [GroupProtocol::Classic, GroupProtocol::Consumer].map(|protocol| {
+    let tried = protocols.map(|protocol| {
         let topic = context.unique(&format!("plain-{protocol:?}").to_lowercase());
         let replication = context.replication();
         let bed = Bed {
@@ -66,6 +70,30 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         return Err(format!("the producer left {left:?}").into());
     }
     Ok(())
+}
+
+/// Who asks for KIP-848 by name hears that the broker does not have it, and reads nothing.
+async fn refused_where_kip_848_is_off(context: &Context, client: &Client) -> Outcome {
+    let topic = context.unique("refused");
+    let new = NewTopic::new(&topic, 1).replication(context.replication());
+    client.ensure_topics(vec![new]).await?;
+    let config = ConsumerConfig {
+        group_protocol: GroupProtocol::Consumer,
+        ..ConsumerConfig::new(context.unique("refused"))
+    };
+    let mut consumer = Consumer::subscribe(client, config, [topic]).await?;
+    let refused = timeout(SOON, consumer.recv()).await;
+    // It has ended already.
+    let _ = consumer.close(SOON).await;
+    let refused = refused.map_err(|_| "a group of KIP-848 is neither refused nor read")?;
+    let Err(error) = refused else {
+        return Err("a group of KIP-848 is read on a Kafka 3".into());
+    };
+    println!("refused: {}", with_causes(&error));
+    match error.kind() == ErrorKind::Coordinator && !error.is_retriable() {
+        true => Ok(()),
+        false => Err(error.into()),
+    }
 }
 
 async fn within(protocol: GroupProtocol, run: impl Future<Output = Outcome>) -> Outcome {

@@ -2,7 +2,7 @@
 
 use super::{ALL, Broker, Cluster, Context, Outcome, Scenario, Suite};
 use crate::Failure;
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions};
+use crate::harness::{Fetch, Jars, KafkaCluster, KafkaOptions};
 use futures_util::FutureExt;
 use ottla_client::TransportKind;
 use ottla_types::with_causes;
@@ -21,6 +21,8 @@ pub struct Options {
     pub broker: Broker,
     /// Where the cluster is, for [`Broker::External`] and [`Broker::Redpanda`].
     pub bootstrap: Option<String>,
+    /// Which Apache Kafka is started for [`Broker::Kafka`].
+    pub kafka: String,
     /// Only on clusters of this size; for clusters that are there, their size.
     pub nodes: Option<usize>,
     /// Only this one.
@@ -77,7 +79,7 @@ pub async fn run(options: &Options) -> Result<Tally, SelectionError> {
         spare = spare.filter(|(nodes, _)| *nodes == case.nodes);
         let outcome = match cluster(options, case, spare.take()).await {
             Ok(cluster) => {
-                let (outcome, cluster) = run_one(case, options.suite, cluster).await;
+                let (outcome, cluster) = run_one(case, options, cluster).await;
                 if let Cluster::Harness(cluster) = cluster {
                     spare = Some((case.nodes, cluster));
                 }
@@ -192,20 +194,20 @@ async fn cluster(
             if let Some((_, cluster)) = spare {
                 return Ok(Cluster::Harness(cluster));
             }
-            let jars = Jars::locate(KAFKA_VERSION, options.fetch).await?;
+            let jars = Jars::locate(&options.kafka, options.fetch).await?;
             let started = Instant::now();
             let cluster = KafkaCluster::start(case.nodes, KafkaOptions::new(jars)).await?;
             let seconds = started.elapsed().as_secs_f32();
             println!(
-                "Kafka {KAFKA_VERSION} with {} nodes is up in {seconds:.1} s",
-                case.nodes
+                "Kafka {} with {} nodes is up in {seconds:.1} s",
+                options.kafka, case.nodes
             );
             Ok(Cluster::Harness(Box::new(cluster)))
         }
     }
 }
 
-async fn run_one(case: Case, suite: Suite, cluster: Cluster) -> (Outcome, Cluster) {
+async fn run_one(case: Case, options: &Options, cluster: Cluster) -> (Outcome, Cluster) {
     let folder = match tempfile::Builder::new().prefix("ottla-e2e-").tempdir() {
         Ok(folder) => folder,
         Err(error) => return (Err(error.into()), cluster),
@@ -214,7 +216,9 @@ async fn run_one(case: Case, suite: Suite, cluster: Cluster) -> (Outcome, Cluste
         cluster,
         nodes: case.nodes,
         transport: case.transport,
-        suite,
+        suite: options.suite,
+        kafka: options.kafka.clone(),
+        fetch: options.fetch,
         folder,
         run_id: std::iter::repeat_with(fastrand::lowercase)
             .take(6)
@@ -259,11 +263,13 @@ fn print_logs(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::KAFKA_VERSION;
 
     fn options(broker: Broker) -> Options {
         Options {
             broker,
             bootstrap: None,
+            kafka: KAFKA_VERSION.to_owned(),
             nodes: None,
             scenario: None,
             suite: Suite::Ci,

@@ -3,7 +3,7 @@
 
 use super::secured_flow::{self, Secured};
 use super::{Context, Outcome};
-use crate::harness::{Fetch, Jars, KAFKA_VERSION, KafkaCluster, KafkaOptions, Worker, free_ports};
+use crate::harness::{Jars, KafkaCluster, KafkaOptions, Worker, free_ports};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const OAUTH: &str = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLog
 pub(super) async fn run(context: &mut Context) -> Outcome {
     let ports = free_ports(3)?;
     let files = Files::write(context.folder())?;
-    let jars = Jars::locate(KAFKA_VERSION, Fetch::Allowed).await?;
+    let jars = context.jars().await?;
     let cluster = KafkaCluster::start(1, options(jars, &ports, &files)).await?;
 
     let described = context.folder().join("brokers.json");

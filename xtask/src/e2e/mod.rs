@@ -92,6 +92,9 @@ fn runner(broker: Broker, options: &E2eOptions, bootstrap: Option<&str>) -> Vec<
     if let Some(bootstrap) = bootstrap {
         flag("--bootstrap", bootstrap);
     }
+    if let Some(version) = &options.kafka {
+        flag("--kafka", version);
+    }
     if let Some(nodes) = options.nodes {
         flag("--nodes", nodes.as_str());
     }
@@ -124,6 +127,7 @@ mod tests {
     #[test]
     fn the_runner_is_told_everything() {
         let options = E2eOptions {
+            kafka: Some("3.9.2".to_owned()),
             nodes: Some(Nodes::Three),
             suite: Some(Suite::Ci),
             scenario: Some("order-flow".to_owned()),
@@ -133,8 +137,8 @@ mod tests {
         let words = runner(Broker::Kafka, &options, None).join(" ");
         assert_eq!(
             words,
-            "run --locked --package ottla-integration --bin e2e -- --broker kafka --nodes 3 \
-             --scenario order-flow --suite ci --provision"
+            "run --locked --package ottla-integration --bin e2e -- --broker kafka --kafka 3.9.2 \
+             --nodes 3 --scenario order-flow --suite ci --provision"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Members that are gone without a word: killed, or frozen and back as zombies.
 
 use super::verdict::Verdict;
-use super::{Bed, Failure, HEARTBEAT, MEMBERS, Member, SESSION, WAYS, WITHIN, Way, take_one_each};
+use super::{Bed, Failure, HEARTBEAT, MEMBERS, Member, SESSION, WITHIN, Way};
 use crate::member::{BEGUN, REFUSED, now_ns};
 use crate::read_back::{read_topic, record_id};
 use crate::scenarios::{Context, Outcome};
@@ -85,7 +85,7 @@ pub(in crate::scenarios) async fn member_kill(context: &mut Context) -> Outcome 
     let (mut killed, mut gone) = (Vec::new(), Vec::new());
     let killing = async {
         bed.all_at_work().await?;
-        for mut member in take_one_each(&mut members) {
+        for mut member in bed.take_one_each(&mut members) {
             member.worker.kill9().await?;
             gone.push(Gone::now(&bed, &member).await?);
             killed.push(member);
@@ -111,9 +111,9 @@ pub(in crate::scenarios) async fn zombie(context: &mut Context) -> Outcome {
     let (mut zombies, mut gone, mut slow) = (Vec::new(), Vec::new(), Vec::new());
     let freezing = async {
         bed.all_at_work().await?;
-        for member in take_one_each(&mut members) {
+        for member in bed.take_one_each(&mut members) {
             let partition = member.standing()?.partitions[0];
-            slow.push(bed.send_slow(partition, CALL).await?);
+            slow.push(bed.send_slow(&member.name, partition, CALL).await?);
             let begun = |line: &str| line.starts_with(BEGUN);
             let begun = member.worker.wait_line(begun, WITHIN).await?;
             member.worker.freeze()?;
@@ -148,7 +148,7 @@ pub(in crate::scenarios) async fn zombie(context: &mut Context) -> Outcome {
     let ids: Vec<_> = published.iter().map(record_id).collect();
     for id in slow_ids {
         let times = ids.iter().filter(|known| **known == id).count();
-        if times != WAYS.len() {
+        if times != bed.ways.len() {
             return Err(format!("{id} was published {times} times").into());
         }
     }

@@ -48,16 +48,18 @@ struct Way {
     protocol: GroupProtocol,
 }
 
-const WAYS: [Way; 2] = [
-    Way {
+fn ways(context: &Context) -> [Way; 2] {
+    let protocol = context.other_groups();
+    let classic = Way {
         name: "cooperative",
         protocol: GroupProtocol::Classic,
-    },
-    Way {
-        name: "kip-848",
-        protocol: GroupProtocol::Consumer,
-    },
-];
+    };
+    let name = match protocol {
+        GroupProtocol::Consumer => "kip-848",
+        _ => "auto",
+    };
+    [classic, Way { name, protocol }]
+}
 
 /// A topic, and the names of a run.
 struct Bed {
@@ -65,6 +67,7 @@ struct Bed {
     bootstrap: String,
     topic: String,
     folder: PathBuf,
+    ways: [Way; 2],
     /// Members so far, so that each has a name of its own.
     started: AtomicUsize,
 }
@@ -109,6 +112,7 @@ impl Bed {
             bootstrap: context.bootstrap(),
             topic,
             folder: context.folder().to_owned(),
+            ways: ways(context),
             started: AtomicUsize::new(0),
         })
     }
@@ -151,7 +155,7 @@ impl Bed {
         change: impl Fn(&mut MemberOptions, usize),
     ) -> Result<Vec<Member>, Failure> {
         let mut members = Vec::new();
-        for way in WAYS {
+        for way in self.ways {
             for number in 0..count {
                 members.push(self.member(way, |options| change(options, number))?);
             }
@@ -232,10 +236,15 @@ impl Bed {
         record.header(names::MESSAGE_ID, format!("{key}-{seq}"))
     }
 
-    /// Sends one record that takes a handler so long.
-    async fn send_slow(&self, partition: i32, takes: Duration) -> Result<Acknowledged, Failure> {
+    /// Sends one record that takes a handler so long; no other one has its name.
+    async fn send_slow(
+        &self,
+        name: &str,
+        partition: i32,
+        takes: Duration,
+    ) -> Result<Acknowledged, Failure> {
         let producer = Producer::new(&self.client, ProducerConfig::default())?;
-        let key = format!("slow-{partition}");
+        let key = format!("slow-{name}");
         let record = self.record(&key, 0, partition);
         let record = record.header(TAKES_MS, takes.as_millis().to_string());
         let sent = acknowledge(key, 0, producer.enqueue_when_room(record).await).await;
@@ -262,7 +271,7 @@ impl Bed {
         wanted: BTreeMap<i32, Offset>,
         within: Duration,
     ) -> Result<(), Failure> {
-        for way in WAYS {
+        for way in self.ways {
             let group = self.group(way);
             until(within, async || {
                 let committed = self.committed(&group).await?;
@@ -275,6 +284,16 @@ impl Bed {
             .await?;
         }
         Ok(())
+    }
+
+    /// Takes one member of each way away.
+    fn take_one_each(&self, members: &mut Vec<Member>) -> Vec<Member> {
+        let mut taken = Vec::new();
+        for way in self.ways {
+            let at = members.iter().position(|m| m.way.name == way.name);
+            taken.extend(at.map(|at| members.remove(at)));
+        }
+        taken
     }
 
     /// Waits until each group is at work on each partition.
@@ -313,16 +332,6 @@ async fn until(
             Some(_) => {}
         }
     }
-}
-
-/// Takes one member of each way away.
-fn take_one_each(members: &mut Vec<Member>) -> Vec<Member> {
-    let mut taken = Vec::new();
-    for way in WAYS {
-        let at = members.iter().position(|m| m.way.name == way.name);
-        taken.extend(at.map(|at| members.remove(at)));
-    }
-    taken
 }
 
 async fn acknowledge(

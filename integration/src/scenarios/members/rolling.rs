@@ -1,6 +1,6 @@
 //! One after the other: members are replaced, brokers restarted.
 
-use super::{Bed, MEMBERS, WAYS, millis, rebalances, take_one_each};
+use super::{Bed, MEMBERS, millis, rebalances};
 use crate::scenarios::{Context, Outcome};
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ pub(in crate::scenarios) async fn deploy(context: &mut Context) -> Outcome {
     let mut gone = Vec::new();
     let replacing = async {
         for _ in 0..MEMBERS {
-            for way in WAYS {
+            for way in bed.ways {
                 members.push(bed.member(way, |_| {})?);
             }
             bed.settled(&members).await?;
-            let mut leaving = take_one_each(&mut members);
+            let mut leaving = bed.take_one_each(&mut members);
             for member in &leaving {
                 member.worker.terminate()?;
             }
@@ -34,7 +34,7 @@ pub(in crate::scenarios) async fn deploy(context: &mut Context) -> Outcome {
     bed.finish(&mut members).await?;
     members.append(&mut gone);
     let verdict = bed.judge(sent, &members).await?;
-    for way in WAYS {
+    for way in bed.ways {
         let longest = verdict.gaps(&bed.group(way));
         println!("{}: {} rebalances, {longest}", way.name, 2 * MEMBERS);
     }

@@ -18,7 +18,7 @@ pub(in crate::scenarios) async fn slow_handler(context: &mut Context) -> Outcome
     });
     let mut members = members.await?;
     let before = rebalances(&members)?;
-    let slow = bed.send_slow(0, CALL).await?;
+    let slow = bed.send_slow("call", 0, CALL).await?;
     let behind = slow.offset.map(|offset| (0, offset + 1));
     let started = Instant::now();
     let waiting = bed.committed_at_least(behind.into_iter().collect(), CALL_MAX);

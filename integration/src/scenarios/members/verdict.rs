@@ -1,6 +1,6 @@
 //! What the members' journals say, judged by the history checker, and the figures that come of it.
 
-use super::{Bed, Failure, Member, WAYS, WITHIN};
+use super::{Bed, Failure, Member, WITHIN};
 use crate::history::{Acknowledged, Commit, Effect, Expected, History, read_journal};
 use crate::read_back::read_into;
 use ottla::types::Offset;
@@ -72,7 +72,7 @@ impl Bed {
                 });
             }
         }
-        for way in WAYS {
+        for way in self.ways {
             let group = self.group(way);
             history.expected.extend(sent.iter().map(|sent| Expected {
                 group: group.clone(),
@@ -94,7 +94,7 @@ impl Bed {
         if !report.violations.is_empty() {
             return Err(report.to_string().into());
         }
-        for way in WAYS {
+        for way in self.ways {
             let twice = verdict.repeated(&self.group(way)).len();
             let all = history.acknowledged.len();
             println!("{}: {all} records, {twice} given more than once", way.name);
@@ -117,7 +117,7 @@ impl Verdict {
 
     /// Nothing was given twice.
     pub(super) fn expect_once(&self, bed: &Bed) -> Result<(), Failure> {
-        for way in WAYS {
+        for way in bed.ways {
             if let Some(first) = self.repeated(&bed.group(way)).first() {
                 return Err(format!("given more than once: {first:?}").into());
             }
