@@ -115,10 +115,12 @@ async fn copy(version: &str, folder: &Path) -> Result<(), HarnessError> {
 }
 
 fn project(version: &str) -> String {
+    // Kafka 3 brings a logger of its own, which says nothing without a configuration.
     let dependency = |group: &str, name: &str, version: &str| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>\
-             <version>{version}</version></dependency>\n"
+             <version>{version}</version><exclusions><exclusion><groupId>org.slf4j</groupId>\
+             <artifactId>slf4j-reload4j</artifactId></exclusion></exclusions></dependency>\n"
         )
     };
     let dependencies = [
