@@ -295,20 +295,23 @@ mod tests {
             let mut body = BytesMut::new();
             answer(version).encode(&mut body, version).unwrap();
             assert_eq!(
-                A::LAYOUT.check(&body, version),
+                A::LAYOUT.check(&body, version, usize::MAX),
                 Ok(()),
                 "{} v{version}",
                 A::NAME
             );
             for end in 0..body.len() {
-                let cut = A::LAYOUT.check(&body[..end], version);
+                let cut = A::LAYOUT.check(&body[..end], version, usize::MAX);
                 assert!(cut.is_err(), "{} v{version} cut at {end}", A::NAME);
             }
             let mut flexible = BytesMut::from(&b"\x01\x63\x02xy"[..]);
             flexible.extend_from_slice(&body);
             let has_tags = A::Answer::header_version(version) >= 1;
             if has_tags {
-                assert_eq!(A::LAYOUT.check_with_tags(&flexible, version), Ok(()));
+                assert_eq!(
+                    A::LAYOUT.check_with_tags(&flexible, version, usize::MAX),
+                    Ok(())
+                );
             }
             let is_flexible = version >= A::LAYOUT.flexible_from;
             assert_eq!(

@@ -16,21 +16,14 @@ use tokio::time::{Instant, sleep_until};
 pub(super) struct Driver<R> {
     reader: R,
     exchange: Arc<Exchange>,
-    response_bytes_max: usize,
     incoming: Intake,
 }
 
 impl<R: AsyncRead + Unpin> Driver<R> {
-    pub(super) fn new(
-        reader: R,
-        exchange: Arc<Exchange>,
-        response_bytes_max: usize,
-        in_use: FrameBytes,
-    ) -> Self {
+    pub(super) fn new(reader: R, exchange: Arc<Exchange>, in_use: FrameBytes) -> Self {
         Self {
             reader,
             exchange,
-            response_bytes_max,
             incoming: Intake::new(in_use),
         }
     }
@@ -79,10 +72,13 @@ impl<R: AsyncRead + Unpin> Driver<R> {
     }
 
     fn answer(&mut self) -> Result<(), FrameError> {
-        while let Some(frame) = self.incoming.next_frame(self.response_bytes_max)? {
+        loop {
+            let limit = self.exchange.answer_bytes_max();
+            let Some(frame) = self.incoming.next_frame(limit)? else {
+                return Ok(());
+            };
             self.exchange.answer(frame)?;
         }
-        Ok(())
     }
 }
 
@@ -138,8 +134,8 @@ mod tests {
             };
             let (reader, writer) = tokio::io::split(ours);
             let idleness = Idleness::new(LIMIT);
-            let exchange = Arc::new(Exchange::new(writer, "b".into(), closed, idleness));
-            let driver = Driver::new(reader, exchange.clone(), 1 << 10, FrameBytes::default());
+            let exchange = Arc::new(Exchange::new(writer, "b".into(), closed, idleness, 1 << 10));
+            let driver = Driver::new(reader, exchange.clone(), FrameBytes::default());
             let mut tasks = JoinSet::new();
             tasks.spawn(driver.run());
             tasks.spawn(answer_all(theirs, late));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::AsyncWrite;
@@ -25,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests that wait for an answer on one connection; more wait for their turn.
 pub(super) const IN_FLIGHT_MAX: usize = 64;
+
+/// The largest answer that is read before the broker has agreed on versions and authentication is
+/// through; what is sent then takes a few KiB.
+const GREETING_BYTES_MAX: usize = 1 << 20;
 
 /// Hears of the answer: the whole frame, or why there is none. Called by the connection's task, so it
 /// shall be quick. One that is dropped hears nothing.
@@ -92,6 +97,8 @@ pub(super) struct Exchange {
     pub(super) broker: Arc<str>,
     pub(super) closed: Closed,
     pub(super) idleness: Idleness,
+    /// The largest answer that is read.
+    answer_bytes_max: AtomicUsize,
     room: Arc<Semaphore>,
     state: Mutex<State>,
     /// The task has something to look at.
@@ -134,10 +141,12 @@ impl Exchange {
         broker: Arc<str>,
         closed: Closed,
         idleness: Idleness,
+        answer_bytes_max: usize,
     ) -> Self {
         Self {
             broker,
             closed,
+            answer_bytes_max: AtomicUsize::new(answer_bytes_max.min(GREETING_BYTES_MAX)),
             room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             state: Mutex::new(State {
                 writer: Some(Box::new(writer)),
@@ -157,6 +166,17 @@ impl Exchange {
     fn lock(&self) -> MutexGuard<'_, State> {
         // After a panic the order of requests may be broken: then the stream ends at the next answer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The largest answer that is read now.
+    pub(super) fn answer_bytes_max(&self) -> usize {
+        self.answer_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// The broker is the one that was meant: from now on its answers may be so large.
+    pub(super) fn trust(&self, answer_bytes_max: usize) {
+        self.answer_bytes_max
+            .store(answer_bytes_max, Ordering::Relaxed);
     }
 
     fn error(&self, kind: ErrorKind, api: &'static str) -> Error {

@@ -10,7 +10,10 @@ use bytes::{Buf, Bytes, BytesMut};
 pub(crate) enum FrameError {
     #[error("frame length {0} is negative")]
     NegativeLength(i32),
-    #[error("frame length {length} is above receive.message.max.bytes = {limit}")]
+    #[error(
+        "frame length {length} is above {limit} (receive.message.max.bytes, and 1 MiB at most before \
+         authentication is through)"
+    )]
     TooLong { length: usize, limit: usize },
     #[error("frame length {0} leaves no room for a correlation id")]
     TooShort(usize),

@@ -6,7 +6,7 @@
 
 use super::frame::{FrameError, next_frame};
 use super::intake::Intake;
-use super::{Api, decode_answer};
+use super::{Api, decode_answer, elements_max};
 use crate::{Error, convert, metadata};
 use allocation_counter::measure;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -152,7 +152,7 @@ type Try = fn(Bytes, i16) -> Result<(), Error>;
 
 /// Decodes the API's answer and does with it what the client does.
 fn tried<A: Api>(frame: Bytes, version: i16, used: fn(A::Answer, i16)) -> Result<(), Error> {
-    decode_answer::<A>(frame, version).map(|answer| used(answer, version))
+    decode_answer::<A>(frame, version, elements_max(0)).map(|answer| used(answer, version))
 }
 
 macro_rules! answers {

@@ -2,8 +2,9 @@
 //!
 //! The message decoder reserves memory for as many array elements as the wire claims, so a frame of
 //! a few bytes could ask for gigabytes and abort the process. The walk reserves nothing; it proves
-//! that every length and count is backed by bytes of the frame. What the decoder reserves
-//! afterwards is then a small multiple of the frame, and the frame is bounded.
+//! that every length and count is backed by bytes of the frame, and that there are not too many of
+//! the elements that take more memory than bytes of the frame. What the decoder reserves afterwards
+//! is then a small multiple of what a frame may have.
 
 /// What was wrong with an answer's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +13,8 @@ pub(crate) enum LayoutError {
     Short { wanted: usize, left: usize },
     #[error("an array of {count} elements is announced where {left} bytes are left")]
     Count { count: usize, left: usize },
+    #[error("the answer has more elements than receive.message.max.bytes is good for")]
+    Elements,
     #[error("a length of {0} is announced")]
     Negative(i64),
     #[error("a variable-length number is longer than five bytes")]
@@ -84,23 +87,35 @@ pub(crate) const fn array(fields: &'static [Field]) -> Kind {
 }
 
 impl Layout {
-    /// Checks `body`, an answer of `version` without its header. Bytes that follow it are ignored.
-    pub(crate) fn check(&self, body: &[u8], version: i16) -> Result<(), LayoutError> {
-        let mut walk = self.walk(body, version);
+    /// Checks `body`, an answer of `version` without its header, to have `elements` at most. Bytes that
+    /// follow it are ignored.
+    pub(crate) fn check(
+        &self,
+        body: &[u8],
+        version: i16,
+        elements: usize,
+    ) -> Result<(), LayoutError> {
+        let mut walk = self.walk(body, version, elements);
         walk.structure(&self.body)
     }
 
     /// Checks `body` behind the header's tagged fields, if the header has them.
-    pub(crate) fn check_with_tags(&self, body: &[u8], version: i16) -> Result<(), LayoutError> {
-        let mut walk = self.walk(body, version);
+    pub(crate) fn check_with_tags(
+        &self,
+        body: &[u8],
+        version: i16,
+        elements: usize,
+    ) -> Result<(), LayoutError> {
+        let mut walk = self.walk(body, version, elements);
         walk.tags(&[])?;
         walk.structure(&self.body)
     }
 
-    fn walk<'a>(&self, left: &'a [u8], version: i16) -> Walk<'a> {
+    fn walk<'a>(&self, left: &'a [u8], version: i16, elements: usize) -> Walk<'a> {
         Walk {
             left,
             version,
+            elements,
             flexible: version >= self.flexible_from,
         }
     }
@@ -110,6 +125,8 @@ struct Walk<'a> {
     left: &'a [u8],
     version: i16,
     flexible: bool,
+    /// How many more elements there may be.
+    elements: usize,
 }
 
 impl Walk<'_> {
@@ -147,14 +164,14 @@ impl Walk<'_> {
                 _ => Ok(()),
             },
             Kind::Texts => {
-                for _ in 0..self.count()? {
+                for _ in 0..self.elements()? {
                     let length = self.length(2)?;
                     self.skip(length.unwrap_or(0))?;
                 }
                 Ok(())
             }
             Kind::Array(element) => {
-                for _ in 0..self.count()? {
+                for _ in 0..self.elements()? {
                     self.structure(element)?;
                 }
                 Ok(())
@@ -168,7 +185,11 @@ impl Walk<'_> {
             let length = self.varint()? as usize;
             let before = self.left.len();
             match known.iter().find(|(known, _)| *known == tag) {
-                None => self.skip(length)?,
+                None => {
+                    // The decoder keeps it.
+                    self.take_elements(1)?;
+                    self.skip(length)?;
+                }
                 Some((_, field)) => {
                     self.field(field)?;
                     // The decoder reads a known field by its type and not by its length; where the
@@ -190,6 +211,19 @@ impl Walk<'_> {
             return Err(LayoutError::Count { count, left });
         }
         Ok(count)
+    }
+
+    /// The count of an array whose elements take memory of their own.
+    fn elements(&mut self) -> Result<usize, LayoutError> {
+        let count = self.count()?;
+        self.take_elements(count)?;
+        Ok(count)
+    }
+
+    fn take_elements(&mut self, count: usize) -> Result<(), LayoutError> {
+        let left = self.elements.checked_sub(count);
+        self.elements = left.ok_or(LayoutError::Elements)?;
+        Ok(())
     }
 
     /// A length, `None` for null: `width` bytes, or a varint above by one in flexible versions.
@@ -259,10 +293,10 @@ mod tests {
         let new =
             b"\0\0\x02\x02a\0\0\0\x01\0\x02\0\0\0\x07\x02\x00\x0812345678\x09\x01x".as_slice();
         for (version, answer) in [(0, old), (1, new)] {
-            assert_eq!(LAYOUT.check(answer, version), Ok(()));
+            assert_eq!(LAYOUT.check(answer, version, 100), Ok(()));
             for end in 0..answer.len() {
                 assert!(
-                    LAYOUT.check(&answer[..end], version).is_err(),
+                    LAYOUT.check(&answer[..end], version, 100).is_err(),
                     "v{version} cut at {end}"
                 );
             }
@@ -276,23 +310,28 @@ mod tests {
             count: 0x7fff_ffff,
             left: 3,
         };
-        assert_eq!(LAYOUT.check(huge, 0), Err(expected));
+        assert_eq!(LAYOUT.check(huge, 0, 100), Err(expected));
         let huge = b"\0\0\xff\xff\xff\xff\x0fabc";
         assert!(matches!(
-            LAYOUT.check(huge, 1),
+            LAYOUT.check(huge, 1, 100),
             Err(LayoutError::Count { .. })
         ));
         assert_eq!(
-            LAYOUT.check(b"\0\0\xff\xff\xff\xff\xff\x01", 1),
+            LAYOUT.check(b"\0\0\xff\xff\xff\xff\xff\x01", 1, 100),
             Err(LayoutError::Varint)
         );
         assert_eq!(
-            LAYOUT.check(b"\0\0\xff\xff\xff\xfe", 0),
+            LAYOUT.check(b"\0\0\xff\xff\xff\xfe", 0, 100),
             Err(LayoutError::Negative(-2))
         );
+        // Two elements, and an unknown tagged field.
+        let three = b"\0\0\x03\x01\0\0\0\0\0\x01\0\0\0\0\0\x01\x01\x09\0";
+        assert_eq!(LAYOUT.check(three, 1, 3), Ok(()));
+        assert_eq!(LAYOUT.check(three, 1, 2), Err(LayoutError::Elements));
+        assert_eq!(LAYOUT.check(three, 1, 1), Err(LayoutError::Elements));
         let lying_tag = b"\0\0\x01\x01\x01\x00\x0712345678";
         assert_eq!(
-            LAYOUT.check(lying_tag, 1),
+            LAYOUT.check(lying_tag, 1, 100),
             Err(LayoutError::Tag { tag: 0, length: 7 })
         );
     }

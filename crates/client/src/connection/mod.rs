@@ -184,6 +184,7 @@ impl Connector {
             }
         }
         let session = self.security.authenticate(&connection, deadline).await?;
+        connection.exchange.trust(self.response_bytes_max);
         tracing::debug!(broker = &*connection.broker, "connected");
         let connection = Arc::new(connection);
         if let Some((sasl, after)) = session {
@@ -211,9 +212,9 @@ impl Connector {
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let exchange = Arc::new(Exchange::new(writer, broker, closed, idleness));
-        let (limit, frames) = (self.response_bytes_max, self.frames.clone());
-        let driver = Driver::new(reader, exchange.clone(), limit, frames);
+        let limit = self.response_bytes_max;
+        let exchange = Arc::new(Exchange::new(writer, broker, closed, idleness, limit));
+        let driver = Driver::new(reader, exchange.clone(), self.frames.clone());
         self.tasks.spawn(driver.run()).then_some(exchange)
     }
 }
@@ -503,22 +504,33 @@ impl Handle {
 
     /// Decodes an answer; closes the connection when it does not follow the protocol.
     fn decode<A: Api>(&self, frame: Bytes, version: i16) -> Result<A::Answer, Error> {
-        decode_answer::<A>(frame, version).map_err(|error| {
+        let elements_max = elements_max(self.exchange.answer_bytes_max());
+        decode_answer::<A>(frame, version, elements_max).map_err(|error| {
             self.exchange.closed.connection.cancel();
             error.with_broker(&*self.broker)
         })
     }
 }
 
+/// The structs that an answer may consist of, where it may have so many bytes. One that is decoded
+/// takes up to some 250 bytes, where it came in as few as one or two.
+fn elements_max(answer_bytes_max: usize) -> usize {
+    (answer_bytes_max / 64).max(16 << 10)
+}
+
 /// Decodes an answer after its lengths and counts were checked.
-fn decode_answer<A: Api>(mut frame: Bytes, version: i16) -> Result<A::Answer, Error> {
+fn decode_answer<A: Api>(
+    mut frame: Bytes,
+    version: i16,
+    elements_max: usize,
+) -> Result<A::Answer, Error> {
     let protocol = || Error::new(ErrorKind::Protocol, A::NAME);
     let header_version = A::Answer::header_version(version);
     let body = frame.get(4..).unwrap_or_default();
     let checked = if header_version >= 1 {
-        A::LAYOUT.check_with_tags(body, version)
+        A::LAYOUT.check_with_tags(body, version, elements_max)
     } else {
-        A::LAYOUT.check(body, version)
+        A::LAYOUT.check(body, version, elements_max)
     };
     checked.map_err(|cause| protocol().with_source(cause))?;
     ResponseHeader::decode(&mut frame, header_version)

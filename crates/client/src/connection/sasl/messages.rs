@@ -51,9 +51,12 @@ mod tests {
     {
         let mut body = BytesMut::new();
         answer.encode(&mut body, version).unwrap();
-        assert_eq!(A::LAYOUT.check(&body, version), Ok(()));
+        assert_eq!(A::LAYOUT.check(&body, version, usize::MAX), Ok(()));
         for end in 0..body.len() {
-            assert!(A::LAYOUT.check(&body[..end], version).is_err(), "{end}");
+            assert!(
+                A::LAYOUT.check(&body[..end], version, usize::MAX).is_err(),
+                "{end}"
+            );
         }
     }
 

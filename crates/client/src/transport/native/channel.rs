@@ -231,7 +231,7 @@ impl Channel {
         let deadline = Instant::now() + job.max_wait + cluster.config.request_timeout;
         let body = connection.submit(message::NAME, frame, deadline).await?;
         let size = body.len();
-        let answer = message::read(body, version)
+        let answer = message::read(body, version, job.cursors.len())
             .map_err(|cause| connection.refuse(message::NAME, cause))?;
         Ok(Exchanged::Fetched(answer, size))
     }

@@ -172,8 +172,9 @@ pub(super) struct PartitionAnswer {
     pub(super) leader: Option<(i32, i32)>,
 }
 
-/// Reads an answer of `version` from behind the correlation id. Bytes that follow are ignored.
-pub(super) fn read(body: Bytes, version: i16) -> Result<Answer, WireError> {
+/// Reads an answer of `version` from behind the correlation id, to a request (or session) for `asked`
+/// partitions. Bytes that follow are ignored.
+pub(super) fn read(body: Bytes, version: i16, asked: usize) -> Result<Answer, WireError> {
     let mut r = Reader::new(body, is_flexible(version));
     if is_flexible(version) {
         // The header's.
@@ -185,23 +186,19 @@ pub(super) fn read(body: Bytes, version: i16) -> Result<Answer, WireError> {
         code = ErrorCode(r.i16()?);
         session_id = r.i32()?;
     }
-    let mut partitions = Vec::new();
-    r.array(3, |r| {
-        let topic = if version > NAMES_UNTIL {
+    let topic = |r: &mut Reader| {
+        Ok(if version > NAMES_UNTIL {
             Topic::Id(r.uuid()?)
         } else {
             Topic::Name(r.text()?.ok_or(WireError::Negative(-1))?)
-        };
-        r.array(24, |r| {
-            partitions.push(read_partition(r, version, topic.clone())?);
-            Ok(())
-        })?;
-        r.skip_tags()
-    })?;
+        })
+    };
+    let partition = |r: &mut Reader, topic: &Topic| read_partition(r, version, topic.clone());
+    let partitions = r.partitions(24, asked, topic, partition)?;
     let mut endpoints = Vec::new();
     r.tags(|tag, field| {
         if tag == 0 && version >= 16 {
-            endpoints = field.array(10, read_endpoint)?;
+            endpoints = field.array(10, asked, read_endpoint)?;
         }
         Ok(())
     })?;
@@ -224,7 +221,7 @@ fn read_partition(
     let high_watermark = r.i64()?;
     let last_stable_offset = r.i64()?;
     let log_start_offset = if version >= 5 { r.i64()? } else { -1 };
-    let aborted = r.array(16, |r| {
+    let aborted = r.array(16, usize::MAX, |r| {
         let aborted = (r.i64()?, r.i64()?);
         r.skip_tags()?;
         Ok(aborted)

@@ -1,6 +1,7 @@
 //! Our two hand-written messages against kafka-protocol's, in every version.
 
 use super::outbox::{Order, Terms};
+use super::wire::WireError;
 use super::{fetch_message as fetch, produce_message as produce};
 use crate::connection::RequestFrame;
 use crate::transport::{Acks, answers};
@@ -142,7 +143,7 @@ fn produce_answers_are_read_in_every_version_and_no_cut_of_them() {
             version,
             produce::is_flexible(version),
         );
-        let read = produce::read(whole.clone(), version).unwrap();
+        let read = produce::read(whole.clone(), version, 4).unwrap();
         assert_eq!((read.partitions.len(), read.throttle_ms), (4, 9));
         let part = &read.partitions[3];
         assert_eq!((part.topic.as_str(), part.partition), ("a", 7));
@@ -160,8 +161,12 @@ fn produce_answers_are_read_in_every_version_and_no_cut_of_them() {
         assert_eq!(endpoints.len(), usize::from(version >= 10));
         assert!(endpoints.iter().all(|e| *e == (3, "h", 99)));
         for end in 0..whole.len() {
-            let cut = produce::read(whole.slice(..end), version);
+            let cut = produce::read(whole.slice(..end), version, 4);
             assert!(cut.is_err(), "v{version} cut at {end}");
+        }
+        for asked in 0..4 {
+            let unasked = produce::read(whole.clone(), version, asked).unwrap_err();
+            assert!(matches!(unasked, WireError::Unasked { .. }), "v{version}");
         }
     }
 }
@@ -292,7 +297,7 @@ fn fetch_answer(version: i16) -> FetchResponse {
 fn fetch_answers_are_read_in_every_version_and_no_cut_of_them() {
     for version in fetch::VERSIONS {
         let whole = body(&fetch_answer(version), version, fetch::is_flexible(version));
-        let read = fetch::read(whole.clone(), version).unwrap();
+        let read = fetch::read(whole.clone(), version, 4).unwrap();
         assert_eq!((read.partitions.len(), read.throttle_ms), (4, 9));
         let session = if version >= fetch::SESSIONS_FROM {
             (77, ErrorCode(70))
@@ -326,8 +331,12 @@ fn fetch_answers_are_read_in_every_version_and_no_cut_of_them() {
         let frame = whole.as_ptr_range();
         assert!(frame.contains(&part.records.as_ptr()));
         for end in 0..whole.len() {
-            let cut = fetch::read(whole.slice(..end), version);
+            let cut = fetch::read(whole.slice(..end), version, 4);
             assert!(cut.is_err(), "v{version} cut at {end}");
+        }
+        for asked in 0..4 {
+            let unasked = fetch::read(whole.clone(), version, asked).unwrap_err();
+            assert!(matches!(unasked, WireError::Unasked { .. }), "v{version}");
         }
     }
 }

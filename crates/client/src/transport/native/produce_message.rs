@@ -107,27 +107,22 @@ pub(super) struct Endpoint {
     pub(super) port: i32,
 }
 
-/// Reads an answer of `version` from behind the correlation id. Bytes that follow are ignored.
-pub(super) fn read(body: Bytes, version: i16) -> Result<Answer, WireError> {
+/// Reads an answer of `version` from behind the correlation id, to a request with `asked` batches. Bytes
+/// that follow are ignored.
+pub(super) fn read(body: Bytes, version: i16, asked: usize) -> Result<Answer, WireError> {
     let mut r = Reader::new(body, is_flexible(version));
     if is_flexible(version) {
         // The header's.
         r.skip_tags()?;
     }
-    let mut partitions = Vec::new();
-    r.array(3, |r| {
-        let topic = r.text()?.ok_or(WireError::Negative(-1))?;
-        r.array(22, |r| {
-            partitions.push(read_partition(r, version, topic.clone())?);
-            Ok(())
-        })?;
-        r.skip_tags()
-    })?;
+    let topic = |r: &mut Reader| r.text()?.ok_or(WireError::Negative(-1));
+    let partition = |r: &mut Reader, topic: &Text| read_partition(r, version, topic.clone());
+    let partitions = r.partitions(22, asked, topic, partition)?;
     let throttle_ms = r.i32()?;
     let mut endpoints = Vec::new();
     r.tags(|tag, field| {
         if tag == 0 && version >= 10 {
-            endpoints = field.array(10, read_endpoint)?;
+            endpoints = field.array(10, asked, read_endpoint)?;
         }
         Ok(())
     })?;
@@ -147,13 +142,14 @@ fn read_partition(r: &mut Reader, version: i16, topic: Text) -> Result<Partition
     let mut message = None;
     if version >= 8 {
         // KIP-467: which records were refused, and why.
-        let first = r.array(5, |r| {
+        let mut first = None;
+        for _ in 0..r.count(5, usize::MAX)? {
             r.i32()?;
             let message = r.text()?;
+            first = first.or(message);
             r.skip_tags()?;
-            Ok(message)
-        })?;
-        message = r.text()?.or_else(|| first.into_iter().flatten().next());
+        }
+        message = r.text()?.or(first);
     }
     let mut leader = None;
     r.tags(|tag, field| {

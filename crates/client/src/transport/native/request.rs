@@ -16,6 +16,7 @@ use tokio::time::Instant;
 pub(super) struct Request {
     connection: Connection,
     version: i16,
+    batches: usize,
     is_answered: bool,
     /// When the connection gives the request up.
     limit: Instant,
@@ -58,6 +59,7 @@ impl Request {
         Arc::new(Self {
             connection,
             version,
+            batches: orders.len(),
             is_answered,
             limit,
             pending: Mutex::new(Pending::new(orders, limit)),
@@ -96,7 +98,7 @@ impl Request {
     pub(super) fn read(&self, answer: Result<Bytes, Error>) -> Answer {
         match answer {
             Ok(_) if !self.is_answered => Answer::Sent,
-            Ok(body) => match message::read(body, self.version) {
+            Ok(body) => match message::read(body, self.version, self.batches) {
                 Ok(answer) => Answer::Came(answer),
                 Err(cause) => Answer::Failed(self.connection.refuse(message::NAME, cause)),
             },

@@ -15,6 +15,8 @@ pub(super) enum WireError {
     Short { wanted: usize, left: usize },
     #[error("an array of {count} elements is announced where {left} bytes are left")]
     Count { count: usize, left: usize },
+    #[error("{count} elements are announced where {asked} at most were asked for")]
+    Unasked { count: usize, asked: usize },
     #[error("a length of {0} is announced")]
     Negative(i64),
     #[error("a variable-length number is longer than five bytes")]
@@ -72,22 +74,52 @@ impl Reader {
         }
     }
 
-    /// The elements of an array, none for null. Each takes `element_bytes` at least.
+    /// The elements of an array, none for null. Each takes `element_bytes` at least, and there are
+    /// `asked` at most.
     pub(super) fn array<T>(
         &mut self,
         element_bytes: usize,
+        asked: usize,
         mut read: impl FnMut(&mut Self) -> Result<T, WireError>,
     ) -> Result<Vec<T>, WireError> {
-        let count = self.length(4)?.unwrap_or(0);
-        let left = self.left.len();
-        if count > left / element_bytes.max(1) {
-            return Err(WireError::Count { count, left });
-        }
+        let count = self.count(element_bytes, asked)?;
         let mut elements = Vec::with_capacity(count);
         for _ in 0..count {
             elements.push(read(self)?);
         }
         Ok(elements)
+    }
+
+    /// The count of an array whose elements follow.
+    pub(super) fn count(&mut self, element_bytes: usize, asked: usize) -> Result<usize, WireError> {
+        let count = self.length(4)?.unwrap_or(0);
+        let left = self.left.len();
+        if count > left / element_bytes.max(1) {
+            return Err(WireError::Count { count, left });
+        }
+        if count > asked {
+            return Err(WireError::Unasked { count, asked });
+        }
+        Ok(count)
+    }
+
+    /// The partitions of an answer, topic by topic, to a request for `asked` of them.
+    pub(super) fn partitions<N, T>(
+        &mut self,
+        partition_bytes: usize,
+        asked: usize,
+        mut topic: impl FnMut(&mut Self) -> Result<N, WireError>,
+        mut read: impl FnMut(&mut Self, &N) -> Result<T, WireError>,
+    ) -> Result<Vec<T>, WireError> {
+        let mut partitions = Vec::new();
+        for _ in 0..self.count(3, asked)? {
+            let topic = topic(self)?;
+            for _ in 0..self.count(partition_bytes, asked - partitions.len())? {
+                partitions.push(read(self, &topic)?);
+            }
+            self.skip_tags()?;
+        }
+        Ok(partitions)
     }
 
     /// The tagged fields that end a struct: each known one is handed to `read` with a reader of its
@@ -297,7 +329,7 @@ mod tests {
             assert_eq!(r.text(), Ok(None));
             assert_eq!(r.uuid(), Ok([7; 16]));
             assert_eq!(r.blob().unwrap().unwrap(), batch.bytes());
-            assert_eq!(r.array(4, Reader::i32), Ok(vec![1, 2]));
+            assert_eq!(r.array(4, 2, Reader::i32), Ok(vec![1, 2]));
             r.skip_tags().unwrap();
             assert!(r.left.is_empty());
         }
@@ -307,9 +339,12 @@ mod tests {
     fn trap_d_lengths_and_counts_above_what_is_left_are_refused() {
         let count = |count, left| Err(WireError::Count { count, left });
         let mut r = reader(b"\x7f\xff\xff\xff\0\0\0\x01", false);
-        assert_eq!(r.array(4, Reader::i32), count(0x7fff_ffff, 4));
+        assert_eq!(r.array(4, usize::MAX, Reader::i32), count(0x7fff_ffff, 4));
         let mut r = reader(b"\xff\xff\xff\xff\x0f\0\0\0\x01", true);
-        assert_eq!(r.array(4, Reader::i32), count(0xffff_fffe, 4));
+        assert_eq!(r.array(4, usize::MAX, Reader::i32), count(0xffff_fffe, 4));
+        let unasked = WireError::Unasked { count: 3, asked: 2 };
+        let mut r = reader(b"\x04\0\0\0\x01\0\0\0\x01\0\0\0\x01", true);
+        assert_eq!(r.array(4, 2, Reader::i32), Err(unasked));
         let short = WireError::Short { wanted: 5, left: 1 };
         assert_eq!(reader(b"\0\0\0\x05x", false).blob(), Err(short));
         assert_eq!(reader(b"\x06x", true).blob(), Err(short));
