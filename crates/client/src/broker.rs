@@ -38,6 +38,8 @@ pub(crate) struct Broker {
     offsets: Slot,
     transactions: Slot,
     idle: Mutex<Vec<Connection>>,
+    /// When it did not answer a question for any broker, if that was the last one.
+    failed: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,7 @@ impl Broker {
             offsets: Slot::default(),
             transactions: Slot::default(),
             idle: Mutex::default(),
+            failed: Mutex::default(),
         }
     }
 
@@ -109,6 +112,22 @@ impl Broker {
             self.put_idle(connection);
         }
         Ok(answer)
+    }
+
+    /// Keeps in mind whether it has answered a question for any broker.
+    pub(crate) fn note(&self, has_answered: bool) {
+        let failed = (!has_answered).then(Instant::now);
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    /// When it did not answer, if that was its last question.
+    pub(crate) fn failed(&self) -> Option<Instant> {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it did not answer its last question.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed().is_some()
     }
 
     /// Whether a connection for metadata is open.

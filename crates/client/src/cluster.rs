@@ -4,23 +4,21 @@
 //! topic asks the cluster after it was called, yet callers at the same time share one request;
 //! nothing waits beyond the deadline that it was given.
 
-use crate::broker::{Broker, Purpose};
+mod asking;
+
+use crate::broker::Broker;
 use crate::connection::{Api, Connector, FrameBytes, Security, Tasks};
 use crate::metadata::{ReadTopic, read_topics};
 use crate::{Backoff, ClientConfig, Error, ErrorKind, TopicMetadata};
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use ottla_types::ErrorCode;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-/// How long bootstrap waits for an address before it tries the next one beside it.
-const BOOTSTRAP_STAGGER: Duration = Duration::from_millis(300);
 /// How long an unknown topic is remembered for the callers that wait for the same answer.
 const UNKNOWN_TOPIC_AGE: Duration = Duration::from_secs(10);
 
@@ -49,27 +47,6 @@ struct CachedTopic {
     round: u64,
     at: Instant,
     found: Result<Arc<TopicMetadata>, ErrorCode>,
-}
-
-/// Why no address of `bootstrap.servers` helped.
-#[derive(Debug)]
-struct BootstrapFailures(Vec<(String, Error)>);
-
-impl fmt::Display for BootstrapFailures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (address, error)) in self.0.iter().enumerate() {
-            let separator = if n == 0 { "" } else { "; " };
-            write!(f, "{separator}{address}: {error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for BootstrapFailures {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let (_, error) = self.0.first()?;
-        Some(error)
-    }
 }
 
 impl Cluster {
@@ -115,6 +92,7 @@ impl Cluster {
     async fn start(&self) -> Result<(), Error> {
         self.bootstrap(Instant::now() + self.config.connect_timeout)
             .await
+            .map(drop)
     }
 
     /// Ends all connections and their tasks.
@@ -326,108 +304,6 @@ impl Cluster {
         }
         state.controller = (answer.controller_id.0 >= 0).then_some(answer.controller_id.0);
     }
-
-    /// Sends a request to any broker that answers: first to those with a connection. When no known
-    /// broker answers, the bootstrap addresses are tried again (KIP-899), until the deadline.
-    pub(crate) async fn ask_any<A: Api>(
-        &self,
-        deadline: Instant,
-        build: impl Fn(i16) -> A,
-    ) -> Result<(A::Answer, i16), Error> {
-        let mut backoff = self.backoff();
-        loop {
-            self.check_open(A::NAME)?;
-            let mut last = None;
-            for broker in self.candidates() {
-                // Half of what is left, so that a broker that is silent leaves time for another.
-                let left = deadline.saturating_duration_since(Instant::now());
-                let limit = Instant::now() + left / 2;
-                let answer = broker.call(&self.connector, Purpose::Control, limit, &build);
-                match answer.await {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) if may_pass_elsewhere(&error) => {
-                        tracing::debug!(
-                            broker = &*broker.name,
-                            error = &error as &dyn std::error::Error,
-                            "asking another broker"
-                        );
-                        last = Some(error);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            match self.bootstrap(deadline).await {
-                Ok(()) => {}
-                // Credentials that are refused are refused again.
-                Err(error) if error.kind() == ErrorKind::Authorization => return Err(error),
-                Err(error) => last = Some(error),
-            }
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(last.unwrap_or_else(|| Error::new(ErrorKind::TimedOut, A::NAME)));
-            }
-            sleep(delay).await;
-        }
-    }
-
-    /// The brokers in random order, those with a connection first.
-    fn candidates(&self) -> Vec<Arc<Broker>> {
-        let mut brokers: Vec<_> = self.state().brokers.values().cloned().collect();
-        fastrand::shuffle(&mut brokers);
-        brokers.sort_by_key(|broker| !broker.is_connected());
-        brokers
-    }
-
-    /// Tries the bootstrap addresses, each next one when the one before has failed or is slow, and
-    /// learns the brokers from the first that answers.
-    async fn bootstrap(&self, deadline: Instant) -> Result<(), Error> {
-        let deadline = deadline.min(Instant::now() + self.config.connect_timeout);
-        let mut addresses = self.config.bootstrap.iter();
-        let mut attempts = FuturesUnordered::new();
-        let mut failures = Vec::new();
-        loop {
-            if let Some(address) = addresses.next() {
-                attempts.push(async move { (address, self.ask_address(address, deadline).await) });
-            } else if attempts.is_empty() {
-                return Err(bootstrap_error(failures));
-            }
-            let next = Instant::now() + BOOTSTRAP_STAGGER;
-            tokio::select! {
-                Some((address, result)) = attempts.next() => match result {
-                    Ok(answer) => {
-                        self.keep_brokers(&answer);
-                        return Ok(());
-                    }
-                    // No other address makes wrong credentials right.
-                    Err(error) if error.kind() == ErrorKind::Authorization => return Err(error),
-                    Err(error) => failures.push((address.clone(), error)),
-                },
-                () = sleep_until(next), if addresses.len() > 0 => {}
-            }
-        }
-    }
-
-    async fn ask_address(
-        &self,
-        address: &str,
-        deadline: Instant,
-    ) -> Result<MetadataResponse, Error> {
-        let connection = self
-            .connector
-            .connect(address.into(), address, deadline)
-            .await?;
-        let none = BTreeSet::new();
-        let (answer, _) = connection
-            .call(deadline, |_| metadata_request(Some(&none)))
-            .await?;
-        if answer.brokers.is_empty() {
-            return Err(
-                Error::from_code(ErrorCode::BROKER_NOT_AVAILABLE, MetadataRequest::NAME)
-                    .with_broker(&**connection.broker()),
-            );
-        }
-        Ok(answer)
-    }
 }
 
 fn known_or_new(
@@ -467,22 +343,4 @@ fn metadata_request(topics: Option<&BTreeSet<Arc<str>>>) -> MetadataRequest {
 
 fn protocol_error(cause: crate::metadata::BadTopic) -> Error {
     Error::new(ErrorKind::Protocol, MetadataRequest::NAME).with_source(cause)
-}
-
-/// Whether another broker may answer where this one did not.
-fn may_pass_elsewhere(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Connect | ErrorKind::ConnectionLost | ErrorKind::TimedOut | ErrorKind::Protocol
-    )
-}
-
-/// A single address keeps its error's kind; several failures are one `Connect`.
-fn bootstrap_error(mut failures: Vec<(String, Error)>) -> Error {
-    if failures.len() == 1
-        && let Some((_, error)) = failures.pop()
-    {
-        return error;
-    }
-    Error::new(ErrorKind::Connect, "bootstrap").with_source(BootstrapFailures(failures))
 }

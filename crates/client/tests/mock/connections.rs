@@ -94,6 +94,56 @@ async fn a_cluster_whose_known_brokers_are_all_gone_is_found_again() {
     end(new, client).await;
 }
 
+/// The brokers that are known take requests and say nothing, however many they are.
+#[tokio::test]
+async fn k1_silent_brokers_leave_time_for_the_bootstrap_addresses() {
+    let old = MockCluster::builder().brokers(12).start().await.unwrap();
+    let new = MockCluster::builder().brokers(1).start().await.unwrap();
+    let address = new.broker_addr(1).unwrap();
+    new.kill(1).await.unwrap();
+    let config = ClientConfig {
+        request_timeout: Duration::from_secs(4),
+        transport: TransportKind::Native,
+        ..ClientConfig::new(&format!("{},{address}", old.broker_addr(1).unwrap()))
+    };
+    let client = Client::connect(config).await.unwrap();
+    let silent = old
+        .faults()
+        .add(Fault::on(ApiKey::Metadata).forever().action(Action::Hang));
+    new.restart(1).await.unwrap();
+    assert_eq!(client.list_topics().await.unwrap(), []);
+    assert!(silent.hits() > 0);
+    // Now the new one is known, and asked first.
+    let before = silent.hits();
+    assert_eq!(client.list_topics().await.unwrap(), []);
+    assert_eq!(silent.hits(), before);
+    client.close().await;
+    old.shutdown().await;
+    end(new, client).await;
+}
+
+/// Some brokers of a cluster are silent, and stay what is known of it.
+#[tokio::test]
+async fn k1_who_did_not_answer_is_asked_last() {
+    let mock = MockCluster::builder().brokers(10).start().await.unwrap();
+    let config = ClientConfig {
+        request_timeout: Duration::from_secs(4),
+        ..ClientConfig::new(&mock.broker_addr(1).unwrap().to_string())
+    };
+    let client = Client::connect(config).await.unwrap();
+    let hang = |id| {
+        let fault = Fault::on(ApiKey::Metadata).at_broker(id).forever();
+        mock.faults().add(fault.action(Action::Hang))
+    };
+    let silent: Vec<_> = (2..=10).map(hang).collect();
+    for _ in 0..3 {
+        client.list_topics().await.unwrap();
+    }
+    let hits: Vec<_> = silent.iter().map(|fault| fault.hits()).collect();
+    assert!(hits.iter().all(|hits| *hits <= 1), "{hits:?}");
+    end(mock, client).await;
+}
+
 #[tokio::test]
 async fn a_client_that_is_closed_leaves_no_connection() {
     let (mock, client) = cluster().await;
