@@ -442,20 +442,20 @@ async fn an_init_that_is_dropped_is_gone_on_with() {
 
 #[tokio::test]
 async fn a_close_aborts_what_is_open() {
-    let bed = Bed::new(V1).await;
-    let producer = bed.producer().await;
-    producer.begin().await.unwrap();
-    for value in values("open", 3) {
-        producer
-            .enqueue(Record::new("t").value(value))
-            .await
-            .unwrap();
+    for limit in [Duration::from_secs(5), Duration::MAX] {
+        let bed = Bed::new(V1).await;
+        let producer = bed.producer().await;
+        producer.begin().await.unwrap();
+        for value in values("open", 3) {
+            let record = Record::new("t").value(value);
+            producer.enqueue(record).await.unwrap();
+        }
+        producer.close(limit).await.unwrap();
+        let state = bed.cluster.transaction_state("id");
+        assert_eq!(state, Some(TransactionState::CompleteAbort));
+        assert_eq!(bed.committed(), [""; 0]);
+        bed.finish().await;
     }
-    producer.close(Duration::from_secs(5)).await.unwrap();
-    let state = bed.cluster.transaction_state("id");
-    assert_eq!(state, Some(TransactionState::CompleteAbort));
-    assert_eq!(bed.committed(), [""; 0]);
-    bed.finish().await;
 }
 
 #[tokio::test]

@@ -21,7 +21,9 @@ pub(super) fn wants_new_leader(code: ErrorCode) -> bool {
     )
 }
 
-/// Codes that a leader gives before it appends. The others may come after the append: a leader that
+/// Codes that a leader gives before it appends, those of transactions included: whether the producer may
+/// use the id, is known and not fenced, and whether its transaction is open and has the partition
+/// (KIP-890) is found out before. The others may come after the append: a leader that
 /// steps down while it waits for its followers answers NOT_LEADER_OR_FOLLOWER, and the batch may
 /// survive.
 pub(super) fn surely_not_written(code: ErrorCode) -> bool {
@@ -49,5 +51,11 @@ pub(super) fn surely_not_written(code: ErrorCode) -> bool {
             | ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
             | ErrorCode::INVALID_PRODUCER_EPOCH
             | ErrorCode::UNKNOWN_PRODUCER_ID
+            | ErrorCode::INVALID_TXN_STATE
+            | ErrorCode::INVALID_PRODUCER_ID_MAPPING
+            | ErrorCode::CONCURRENT_TRANSACTIONS
+            | ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+            | ErrorCode::PRODUCER_FENCED
+            | ErrorCode::TRANSACTION_ABORTABLE
     )
 }

@@ -113,6 +113,12 @@ pub(crate) async fn trap_a9_a_code_that_stays_says_what_became_of_the_batch(kind
         (10, false, Fate::NotWritten),
         (29, false, Fate::NotWritten),
         (87, false, Fate::NotWritten),
+        (48, false, Fate::NotWritten),
+        (49, false, Fate::NotWritten),
+        (51, true, Fate::NotWritten),
+        (53, false, Fate::NotWritten),
+        (90, false, Fate::NotWritten),
+        (120, false, Fate::NotWritten),
         (-1, false, Fate::MaybeWritten),
     ] {
         let fault = bed

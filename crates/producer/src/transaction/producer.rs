@@ -244,14 +244,13 @@ impl TransactionalProducer {
     }
 
     /// Aborts the open transaction, if there is one, and ends the tasks, within `deadline` (counted
-    /// from now).
+    /// from now; `Duration::MAX` for no limit but that of the abort, `max.block.ms`).
     ///
     /// # Errors
     /// As [`abort`](Self::abort): what is left open ends when its time is up, or when the next
     /// producer with this `transactional.id` starts.
     pub async fn close(&self, deadline: Duration) -> Result<(), TransactError> {
-        let by = tokio::time::Instant::from_std(now() + deadline);
-        let aborted = tokio::time::timeout_at(by, self.abort()).await;
+        let aborted = tokio::time::timeout(deadline, self.abort()).await;
         // The abort has left nothing that would count.
         let _ = self.inner.producer.close(Duration::ZERO).await;
         self.inner.task.lock().await.shutdown().await;
