@@ -81,6 +81,21 @@ impl BatchResult {
         settled.find(|segment| segment.holds(index))
     }
 
+    /// The result of a record that was settled with the first, as mostly all are.
+    #[inline]
+    pub(crate) fn settled_first(&self, index: u32, timestamp_ms: i64) -> Option<Outcomes> {
+        let segment = self.first.get().filter(|first| first.holds(index))?;
+        Some(self.result(segment, index, timestamp_ms))
+    }
+
+    /// Whether a record was written, if it was settled with the first.
+    #[inline]
+    pub(crate) fn is_written_first(&self, index: u32) -> bool {
+        self.first
+            .get()
+            .is_some_and(|first| first.holds(index) && matches!(first.outcome, Outcome::Written(_)))
+    }
+
     fn result(&self, segment: &Segment, index: u32, timestamp_ms: i64) -> Outcomes {
         let place = Place {
             topic: &self.topic,
@@ -209,6 +224,27 @@ impl DeliveryHandle {
         self.id
     }
 
+    /// Waits until the record is written, for those who do not need to know where.
+    ///
+    /// Cancellation: the record is not withdrawn.
+    ///
+    /// # Errors
+    /// As awaiting the handle.
+    pub async fn written(mut self) -> Result<(), PublishError> {
+        if self.is_written() {
+            return Ok(());
+        }
+        (&mut self).await.map(drop)
+    }
+
+    #[inline]
+    fn is_written(&self) -> bool {
+        match &self.state {
+            HandleState::Placed { slot, .. } => slot.batch.is_written_first(slot.index),
+            _ => false,
+        }
+    }
+
     /// The error that the record failed with at once, before it was taken.
     pub fn refused(&self) -> Option<&PublishError> {
         match &self.state {
@@ -248,8 +284,8 @@ impl Future for DeliveryHandle {
                 },
                 HandleState::Placed { slot, waker } => {
                     let (batch, index) = (&slot.batch, slot.index);
-                    if let Some(segment) = batch.first.get().filter(|first| first.holds(index)) {
-                        return Poll::Ready(batch.result(segment, index, this.timestamp_ms));
+                    if let Some(outcome) = batch.settled_first(index, this.timestamp_ms) {
+                        return Poll::Ready(outcome);
                     }
                     let mut state = batch.lock();
                     if let Some(segment) = batch.find(&state, index) {

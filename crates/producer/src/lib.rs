@@ -17,8 +17,10 @@
 //! ```
 //!
 //! - [`Producer::send`] waits for one record, [`Producer::send_all`] for many;
-//!   [`Producer::enqueue`] returns a [`DeliveryHandle`] at once, and [`Producer::reports`] gives
-//!   all outcomes as one stream.
+//!   [`Producer::enqueue`] returns a [`DeliveryHandle`] at once, [`Producer::enqueue_all`] one for
+//!   many records, and [`Producer::reports`] gives all outcomes as one stream.
+//! - A [`Record`](ottla_types::Record) owns what it carries, a [`RecordRef`](ottla_types::RecordRef)
+//!   borrows it for the time of the call, which costs less.
 //! - [`TransactionalProducer`] writes in transactions, offsets of a group included.
 //! - [`partition`] says which partition a record goes to.
 //! - The `accumulator` module (pure, time passed in) gathers records in batches; the `sender`
@@ -37,6 +39,7 @@ mod accumulator;
 mod cluster;
 mod config;
 mod config_keys;
+mod deliveries;
 mod handle;
 pub mod partition;
 mod producer;
@@ -48,6 +51,7 @@ mod transaction;
 mod typed;
 
 pub use config::ProducerConfig;
+pub use deliveries::Deliveries;
 pub use handle::DeliveryHandle;
 pub use partition::PartitionerKind;
 pub use producer::{FlushTimedOut, Producer, ProducerBuilder};

@@ -4,9 +4,10 @@ use ottla_client::transport::Compression;
 use ottla_client::{Client, ClientConfig, TransportKind};
 use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster};
 use ottla_producer::{DeliveryHandle, Producer, ProducerConfig};
-use ottla_types::{Fate, PublishErrorKind, Record};
+use ottla_types::{Fate, Headers, PublishErrorKind, Record, RecordRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -103,6 +104,30 @@ async fn records_of_a_key_go_to_one_partition_of_three_brokers() {
     assert_eq!(records[0].key_text().as_deref(), Some("key-0"));
     assert_eq!(records[0].timestamp_ms, written.timestamp_ms);
     assert_eq!(records[0].header("a"), Some(&b"1"[..]));
+
+    // One that is borrowed arrives as whole as one that is owned.
+    let (topic, headers) = (Arc::from("t"), Headers::new().with("a", "2").with("a", "3"));
+    let record = RecordRef::new(&topic)
+        .key("")
+        .headers(&headers)
+        .timestamp_ms(7);
+    let borrowed = producer.enqueue(record).await.expect("written");
+    let records = bed.cluster.records("t");
+    let stored = records.iter().find(|r| r.timestamp_ms == 7).expect("it");
+    assert_eq!(
+        (stored.partition, borrowed.timestamp_ms),
+        (borrowed.partition, 7)
+    );
+    assert_eq!(
+        (stored.key.as_deref(), &stored.value),
+        (Some(&b""[..]), &None)
+    );
+    let values: Vec<_> = stored
+        .headers
+        .iter()
+        .map(|(_, value)| value.clone())
+        .collect();
+    assert_eq!(values, [Some("2".into()), Some("3".into())]);
 
     let results = producer.send_all((1..200).map(keyed).collect()).await;
     assert!(results.iter().all(Result::is_ok));

@@ -2,7 +2,7 @@
 //! running those clients: see `integration/partitioner-vectors/generate.sh` in the repository.
 
 use ottla_producer::partition::{PartitionerKind, Partitions};
-use ottla_types::Record;
+use ottla_types::{AsRecord, Record};
 use std::collections::BTreeSet;
 
 const VECTORS: &str = include_str!("data/partitioner_vectors.tsv");
@@ -42,7 +42,7 @@ fn every_key_lands_where_the_named_client_puts_it() {
             if *expected == "random" {
                 let mut seen = BTreeSet::new();
                 for _ in 0..400 {
-                    let chosen = partitioner.partition(&record, &spread).unwrap();
+                    let chosen = partitioner.partition(&record.as_record(), &spread).unwrap();
                     partitioner.batch_closed(chosen);
                     seen.insert(chosen);
                 }
@@ -52,7 +52,9 @@ fn every_key_lands_where_the_named_client_puts_it() {
                     "{client} {rule} {key} {count}: {seen:?}"
                 );
             } else {
-                let chosen = partitioner.partition(&record, &partitions).unwrap();
+                let chosen = partitioner
+                    .partition(&record.as_record(), &partitions)
+                    .unwrap();
                 assert_eq!(
                     chosen.to_string(),
                     **expected,

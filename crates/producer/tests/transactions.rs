@@ -14,7 +14,9 @@ use ottla_producer::{
 use ottla_types::TransactErrorKind;
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::{GroupMetadata, TransactionVersion};
-use ottla_types::{ErrorCode, PublishErrorKind, Record, TopicPartition, Transact, TransactError};
+use ottla_types::{
+    ErrorCode, PublishErrorKind, Record, RecordRef, TopicPartition, Transact, TransactError,
+};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -480,7 +482,7 @@ struct Last;
 impl Partitioner for Last {
     fn partition(
         &mut self,
-        _: &Record,
+        _: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
         partitions

@@ -3,7 +3,7 @@
 use crate::error::{DecodeError, Problem};
 use crate::header::Header;
 use crate::varint::{Numbers, Reader, put_varlong, varlong_len};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use ottla_types::{ConsumedRecord, Header as RecordHeader, Headers, TimestampType};
 use std::ops::Range;
 use std::sync::Arc;
@@ -74,6 +74,9 @@ pub(crate) fn put(
     numbers.varlong(offset_delta);
     put_field(buf, numbers, content.key);
     put_field(buf, Numbers::new(), content.value);
+    if content.headers.is_empty() {
+        return buf.put_slice(NO_HEADERS);
+    }
     put_varlong(buf, content.headers.len() as i64);
     for header in content.headers {
         put_field(buf, Numbers::new(), Some(&header.key));

@@ -44,7 +44,7 @@ pub use error_code::ErrorCode;
 pub use headers::{Header, Headers};
 pub use producer_id::ProducerId;
 pub use publish::{BoxFuture, Delivery, Fate, Publish, PublishError, PublishErrorKind};
-pub use record::{ConsumedRecord, Record, RecordMetadata, TimestampType};
+pub use record::{AsRecord, ConsumedRecord, Record, RecordMetadata, RecordRef, TimestampType};
 #[doc(hidden)]
 pub use serde;
 pub use topic::{Offset, TopicPartition, validate_group_id, validate_topic_name};

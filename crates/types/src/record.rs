@@ -86,6 +86,152 @@ impl Record {
     }
 }
 
+/// A record to be written that borrows what it carries. The producer copies keys, values and headers
+/// into a batch within the call, so nothing has to be owned or counted for it; only a record whose
+/// topic's partitions are not known yet is copied to wait for them.
+///
+/// ```
+/// use ottla_types::{AsRecord, RecordRef};
+/// use std::sync::Arc;
+///
+/// let topic: Arc<str> = "orders".into();
+/// let line = b"order-1;paid".as_slice();
+/// let record = RecordRef::new(&topic).key(&line[..7]).value(&line[8..]);
+/// assert_eq!(record.to_record().key.unwrap(), "order-1");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// The topic to write to. Shared, because results name it.
+    pub topic: &'a Arc<str>,
+    /// The partition, if the caller chooses it; otherwise the partitioner does.
+    pub partition: Option<i32>,
+    /// The key; `None` is null.
+    pub key: Option<&'a [u8]>,
+    /// The value; `None` is null, a tombstone in a compacted topic.
+    pub value: Option<&'a [u8]>,
+    /// The headers, in order.
+    pub headers: &'a Headers,
+    /// Milliseconds since the Unix epoch; `None` lets the producer take the time of the call.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl<'a> RecordRef<'a> {
+    /// An empty record for `topic`: null key, null value, no headers.
+    #[inline]
+    pub fn new(topic: &'a Arc<str>) -> Self {
+        Self {
+            topic,
+            partition: None,
+            key: None,
+            value: None,
+            headers: const { &Headers::new() },
+            timestamp_ms: None,
+        }
+    }
+
+    /// Sets the key.
+    #[inline]
+    #[must_use]
+    pub fn key(mut self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.key = Some(key.as_ref());
+        self
+    }
+
+    /// Sets the value.
+    #[inline]
+    #[must_use]
+    pub fn value(mut self, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.value = Some(value.as_ref());
+        self
+    }
+
+    /// Sets the headers.
+    #[inline]
+    #[must_use]
+    pub fn headers(mut self, headers: &'a Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// Chooses the partition.
+    #[inline]
+    #[must_use]
+    pub fn partition(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// Sets the timestamp, in milliseconds since the Unix epoch.
+    #[inline]
+    #[must_use]
+    pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
+
+    /// The bytes of key, value and headers together, as [`Record::size`].
+    pub fn size(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.size()
+    }
+}
+
+/// What a producer takes: a [`Record`] or a [`RecordRef`], or a reference to one.
+pub trait AsRecord: Send + Sync {
+    /// What is to be written.
+    fn as_record(&self) -> RecordRef<'_>;
+
+    /// The same, to be kept.
+    fn to_record(&self) -> Record;
+}
+
+impl AsRecord for Record {
+    #[inline]
+    fn as_record(&self) -> RecordRef<'_> {
+        RecordRef {
+            topic: &self.topic,
+            partition: self.partition,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &self.headers,
+            timestamp_ms: self.timestamp_ms,
+        }
+    }
+
+    fn to_record(&self) -> Record {
+        self.clone()
+    }
+}
+
+impl AsRecord for RecordRef<'_> {
+    #[inline]
+    fn as_record(&self) -> RecordRef<'_> {
+        *self
+    }
+
+    /// Copies key and value.
+    fn to_record(&self) -> Record {
+        Record {
+            topic: Arc::clone(self.topic),
+            partition: self.partition,
+            key: self.key.map(Bytes::copy_from_slice),
+            value: self.value.map(Bytes::copy_from_slice),
+            headers: self.headers.clone(),
+            timestamp_ms: self.timestamp_ms,
+        }
+    }
+}
+
+impl<R: AsRecord> AsRecord for &R {
+    #[inline]
+    fn as_record(&self) -> RecordRef<'_> {
+        (**self).as_record()
+    }
+
+    fn to_record(&self) -> Record {
+        (**self).to_record()
+    }
+}
+
 /// Where a record was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordMetadata {

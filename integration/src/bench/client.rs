@@ -7,8 +7,8 @@ use super::workload::Workload;
 use super::{Mode, Task};
 use crate::Failure;
 use ottla::client::{Client, ClientConfig};
-use ottla::producer::DeliveryHandle;
-use ottla::types::Record;
+use ottla::producer::{Deliveries, DeliveryHandle};
+use ottla::types::{AsRecord, RecordRef};
 use ottla::{Producer, ProducerConfig};
 use ottla_client::TransportKind;
 use serde_json::json;
@@ -17,21 +17,37 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Handles that are not looked at yet.
-const UNSEEN_MAX: usize = 49_152;
+/// Handles that are not looked at yet: so many that a batch of each partition fills while others are on
+/// their way, and not so many that they leave the processor's caches.
+fn unseen_max(partitions: i32) -> usize {
+    let partitions = usize::try_from(partitions).unwrap_or(0);
+    (partitions * 48).max(8_192)
+}
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Does `task` over `transport`, or over the default one.
+/// What differs between contenders of ours.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way {
+    /// The transport.
+    pub transport: TransportKind,
+    /// Records are handed over so many at a time; `None` is one by one.
+    pub slices: Option<usize>,
+}
+
+/// Does `task` in one of our ways.
 ///
 /// # Errors
 /// The client's, or a record that was not written.
-pub async fn run(transport: Option<TransportKind>, task: &Task) -> Result<(), Failure> {
+pub async fn run(way: Way, task: &Task) -> Result<(), Failure> {
     let workload = Workload::new(task.value_bytes);
-    let client = connect(transport, task).await?;
+    let client = connect(way.transport, task).await?;
     match task.mode {
         Mode::Produce | Mode::Partitions => {
             let producer = Producer::new(&client, producer_config(task))?;
-            let seconds = send_all(&producer, task, &workload).await?;
+            let seconds = match way.slices {
+                None => send_all(&producer, task, &workload).await?,
+                Some(records) => send_slices(&producer, task, &workload, records).await?,
+            };
             tell(json!({"records": task.records, "seconds": seconds}))?;
             input_ended().await?;
             close(&producer).await?;
@@ -60,7 +76,7 @@ pub(super) async fn fill(client: &Client, task: &Task) -> Result<(), Failure> {
     if task.mode == Mode::Parallel {
         let topic: Arc<str> = task.topic.as_str().into();
         let plan = Plan::new(task.records);
-        send(&producer, task.records, |i| plan.record(&topic, i)).await?;
+        send(&producer, task, |i| plan.record(&topic, i)).await?;
     } else {
         send_all(&producer, task, &Workload::new(task.value_bytes)).await?;
     }
@@ -76,12 +92,9 @@ async fn close(producer: &Producer) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn connect(
-    transport: Option<TransportKind>,
-    task: &Task,
-) -> Result<Client, Failure> {
+pub(super) async fn connect(transport: TransportKind, task: &Task) -> Result<Client, Failure> {
     let mut config = ClientConfig::new(&task.bootstrap);
-    config.transport = transport.unwrap_or_default();
+    config.transport = transport;
     Ok(Client::connect(config).await?)
 }
 
@@ -94,35 +107,63 @@ fn producer_config(task: &Task) -> ProducerConfig {
     }
 }
 
-fn record(topic: &Arc<str>, workload: &Workload, i: u64) -> Record {
+fn record<'a>(topic: &'a Arc<str>, workload: &'a Workload, i: u64) -> RecordRef<'a> {
     let (key, value) = workload.record(i);
-    Record::new(topic.clone())
-        .key(key.clone())
-        .value(value.clone())
+    RecordRef::new(topic).key(key).value(value)
 }
 
 async fn send_all(producer: &Producer, task: &Task, workload: &Workload) -> Result<f64, Failure> {
     let topic: Arc<str> = task.topic.as_str().into();
-    send(producer, task.records, |i| record(&topic, workload, i)).await
+    send(producer, task, |i| record(&topic, workload, i)).await
 }
 
-async fn send(
+async fn send<R: AsRecord>(
     producer: &Producer,
-    records: u64,
-    record: impl Fn(u64) -> Record,
+    task: &Task,
+    record: impl Fn(u64) -> R,
 ) -> Result<f64, Failure> {
-    let mut unseen: VecDeque<DeliveryHandle> = VecDeque::with_capacity(UNSEEN_MAX);
+    let unseen_max = unseen_max(task.partitions);
+    let mut unseen: VecDeque<DeliveryHandle> = VecDeque::with_capacity(unseen_max);
     let started = Instant::now();
-    for i in 0..records {
-        if unseen.len() == UNSEEN_MAX
+    for i in 0..task.records {
+        if unseen.len() == unseen_max
             && let Some(oldest) = unseen.pop_front()
         {
-            oldest.await?;
+            oldest.written().await?;
         }
         unseen.push_back(producer.enqueue_when_room(record(i)).await);
     }
     for handle in unseen {
-        handle.await?;
+        handle.written().await?;
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// The same, so many records with each call.
+async fn send_slices(
+    producer: &Producer,
+    task: &Task,
+    workload: &Workload,
+    records: usize,
+) -> Result<f64, Failure> {
+    let topic: Arc<str> = task.topic.as_str().into();
+    let slices_max = unseen_max(task.partitions).div_ceil(records);
+    let mut unseen: VecDeque<Deliveries> = VecDeque::with_capacity(slices_max);
+    let mut slice = Vec::with_capacity(records);
+    let started = Instant::now();
+    for first in (0..task.records).step_by(records) {
+        if unseen.len() == slices_max
+            && let Some(oldest) = unseen.pop_front()
+        {
+            oldest.written().await?;
+        }
+        slice.clear();
+        let end = task.records.min(first + records as u64);
+        slice.extend((first..end).map(|i| record(&topic, workload, i)));
+        unseen.push_back(producer.enqueue_all(&slice).await);
+    }
+    for deliveries in unseen {
+        deliveries.written().await?;
     }
     Ok(started.elapsed().as_secs_f64())
 }
@@ -195,7 +236,7 @@ mod tests {
         cluster.create_topic("t", 8).unwrap();
         let mut task = Task::new(Mode::Latency, cluster.bootstrap(), "t");
         (task.records, task.warm_up) = (40, 5);
-        let client = connect(None, &task).await.unwrap();
+        let client = connect(TransportKind::default(), &task).await.unwrap();
         let producer = Producer::new(&client, producer_config(&task)).unwrap();
         let line = send_each(&producer, &task, &Workload::new(200))
             .await

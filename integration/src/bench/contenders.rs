@@ -16,15 +16,22 @@ pub(crate) struct Program {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// This program, on the default transport or the named one.
-    Ours(Option<&'static str>),
+    /// This program with these arguments: a transport that is not the default one, or records that are
+    /// handed over in slices and not one by one.
+    Ours(&'static [&'static str]),
     Peer(Peer),
 }
 
-const ALL: [(&str, Kind); 9] = [
-    ("ottla", Kind::Ours(None)),
-    ("ottla-native", Kind::Ours(Some("native"))),
-    ("ottla-rskafka-transport", Kind::Ours(Some("rskafka"))),
+const SLICES: &str = "--slices";
+
+const ALL: [(&str, Kind); 10] = [
+    ("ottla", Kind::Ours(&[])),
+    ("ottla-slices", Kind::Ours(&[SLICES, "100"])),
+    ("ottla-native", Kind::Ours(&["--transport", "native"])),
+    (
+        "ottla-rskafka-transport",
+        Kind::Ours(&["--transport", "rskafka"]),
+    ),
     ("rskafka", Kind::Peer(Peer::Rust("rskafka"))),
     ("krafka", Kind::Peer(Peer::Rust("krafka"))),
     ("franz-go", Kind::Peer(Peer::Go("franz-go"))),
@@ -43,6 +50,11 @@ pub(super) fn is_ours(name: &str) -> bool {
     kind(name).is_some_and(|kind| matches!(kind, Kind::Ours(_)))
 }
 
+/// Whether it is ours, on the transport of this name.
+fn is_on(kind: Kind, transport: &str) -> bool {
+    matches!(kind, Kind::Ours(["--transport", name]) if *name == transport)
+}
+
 fn kind(name: &str) -> Option<Kind> {
     ALL.iter()
         .find(|(own, _)| *own == name)
@@ -55,6 +67,9 @@ pub(super) fn takes_part(name: &str, mode: Mode) -> bool {
     match (mode, kind(name)) {
         (Mode::Runner, Some(Kind::Peer(peer))) => peer == Peer::Go("franz-go"),
         (Mode::Parallel, Some(Kind::Peer(_))) => false,
+        (mode, Some(Kind::Ours([SLICES, ..]))) => {
+            matches!(mode, Mode::Produce | Mode::Partitions)
+        }
         (_, kind) => kind.is_some(),
     }
 }
@@ -64,7 +79,7 @@ pub(super) fn takes_part(name: &str, mode: Mode) -> bool {
 pub(super) fn select(named: &[String]) -> Result<Vec<&'static str>, BenchError> {
     if named.is_empty() {
         let default = TransportKind::default().name();
-        let again = |kind: &Kind| *kind == Kind::Ours(Some(default)) && default != "rskafka";
+        let again = |kind: &Kind| is_on(*kind, default) && default != "rskafka";
         let all = ALL.iter().filter(|(_, kind)| !again(kind));
         return Ok(all.map(|(name, _)| *name).collect());
     }
@@ -93,7 +108,7 @@ pub(super) async fn prepare(
     let built = peers::build(&wanted, jars).await;
     let program = |name: &&'static str| {
         let program = match kind(name) {
-            Some(Kind::Ours(transport)) => ours(transport),
+            Some(Kind::Ours(arguments)) => ours(arguments),
             Some(Kind::Peer(peer)) => built(peer),
             None => Err("not known".to_owned()),
         };
@@ -102,14 +117,14 @@ pub(super) async fn prepare(
     names.iter().map(program).collect()
 }
 
-fn ours(transport: Option<&str>) -> Result<Program, String> {
+fn ours(own: &[&str]) -> Result<Program, String> {
     let path = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
-    let mut arguments = vec!["client".to_owned()];
-    if let Some(name) = transport {
+    if let ["--transport", name] = own {
         name.parse::<TransportKind>()
             .map_err(|error| format!("this build has no such transport: {error}"))?;
-        arguments.extend(["--transport".to_owned(), name.to_owned()]);
     }
+    let arguments = ["client"].iter().chain(own);
+    let arguments = arguments.map(|word| (*word).to_owned()).collect();
     Ok(Program { path, arguments })
 }
 
@@ -124,7 +139,7 @@ mod tests {
         for transport in TransportKind::ALL {
             let named = chosen
                 .iter()
-                .any(|name| kind(name) == Some(Kind::Ours(Some(transport.name()))));
+                .any(|name| kind(name).is_some_and(|kind| is_on(kind, transport.name())));
             assert!(
                 named || *transport == TransportKind::default(),
                 "{transport}"
@@ -147,7 +162,8 @@ mod tests {
                 .into_iter()
                 .filter(move |name| takes_part(name, mode))
         };
-        assert_eq!(of(Mode::Consume).count(), ALL.len());
+        assert_eq!(of(Mode::Produce).count(), ALL.len());
+        assert!(of(Mode::Consume).all(|name| name != "ottla-slices"));
         let peers: Vec<_> = of(Mode::Runner).filter(|name| !is_ours(name)).collect();
         assert_eq!(peers, ["franz-go"]);
         assert!(of(Mode::Runner).any(|name| name == "ottla"));
@@ -158,10 +174,10 @@ mod tests {
     #[test]
     fn a_transport_that_the_build_lacks_is_missing_with_a_reason() {
         assert!(
-            ours(Some("carrier-pigeon"))
+            ours(&["--transport", "carrier-pigeon"])
                 .unwrap_err()
                 .contains("carrier-pigeon")
         );
-        assert!(ours(None).is_ok());
+        assert!(ours(&[SLICES, "100"]).is_ok());
     }
 }

@@ -200,7 +200,9 @@ pub(super) mod tests {
         let mut task = Task::new(mode, cluster.bootstrap(), "t");
         task.records = records;
         cluster.create_topic("t", task.partitions).unwrap();
-        let client = connect(None, &task).await.unwrap();
+        let client = connect(ottla_client::TransportKind::default(), &task)
+            .await
+            .unwrap();
         fill(&client, &task).await.unwrap();
         assert_eq!(cluster.records("t").len() as u64, records);
 

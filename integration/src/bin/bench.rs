@@ -4,7 +4,8 @@
 //! line and ends with its standard input.
 
 use lexopt::prelude::*;
-use ottla_client::TransportKind;
+
+use ottla_integration::bench::client::Way;
 use ottla_integration::bench::{self, Mode, Options, Task};
 use ottla_integration::harness::Fetch;
 use std::process::ExitCode;
@@ -120,7 +121,7 @@ where
 
 async fn client(words: &[std::ffi::OsString]) -> ExitCode {
     let done = match parse_client(words) {
-        Ok((transport, task)) => bench::client::run(transport, &task).await,
+        Ok((way, task)) => bench::client::run(way, &task).await,
         Err(error) => Err(error.into()),
     };
     match done {
@@ -132,7 +133,7 @@ async fn client(words: &[std::ffi::OsString]) -> ExitCode {
     }
 }
 
-fn parse_client(words: &[std::ffi::OsString]) -> Result<(Option<TransportKind>, Task), String> {
+fn parse_client(words: &[std::ffi::OsString]) -> Result<(Way, Task), String> {
     let words: Vec<String> = words
         .iter()
         .map(|word| word.to_string_lossy().into_owned())
@@ -140,8 +141,19 @@ fn parse_client(words: &[std::ffi::OsString]) -> Result<(Option<TransportKind>, 
     match words.split_first_chunk() {
         Some(([flag, name], rest)) if flag == "--transport" => {
             let transport = name.parse().map_err(|error| format!("{error}"))?;
-            Ok((Some(transport), Task::parse(rest)?))
+            let way = Way {
+                transport,
+                ..Way::default()
+            };
+            Ok((way, Task::parse(rest)?))
         }
-        _ => Ok((None, Task::parse(&words)?)),
+        Some(([flag, records], rest)) if flag == "--slices" => {
+            let way = Way {
+                slices: Some(at_least_one(records)?),
+                ..Way::default()
+            };
+            Ok((way, Task::parse(rest)?))
+        }
+        _ => Ok((Way::default(), Task::parse(&words)?)),
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct OpenBatch {
     pub(super) opened: Instant,
     pub(super) charge: usize,
     pub(super) epoch: u64,
+    /// The last call that brought many records and has one here, and what it knows the batch by.
+    pub(super) noted: (u64, u32),
     /// Number and timestamp of each record; kept only while reports are on.
     pub(super) records: Vec<(u64, i64)>,
 }

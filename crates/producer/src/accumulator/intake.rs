@@ -1,20 +1,18 @@
 //! Records come in: checked, given a partition and put into a batch.
 
 use super::batch::OpenBatch;
-use super::sequence::Turn;
 use super::topic::{Ticket, Topic, WaitingRecord};
 use super::wall_clock::Clocks;
 use super::{Accumulator, Phase};
-use crate::handle::{BatchResult, DeliveryHandle, Slot, WaitCell};
+use crate::deliveries::Deliveries;
+use crate::handle::{DeliveryHandle, Slot, WaitCell};
 use crate::partition::{PartitionError, Partitions};
 use crate::report::ReportItem;
 use ottla_client::ErrorKind;
 use ottla_client::transport::RecordRefusal;
-use ottla_record_batch::{
-    AppendError, BATCH_OVERHEAD, BatchBuilder, Compression, SealedBatch, record_size,
-};
+use ottla_record_batch::{BATCH_OVERHEAD, record_size};
 use ottla_types::{
-    Fate, PublishError, PublishErrorKind, Record, TopicPartition, validate_topic_name,
+    AsRecord, Fate, PublishError, PublishErrorKind, Record, RecordRef, validate_topic_name,
 };
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,10 +26,6 @@ const REPORT_CHARGE: usize = 192;
 /// most records need, so that a record that found room is rarely refused after all.
 const RECORD_OVERHEAD: usize = 192;
 
-/// So many records wait for their topic's partitions before those that need not be taken at once wait
-/// outside: a record that is not in a batch yet takes several times its size.
-const UNPLACED_MAX: usize = 1_000;
-
 /// What a caller does when there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
@@ -41,8 +35,24 @@ pub(crate) enum Caller {
     Waits,
 }
 
-fn error(kind: PublishErrorKind, topic: &Arc<str>) -> PublishError {
+pub(super) fn error(kind: PublishErrorKind, topic: &Arc<str>) -> PublishError {
     PublishError::new(kind, Fate::NotWritten, Arc::clone(topic))
+}
+
+/// The place of the record that stands at `index` in an open batch.
+fn slot_of(open: &mut OpenBatch, index: u32) -> Slot {
+    Slot {
+        batch: Arc::clone(&open.result),
+        index,
+    }
+}
+
+/// What became of a record that there was room for.
+enum Taken<S> {
+    /// It is in a batch.
+    Placed { id: u64, timestamp_ms: i64, slot: S },
+    /// It waits for its topic, or was refused.
+    Apart(DeliveryHandle),
 }
 
 /// Why a record is not acceptable.
@@ -61,31 +71,80 @@ enum Unacceptable {
 }
 
 impl Accumulator {
-    /// Takes the record out of `held`, or refuses it with a handle that has failed already. Nothing,
-    /// and the record stays, when there is no room for it now. `look` reads the clocks, for
-    /// records without a timestamp.
+    /// Takes a record, or refuses it with a handle that has failed already. Nothing when there is no room
+    /// for it now. `look` reads the clocks, for records without a timestamp.
     pub(crate) fn enqueue(
         &mut self,
-        held: &mut Option<Record>,
+        record: &impl AsRecord,
         caller: Caller,
         now: Instant,
         look: fn() -> Clocks,
     ) -> Option<DeliveryHandle> {
-        let record = held.as_ref()?;
-        if self.phase != Phase::Open {
-            let closed = error(PublishErrorKind::Closed, &record.topic);
-            return Some(DeliveryHandle::failed(self.take_id(), closed));
+        Some(match self.take(record, caller, now, look, slot_of)? {
+            Taken::Placed {
+                id,
+                timestamp_ms,
+                slot,
+            } => DeliveryHandle::placed(id, timestamp_ms, slot),
+            Taken::Apart(handle) => handle,
+        })
+    }
+
+    /// Takes records from the first on, as long as there is room, for a caller that comes again with the
+    /// others. What became of them goes to `deliveries`. Returns how many were taken or refused.
+    pub(crate) fn enqueue_all(
+        &mut self,
+        records: &[impl AsRecord],
+        deliveries: &mut Deliveries,
+        now: Instant,
+        look: fn() -> Clocks,
+    ) -> usize {
+        self.calls += 1;
+        let call = self.calls;
+        for (done, record) in records.iter().enumerate() {
+            let slot = |open: &mut OpenBatch, index| {
+                if open.noted.0 != call {
+                    open.noted = (call, deliveries.note(&open.result));
+                }
+                (open.noted.1, index)
+            };
+            match self.take(record, Caller::Waits, now, look, slot) {
+                Some(Taken::Placed {
+                    id,
+                    timestamp_ms,
+                    slot: (batch, index),
+                }) => deliveries.push_placed(id, timestamp_ms, batch, index),
+                Some(Taken::Apart(handle)) => deliveries.push(handle),
+                None => return done,
+            }
         }
-        let place = self.topics.find(&record.topic);
+        records.len()
+    }
+
+    /// Takes a record; `slot` notes its place in a batch.
+    #[inline]
+    fn take<S>(
+        &mut self,
+        held: &impl AsRecord,
+        caller: Caller,
+        now: Instant,
+        look: fn() -> Clocks,
+        slot: impl FnMut(&mut OpenBatch, u32) -> S,
+    ) -> Option<Taken<S>> {
+        let record = held.as_record();
+        if self.phase != Phase::Open {
+            let closed = error(PublishErrorKind::Closed, record.topic);
+            return Some(Taken::Apart(DeliveryHandle::failed(self.take_id(), closed)));
+        }
+        let place = self.topics.find(record.topic);
         if caller == Caller::Waits
             && let Some(topic) = place.and_then(|place| self.topics.at(place))
-            && topic.waiting.len() >= UNPLACED_MAX
+            && !topic.has_place()
         {
             return None;
         }
-        let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        let charge = record_size(key, value, &record.headers);
-        let checked = self.check(record, charge, place.is_some());
+        let charge = record_size(record.key, record.value, record.headers);
+        let checked = self.check(&record, charge, place.is_some());
         // The report of a record that is refused has its place in the buffer too.
         let reported = self.reports.as_ref().map_or(0, |_| REPORT_CHARGE);
         let needed = if checked.is_err() {
@@ -98,7 +157,7 @@ impl Accumulator {
         }
         let id = self.take_id();
         if let Err(error) = checked {
-            return Some(self.refuse(id, error));
+            return Some(Taken::Apart(self.refuse(id, error)));
         }
         let ticket = Ticket {
             id,
@@ -110,23 +169,27 @@ impl Accumulator {
             Some(own) => own,
             None => self.wall_clock.ms(now, look),
         };
-        let place = place.unwrap_or_else(|| self.add_topic(&record.topic, now));
+        let place = place.unwrap_or_else(|| self.add_topic(record.topic, now));
         if let Some(topic) = self.topics.at(place) {
             topic.last_used = now;
             if topic.view.is_none() {
-                let record = held.take()?;
-                return Some(self.hold(place, record, timestamp_ms, ticket));
+                let handle = self.hold(place, held.to_record(), timestamp_ms, ticket);
+                return Some(Taken::Apart(handle));
             }
         }
-        let placed = self.place(place, record, timestamp_ms, ticket);
-        *held = None;
-        Some(match placed {
-            Ok(slot) => {
-                self.count_up(&ticket);
-                DeliveryHandle::placed(ticket.id, timestamp_ms, slot)
-            }
-            Err(error) => self.refuse(ticket.id, error),
-        })
+        Some(
+            match self.place(place, &record, timestamp_ms, ticket, slot) {
+                Ok(slot) => {
+                    self.count_up(&ticket);
+                    Taken::Placed {
+                        id,
+                        timestamp_ms,
+                        slot,
+                    }
+                }
+                Err(error) => Taken::Apart(self.refuse(id, error)),
+            },
+        )
     }
 
     /// Keeps a record until its topic's partitions are known.
@@ -152,6 +215,11 @@ impl Accumulator {
         handle
     }
 
+    /// Whether the topic's partitions are known, or a record more may wait for them.
+    pub(crate) fn has_place(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_none_or(Topic::has_place)
+    }
+
     /// Whether there is room for a record of `size` bytes ([`Record::size`]).
     ///
     /// # Errors
@@ -173,11 +241,16 @@ impl Accumulator {
         id
     }
 
-    fn check(&self, record: &Record, size: usize, is_known: bool) -> Result<(), PublishError> {
-        let invalid = |why| error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why);
+    fn check(
+        &self,
+        record: &RecordRef<'_>,
+        size: usize,
+        is_known: bool,
+    ) -> Result<(), PublishError> {
+        let invalid = |why| error(PublishErrorKind::InvalidRecord, record.topic).with_source(why);
         if !is_known {
-            validate_topic_name(&record.topic).map_err(|why| {
-                error(PublishErrorKind::InvalidRecord, &record.topic).with_source(why)
+            validate_topic_name(record.topic).map_err(|why| {
+                error(PublishErrorKind::InvalidRecord, record.topic).with_source(why)
             })?;
         }
         if record.timestamp_ms.is_some_and(|t| t < 0) {
@@ -191,10 +264,10 @@ impl Accumulator {
         let (size, limit) = (BATCH_OVERHEAD + size, self.config.max_request_size);
         if size > limit {
             let why = Unacceptable::Size { size, limit };
-            return Err(error(PublishErrorKind::RecordTooLarge, &record.topic).with_source(why));
+            return Err(error(PublishErrorKind::RecordTooLarge, record.topic).with_source(why));
         }
         if !self.header_fidelity {
-            RecordRefusal::of_headers(&record.headers)
+            RecordRefusal::of_headers(record.headers)
                 .map_err(|why| invalid(Unacceptable::Headers(why)))?;
         }
         Ok(())
@@ -227,19 +300,21 @@ impl Accumulator {
     }
 
     /// Puts a record of a known topic into a batch.
-    fn place(
+    #[inline]
+    fn place<S>(
         &mut self,
         place: usize,
-        record: &Record,
+        record: &RecordRef<'_>,
         timestamp_ms: i64,
         ticket: Ticket,
-    ) -> Result<Slot, PublishError> {
+        slot: impl FnMut(&mut OpenBatch, u32) -> S,
+    ) -> Result<S, PublishError> {
         let queue = self.choose(place, record)?;
-        self.append(queue, record, timestamp_ms, ticket)
+        self.append(queue, record, timestamp_ms, ticket, slot)
     }
 
-    fn choose(&mut self, place: usize, record: &Record) -> Result<usize, PublishError> {
-        let name = &record.topic;
+    fn choose(&mut self, place: usize, record: &RecordRef<'_>) -> Result<usize, PublishError> {
+        let name = record.topic;
         let unknown = || error(PublishErrorKind::UnknownTopic, name);
         let topic = self.topics.at(place).ok_or_else(unknown)?;
         let view = topic.view.as_ref().ok_or_else(unknown)?;
@@ -268,115 +343,14 @@ impl Accumulator {
             .ok_or_else(|| invalid().with_source(Unacceptable::NoSuchPartition(chosen)))
     }
 
-    fn append(
-        &mut self,
-        at: usize,
-        record: &Record,
-        timestamp_ms: i64,
-        ticket: Ticket,
-    ) -> Result<Slot, PublishError> {
-        let own_batch = BATCH_OVERHEAD + ticket.charge > self.config.batch_size;
-        let open = self.queues[at].open.as_ref();
-        if open.is_some_and(|open| own_batch || open.epoch != ticket.epoch) {
-            self.close_full(at);
-        }
-        let max_bytes = self.config.batch_size.max(BATCH_OVERHEAD + ticket.charge);
-        let mut is_new = false;
-        let slot = loop {
-            if self.queues[at].open.is_none() {
-                is_new = true;
-                let builder = self.builder(at, max_bytes, ticket.charge);
-                self.reserved += builder.capacity();
-                let queue = &mut self.queues[at];
-                queue.open = Some(open_batch(&queue.partition, builder, &ticket));
-            }
-            let room = self.room_for_spares();
-            let queue = &mut self.queues[at];
-            let Some(open) = &mut queue.open else {
-                continue;
-            };
-            let before = open.builder.capacity();
-            if open.builder.free() < ticket.charge
-                && open.builder.size() + ticket.charge <= max_bytes
-                && self.config.compression == Compression::None
-            {
-                let buffer = self.spares.buffer(queue.last_size, ticket.charge, room);
-                open.builder.go_on_in(buffer);
-            }
-            let appended = open.builder.try_append(
-                timestamp_ms,
-                record.key.as_deref(),
-                record.value.as_deref(),
-                &record.headers,
-            );
-            self.reserved += open.builder.capacity() - before;
-            match appended {
-                Ok(index) => {
-                    open.charge += ticket.charge;
-                    if self.reports.is_some() {
-                        open.records.push((ticket.id, timestamp_ms));
-                    }
-                    break Slot {
-                        batch: Arc::clone(&open.result),
-                        index,
-                    };
-                }
-                Err(AppendError::Full) if !open.builder.is_empty() => self.close_full(at),
-                Err(why) => {
-                    if open.builder.is_empty() {
-                        self.reserved -= open.builder.capacity();
-                        queue.open = None;
-                    }
-                    let kind = match why {
-                        AppendError::TooLarge | AppendError::Full => {
-                            PublishErrorKind::RecordTooLarge
-                        }
-                        _ => PublishErrorKind::InvalidRecord,
-                    };
-                    return Err(error(kind, &record.topic).with_source(why));
-                }
-            }
-        };
-        self.after_append(at, is_new, ticket.enqueued);
-        Ok(slot)
-    }
-
-    /// Closes the batch if it is full, and makes sure that the queue is looked at in time.
-    fn after_append(&mut self, at: usize, is_new: bool, now: Instant) {
-        let queue = &mut self.queues[at];
-        if is_new {
-            let lingered = now + self.rules.linger;
-            self.effects.work |= self.schedule.set_timer(queue, at, lingered);
-        }
-        let most = self.config.batch_records.map_or(u32::MAX, Into::into);
-        // A second's worth of records can pass the rate limit at once, not more.
-        let most = most.min(self.config.rate_limit.map_or(u32::MAX, Into::into));
-        let full = queue.open.as_ref().is_some_and(|open| {
-            open.builder.len() >= most || open.builder.size() >= self.config.batch_size
-        });
-        if full {
-            self.close_full(at);
-        }
-    }
-
-    /// Closes a batch that takes no more.
-    fn close_full(&mut self, at: usize) {
-        self.close_open(at);
-        let queue = &mut self.queues[at];
-        // Else an answer has to come first, with which it is looked at.
-        if queue.turn(&self.rules) != Turn::Wait {
-            self.schedule.touch(queue, at);
-            self.effects.work = true;
-        }
-    }
-
     /// Places the records that waited for their topic, in order.
     pub(super) fn place_waiting(&mut self, name: &Arc<str>, waiting: VecDeque<WaitingRecord>) {
         let Some(place) = self.topics.find(name) else {
             return;
         };
         for held in waiting {
-            match self.place(place, &held.record, held.timestamp_ms, held.ticket) {
+            let record = held.record.as_record();
+            match self.place(place, &record, held.timestamp_ms, held.ticket, slot_of) {
                 Ok(slot) => {
                     self.waiting -= 1;
                     self.effects.cells.push((held.cell, Ok(slot)));
@@ -435,37 +409,6 @@ impl Accumulator {
         self.effects.cells.push((held.cell, Err(error)));
     }
 
-    /// An empty batch for a partition. Its buffer is a piece of all that it will take, and others follow,
-    /// so that buffers are mostly full, however many partitions there are, and fit any other batch
-    /// afterwards. What is to be compressed has to be in one.
-    fn builder(&mut self, at: usize, max_bytes: usize, first: usize) -> BatchBuilder {
-        let last = self.queues[at].last_size;
-        if self.config.compression != Compression::None {
-            // As much as the one before, and a little more.
-            return BatchBuilder::with_expected(max_bytes, (last + last / 4).min(max_bytes));
-        }
-        let least = (BATCH_OVERHEAD + first).min(max_bytes);
-        let room = self.room_for_spares();
-        BatchBuilder::with_buffer(max_bytes, self.spares.buffer(last, least, room))
-    }
-
-    /// What buffers beside those in use may take.
-    fn room_for_spares(&self) -> usize {
-        self.config.buffer_memory.saturating_sub(self.reserved)
-    }
-
-    /// Keeps the buffers of a batch that was written for others.
-    pub(super) fn keep_buffers(&mut self, batch: SealedBatch) {
-        if self.used == 0 {
-            // Nothing is under way, perhaps for long.
-            return self.spares.shrink(0);
-        }
-        let room = self.room_for_spares();
-        for buffer in batch.into_buffers() {
-            self.spares.give(buffer, room);
-        }
-    }
-
     /// How long a record waits for its topic's partitions: at all, and while the cluster says that
     /// there is no such topic.
     pub(super) fn waiting_limits(&self) -> (Duration, Duration) {
@@ -473,17 +416,5 @@ impl Accumulator {
             self.config.delivery_timeout,
             self.config.topic_unknown_timeout,
         )
-    }
-}
-
-fn open_batch(partition: &TopicPartition, builder: BatchBuilder, ticket: &Ticket) -> OpenBatch {
-    let result = BatchResult::new(Arc::clone(&partition.topic), partition.partition);
-    OpenBatch {
-        builder,
-        result: Arc::new(result),
-        opened: ticket.enqueued,
-        charge: 0,
-        epoch: ticket.epoch,
-        records: Vec::new(),
     }
 }

@@ -16,6 +16,7 @@ mod batch;
 mod close;
 mod dispatch;
 mod effects;
+mod fill;
 mod intake;
 mod outcome;
 mod queue;
@@ -98,6 +99,8 @@ pub(crate) struct Accumulator {
     /// The buffers that they are in.
     reserved: usize,
     next_id: u64,
+    /// Calls that brought many records.
+    calls: u64,
     next_serial: u32,
     /// Records enqueued before and after a flush differ in it.
     epoch: u64,
@@ -158,6 +161,7 @@ impl Accumulator {
             told: 0,
             reserved: 0,
             next_id: 0,
+            calls: 0,
             next_serial: 0,
             epoch: 0,
             outstanding: 0,

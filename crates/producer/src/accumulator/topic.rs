@@ -8,6 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// So many records wait for their topic's partitions before those that need not be taken at once wait
+/// outside: a record that is not in a batch yet takes several times its size.
+const UNPLACED_MAX: usize = 1_000;
+
 /// The topics that are written to.
 #[derive(Default)]
 pub(super) struct Topics {
@@ -125,6 +129,11 @@ impl Topic {
             last_used: now,
             refresh_wanted: false,
         }
+    }
+
+    /// Whether its partitions are known, or a record more may wait for them.
+    pub(super) fn has_place(&self) -> bool {
+        self.waiting.len() < UNPLACED_MAX
     }
 
     /// When the oldest waiting record is given up.

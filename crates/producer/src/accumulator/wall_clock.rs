@@ -19,13 +19,18 @@ pub(super) struct WallClock(Option<Clocks>);
 impl WallClock {
     /// Milliseconds since the Unix epoch at `now`; `look` reads both clocks.
     pub(super) fn ms(&mut self, now: Instant, look: fn() -> Clocks) -> i64 {
-        let looked = match self.0 {
-            Some(looked) if now.saturating_duration_since(looked.at) < LOOK_AFTER => looked,
-            _ => *self.0.insert(look()),
-        };
+        let since = |looked: &Clocks| now.saturating_duration_since(looked.at);
+        let recent = self.0.as_ref().map(|looked| (looked.wall, since(looked)));
+        let (wall, since) = recent
+            .filter(|(_, since)| *since < LOOK_AFTER)
+            .unwrap_or_else(|| {
+                let looked = self.0.insert(look());
+                (looked.wall, since(looked))
+            });
         // Not in whole milliseconds before they are added up: it would be one behind.
-        let wall = looked.wall + now.saturating_duration_since(looked.at);
-        i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+        let wall = wall + since;
+        let ms = wall.as_secs().saturating_mul(1_000);
+        i64::try_from(ms.saturating_add(wall.subsec_millis().into())).unwrap_or(i64::MAX)
     }
 }
 

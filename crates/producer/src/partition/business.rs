@@ -2,18 +2,26 @@
 
 use super::{PartitionError, Partitioner, Partitions};
 use bytes::Bytes;
-use ottla_types::Record;
+use ottla_types::RecordRef;
 use std::fmt;
 use std::sync::Arc;
 
-type Extract = dyn Fn(&Record) -> Option<Bytes> + Send + Sync;
+type Extract = dyn Fn(&RecordRef<'_>) -> Option<Bytes> + Send + Sync;
+
+/// Where the id is.
+#[derive(Clone)]
+enum Id {
+    Key,
+    Header(Arc<str>),
+    Found(Arc<Extract>),
+}
 
 /// CRC-32 (IEEE) of a chosen id, unsigned, modulo the number of partitions. A record without the id
 /// is refused: where it would go is a guess that breaks the id's order.
 #[derive(Clone)]
 pub struct BusinessKeyPartitioner {
     what: Arc<str>,
-    id: Arc<Extract>,
+    id: Id,
     keeps_keys_together: bool,
 }
 
@@ -22,28 +30,39 @@ impl BusinessKeyPartitioner {
     pub fn from_key() -> Self {
         Self {
             keeps_keys_together: true,
-            ..Self::from_fn("the record's key", |record| record.key.clone())
+            ..Self::new("the record's key", Id::Key)
         }
     }
 
     /// The id is the value of the last header named `header`.
     pub fn from_header(header: impl Into<String>) -> Self {
         let header = header.into();
-        Self::from_fn(&format!("header `{header}`"), move |record| {
-            record.headers.last(&header)?.value.clone()
-        })
+        Self::new(&format!("header `{header}`"), Id::Header(header.into()))
     }
 
     /// The id is what `id` finds in the record; `what` names it in errors.
     pub fn from_fn(
         what: &str,
-        id: impl Fn(&Record) -> Option<Bytes> + Send + Sync + 'static,
+        id: impl Fn(&RecordRef<'_>) -> Option<Bytes> + Send + Sync + 'static,
     ) -> Self {
+        Self::new(what, Id::Found(Arc::new(id)))
+    }
+
+    fn new(what: &str, id: Id) -> Self {
         Self {
             what: what.into(),
-            id: Arc::new(id),
+            id,
             keeps_keys_together: false,
         }
+    }
+
+    /// Its CRC-32.
+    fn hash(&self, record: &RecordRef<'_>) -> Option<u32> {
+        Some(match &self.id {
+            Id::Key => crc32fast::hash(record.key?),
+            Id::Header(name) => crc32fast::hash(record.headers.last(name)?.value.as_ref()?),
+            Id::Found(find) => crc32fast::hash(&find(record)?),
+        })
     }
 
     /// Vouches that records with the same key always have the same id, as APIs that promise an
@@ -66,13 +85,14 @@ impl fmt::Debug for BusinessKeyPartitioner {
 impl Partitioner for BusinessKeyPartitioner {
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
-        let id =
-            (self.id)(record).ok_or_else(|| PartitionError::MissingId(Arc::clone(&self.what)))?;
+        let hash = self
+            .hash(record)
+            .ok_or_else(|| PartitionError::MissingId(Arc::clone(&self.what)))?;
         let all = partitions.all();
-        Ok(all[crc32fast::hash(&id) as usize % all.len()])
+        Ok(all[hash as usize % all.len()])
     }
 
     fn keeps_keys_together(&self) -> bool {
@@ -87,6 +107,7 @@ impl Partitioner for BusinessKeyPartitioner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ottla_types::{AsRecord, Record};
 
     #[test]
     fn the_chosen_id_decides_and_its_absence_is_refused() {
@@ -96,15 +117,27 @@ mod tests {
         let expected = (0xcbf4_3926_u32 % 7) as i32;
         let mut by_header = BusinessKeyPartitioner::from_header("order_id");
         let record = Record::new("t").key("k").header("order_id", "123456789");
-        assert_eq!(by_header.partition(&record, &partitions).unwrap(), expected);
-        let error = by_header.partition(&Record::new("t").key("k"), &partitions);
+        assert_eq!(
+            by_header
+                .partition(&record.as_record(), &partitions)
+                .unwrap(),
+            expected
+        );
+        let error = by_header.partition(&Record::new("t").key("k").as_record(), &partitions);
         let text = error.unwrap_err().to_string();
         assert_eq!(text, "the record has no business key (header `order_id`)");
 
         let mut by_key = BusinessKeyPartitioner::from_key();
         let record = Record::new("t").key("123456789");
-        assert_eq!(by_key.partition(&record, &partitions).unwrap(), expected);
-        assert!(by_key.partition(&Record::new("t"), &partitions).is_err());
+        assert_eq!(
+            by_key.partition(&record.as_record(), &partitions).unwrap(),
+            expected
+        );
+        assert!(
+            by_key
+                .partition(&Record::new("t").as_record(), &partitions)
+                .is_err()
+        );
         assert!(by_key.keeps_keys_together() && !by_header.keeps_keys_together());
         assert!(by_header.assume_keys_together().keeps_keys_together());
     }

@@ -2,7 +2,7 @@
 //! other put together from a hash function, a sign rule and a fallback.
 
 use super::{PartitionError, Partitioner, Partitions, Spread};
-use ottla_types::Record;
+use ottla_types::RecordRef;
 use std::fmt;
 use std::sync::Arc;
 
@@ -106,10 +106,10 @@ impl HashPartitioner {
 impl Partitioner for HashPartitioner {
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
-        let key = record.key.as_deref();
+        let key = record.key;
         let spread = match self.unkeyed {
             Unkeyed::Null => key.is_none(),
             Unkeyed::NullOrEmpty => key.is_none_or(<[u8]>::is_empty),

@@ -22,7 +22,7 @@ pub use spread::{
     LeastBytesPartitioner, ManualPartitioner, RandomPartitioner, RoundRobinPartitioner, Spread,
 };
 
-use ottla_types::Record;
+use ottla_types::RecordRef;
 use std::sync::Arc;
 
 /// The partitions of a topic, as a [`Partitioner`] sees them.
@@ -73,7 +73,7 @@ pub trait Partitioner: Send + 'static {
     /// [`PublishErrorKind::InvalidRecord`](ottla_types::PublishErrorKind::InvalidRecord).
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError>;
 
@@ -95,7 +95,7 @@ pub trait Partitioner: Send + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionError {
-    /// The manual partitioner needs [`Record::partition`].
+    /// The manual partitioner needs [`RecordRef::partition`].
     #[error("the manual partitioner needs the record's partition")]
     MissingPartition,
     /// The business key partitioner found no id in the record.
@@ -120,9 +120,9 @@ pub struct FnPartitioner<F> {
 ///
 /// ```
 /// use ottla_producer::partition::{Partitions, from_fn};
-/// use ottla_types::Record;
+/// use ottla_types::RecordRef;
 ///
-/// let vip_first = from_fn(false, |record: &Record, partitions: &Partitions<'_>| {
+/// let vip_first = from_fn(false, |record: &RecordRef<'_>, partitions: &Partitions<'_>| {
 ///     let vip = record.headers.last("vip").is_some();
 ///     if vip { partitions.all()[0] } else { *partitions.usable().last().unwrap_or(&0) }
 /// });
@@ -130,7 +130,7 @@ pub struct FnPartitioner<F> {
 /// ```
 pub fn from_fn<F>(keeps_keys_together: bool, choose: F) -> FnPartitioner<F>
 where
-    F: Fn(&Record, &Partitions<'_>) -> i32 + Send + Sync + 'static,
+    F: Fn(&RecordRef<'_>, &Partitions<'_>) -> i32 + Send + Sync + 'static,
 {
     FnPartitioner {
         choose: Arc::new(choose),
@@ -140,11 +140,11 @@ where
 
 impl<F> Partitioner for FnPartitioner<F>
 where
-    F: Fn(&Record, &Partitions<'_>) -> i32 + Send + Sync + 'static,
+    F: Fn(&RecordRef<'_>, &Partitions<'_>) -> i32 + Send + Sync + 'static,
 {
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
         Ok((self.choose)(record, partitions))

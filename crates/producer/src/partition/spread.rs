@@ -3,7 +3,7 @@
 use super::hash::fnv1a;
 use super::{PartitionError, Partitioner, Partitions};
 use fastrand::Rng;
-use ottla_types::Record;
+use ottla_types::RecordRef;
 
 /// How records without a key are spread. Only partitions with a leader are chosen, unless there are
 /// none.
@@ -112,7 +112,7 @@ macro_rules! keyless {
         impl Partitioner for $name {
             fn partition(
                 &mut self,
-                _record: &Record,
+                _record: &RecordRef<'_>,
                 partitions: &Partitions<'_>,
             ) -> Result<i32, PartitionError> {
                 Ok(self.0.pick(partitions))
@@ -151,7 +151,7 @@ impl Default for RoundRobinPartitioner {
     }
 }
 
-/// The partition that this producer has sent the fewest bytes to ([`Record::size`]), among those
+/// The partition that this producer has sent the fewest bytes to ([`RecordRef::size`]), among those
 /// with a leader. Other producers' bytes are not known.
 #[derive(Debug, Clone, Default)]
 pub struct LeastBytesPartitioner {
@@ -162,7 +162,7 @@ pub struct LeastBytesPartitioner {
 impl Partitioner for LeastBytesPartitioner {
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
         let all = partitions.all();
@@ -190,7 +190,7 @@ impl Partitioner for LeastBytesPartitioner {
     }
 }
 
-/// The caller chooses: a record without [`Record::partition`] is refused.
+/// The caller chooses: a record without [`RecordRef::partition`] is refused.
 ///
 /// It cannot know whether the caller keeps keys together, so it does not promise it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -199,7 +199,7 @@ pub struct ManualPartitioner;
 impl Partitioner for ManualPartitioner {
     fn partition(
         &mut self,
-        record: &Record,
+        record: &RecordRef<'_>,
         _partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
         record.partition.ok_or(PartitionError::MissingPartition)
@@ -217,6 +217,7 @@ impl Partitioner for ManualPartitioner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ottla_types::{AsRecord, Record};
 
     const ALL: [i32; 4] = [0, 1, 2, 3];
 
@@ -255,7 +256,7 @@ mod tests {
         let partitions = Partitions::new(&ALL, &ALL);
         let record = Record::new("t").key("same");
         let chosen: Vec<_> = (0..6)
-            .map(|_| p.partition(&record, &partitions).unwrap())
+            .map(|_| p.partition(&record.as_record(), &partitions).unwrap())
             .collect();
         assert_eq!(chosen, [0, 1, 2, 3, 0, 1]);
     }
@@ -266,7 +267,7 @@ mod tests {
         let partitions = Partitions::new(&ALL, &[0, 1]);
         let mut send = |size: usize| {
             let record = Record::new("t").value(vec![0; size]);
-            p.partition(&record, &partitions).unwrap()
+            p.partition(&record.as_record(), &partitions).unwrap()
         };
         assert_eq!(
             [send(100), send(30), send(30), send(30), send(30)],
@@ -279,9 +280,9 @@ mod tests {
     fn manual_needs_a_partition() {
         let partitions = Partitions::new(&ALL, &ALL);
         let record = Record::new("t");
-        let missing = ManualPartitioner.partition(&record, &partitions);
+        let missing = ManualPartitioner.partition(&record.as_record(), &partitions);
         assert!(matches!(missing, Err(PartitionError::MissingPartition)));
-        let chosen = ManualPartitioner.partition(&record.partition(2), &partitions);
+        let chosen = ManualPartitioner.partition(&record.partition(2).as_record(), &partitions);
         assert_eq!(chosen.unwrap(), 2);
     }
 }

@@ -14,8 +14,8 @@ use ottla_client::{Client, Error};
 use ottla_types::coordinator::CommitOffset;
 use ottla_types::transactions::GroupMetadata;
 use ottla_types::{
-    BoxFuture, ConfigError, Delivery, Fate, Publish, PublishError, PublishErrorKind, Record,
-    Transact, TransactError,
+    AsRecord, BoxFuture, ConfigError, Delivery, Fate, Publish, PublishError, PublishErrorKind,
+    Record, Transact, TransactError,
 };
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -176,14 +176,14 @@ impl TransactionalProducer {
 
     /// Hands a record over and returns at once, as [`Producer::enqueue`]. Outside of a transaction
     /// it fails at once with [`PublishErrorKind::NoTransaction`].
-    pub fn enqueue(&self, record: Record) -> DeliveryHandle {
+    pub fn enqueue(&self, record: impl AsRecord) -> DeliveryHandle {
         let gate = self.inner.gate.read();
         if *gate.unwrap_or_else(PoisonError::into_inner) {
             // The gate is held meanwhile, so that no commit comes between.
             return self.inner.producer.enqueue(record);
         }
         let kind = PublishErrorKind::NoTransaction;
-        let error = PublishError::new(kind, Fate::NotWritten, record.topic);
+        let error = PublishError::new(kind, Fate::NotWritten, Arc::clone(record.as_record().topic));
         DeliveryHandle::failed(u64::MAX, error)
     }
 

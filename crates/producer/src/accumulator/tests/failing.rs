@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::partition::{PartitionError, Partitions};
+use ottla_types::RecordRef;
 
 #[test]
 fn a_batch_is_given_up_at_its_deadline_with_its_fate_and_cause() {
@@ -144,13 +145,14 @@ fn a_record_that_is_not_acceptable_fails_alone_and_at_once() {
 #[test]
 fn a_partitioner_that_is_wrong_or_panics_fails_its_record_alone() {
     let mut bed = Bed::unknown(config());
-    bed.acc.partitioner = Box::new(from_fn(true, |record: &Record, _: &_| {
-        match record.value.as_deref() {
+    bed.acc.partitioner = Box::new(from_fn(
+        true,
+        |record: &RecordRef<'_>, _: &_| match record.value {
             Some(b"panic") => panic!("a mistake in the user's code"),
             Some(b"far") => 99,
             _ => 0,
-        }
-    }));
+        },
+    ));
     let values = ["panic", "ok", "far"];
     let mut handles = values.map(|value| bed.put(Record::new("t").value(value)));
     let topic = Arc::from("t");
@@ -255,7 +257,7 @@ struct Moody;
 impl Partitioner for Moody {
     fn partition(
         &mut self,
-        _record: &Record,
+        _record: &RecordRef<'_>,
         partitions: &Partitions<'_>,
     ) -> Result<i32, PartitionError> {
         Ok(partitions.all()[0])

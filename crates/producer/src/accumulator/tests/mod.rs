@@ -85,8 +85,7 @@ impl Bed {
             at: Instant::now() + Duration::from_hours(1),
             wall: Duration::from_secs(1),
         };
-        self.acc
-            .enqueue(&mut Some(record), Caller::Insists, self.now, look)
+        self.acc.enqueue(&record, Caller::Insists, self.now, look)
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {

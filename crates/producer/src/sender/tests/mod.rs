@@ -5,6 +5,7 @@ mod ending;
 mod gauge;
 mod interface;
 mod limits;
+mod many;
 
 use crate::producer::Parts;
 use crate::{Producer, ProducerConfig, cluster::Cluster};
