@@ -108,7 +108,7 @@ async fn records_of_a_key_go_to_one_partition_of_three_brokers() {
     // One that is borrowed arrives as whole as one that is owned.
     let (topic, headers) = (Arc::from("t"), Headers::new().with("a", "2").with("a", "3"));
     let record = RecordRef::new(&topic)
-        .key("")
+        .key("key-0")
         .headers(&headers)
         .timestamp_ms(7);
     let borrowed = producer.enqueue(record).await.expect("written");
@@ -120,7 +120,7 @@ async fn records_of_a_key_go_to_one_partition_of_three_brokers() {
     );
     assert_eq!(
         (stored.key.as_deref(), &stored.value),
-        (Some(&b""[..]), &None)
+        (Some(&b"key-0"[..]), &None)
     );
     let values: Vec<_> = stored
         .headers
