@@ -2,12 +2,12 @@
 //! then the next.
 //!
 //! Owns the connection and the fetch session on it (KIP-227). What must hold: every cursor that was
-//! picked is settled, however the request ends; a broker that answers at once with nothing is not
+//! picked is settled, however the request ends, a panic included; a broker that answers at once with nothing is not
 //! asked in a hot loop; its throttle time is waited for.
 
 use super::cursor::{Answered, Outcome, Picked};
 use super::epochs;
-use super::fetch::{Fetches, LAST_WAIT};
+use super::fetch::{Fetches, Held, LAST_WAIT, Running};
 use super::fetch_message as message;
 use super::judge::{Judge, fail_all};
 use super::session::Session;
@@ -57,10 +57,12 @@ impl Channel {
 
     /// Runs until there was nothing to do for a while, or the transport is closed.
     pub(super) async fn run(mut self) {
-        let fetches = self.fetches.clone();
+        let running = Running {
+            fetches: self.fetches.clone(),
+            broker: self.broker,
+        };
         let working = self.work();
-        let _ = fetches.closed.run_until_cancelled(working).await;
-        fetches.ended(self.broker);
+        let _ = running.fetches.closed.run_until_cancelled(working).await;
     }
 
     async fn work(&mut self) {
@@ -73,10 +75,18 @@ impl Channel {
                 }
                 return;
             };
-            let (outcomes, frame_bytes) = self.request(&job).await;
+            let mut held = Held {
+                fetches: fetches.clone(),
+                job,
+                is_settled: false,
+            };
+            let (outcomes, frame_bytes) = self.request(&held.job).await;
             let is_quiet = |outcome: &Outcome| matches!(outcome, Outcome::Nothing);
             let is_quiet = outcomes.iter().all(is_quiet);
-            if self.settle(&job, outcomes, frame_bytes) {
+            let is_awaited = self.settle(&held.job, outcomes, frame_bytes);
+            held.is_settled = true;
+            drop(held);
+            if is_awaited {
                 fetches.wait(self.broker, GRACE).await;
             } else if is_quiet && fetches.rest_if_crowded(self.broker) {
                 fetches.wait(self.broker, LAST_WAIT).await;

@@ -215,13 +215,6 @@ impl Fetches {
         false
     }
 
-    /// A channel to the broker has ended.
-    pub(super) fn ended(&self, broker: i32) {
-        let mut state = self.state();
-        let channels = state.channels.entry(broker).or_default();
-        channels.running = channels.running.saturating_sub(1);
-    }
-
     /// Sees to it that lost cursors find their leader.
     pub(super) fn resolve(self: &Arc<Self>, state: &mut State) {
         if !state.is_resolving {
@@ -231,8 +224,57 @@ impl Fetches {
     }
 }
 
+/// A channel's task. When it ends, however that is, another one may take its place; after a panic one
+/// does at once, if there is something to do.
+pub(super) struct Running {
+    pub(super) fetches: Arc<Fetches>,
+    pub(super) broker: i32,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.fetches.state();
+        let channels = state.channels.entry(self.broker).or_default();
+        channels.running = channels.running.saturating_sub(1);
+        if std::thread::panicking() {
+            self.fetches.kick(&mut state);
+        }
+    }
+}
+
+/// A channel's request. What is not settled, because of a panic on the way, is given up.
+pub(super) struct Held {
+    pub(super) fetches: Arc<Fetches>,
+    pub(super) job: Job,
+    pub(super) is_settled: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let mut state = self.fetches.state();
+            state.table.give_up(&self.job, Instant::now());
+        }
+    }
+}
+
+/// The resolver's task. After a panic another one takes its place.
+struct Resolving(Arc<Fetches>);
+
+impl Drop for Resolving {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_resolving = false;
+        if std::thread::panicking() {
+            state.table.forget_resolving(Instant::now());
+            self.0.resolve(&mut state);
+        }
+    }
+}
+
 /// The task that looks for the leaders of lost cursors. Topics do not wait for each other.
 async fn resolver(fetches: Arc<Fetches>) {
+    let _resolving = Resolving(fetches.clone());
     let closed = fetches.closed.clone();
     let mut asked = FuturesUnordered::new();
     loop {

@@ -29,7 +29,7 @@ pub(super) struct Bed {
 }
 
 impl Bed {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let mock = MockCluster::builder().brokers(3).start().await.unwrap();
         mock.create_topic("t", 2).unwrap();
         let config = ClientConfig::new(&mock.bootstrap());
@@ -39,6 +39,12 @@ impl Bed {
             cluster,
             mock,
         }
+    }
+
+    /// A client that knows nothing of the topic.
+    pub(super) async fn stranger(&self) -> Arc<Cluster> {
+        let config = ClientConfig::new(&self.mock.bootstrap());
+        Arc::new(Cluster::connect(config).await.unwrap())
     }
 
     async fn find(&self, partition: &TopicPartition) -> Leader {

@@ -14,6 +14,8 @@ mod failure;
 mod fetch;
 mod fetch_message;
 #[cfg(test)]
+mod fetch_tests;
+#[cfg(test)]
 mod fuzz;
 mod judge;
 mod leaders;

@@ -74,9 +74,9 @@ impl Writer {
 }
 
 /// Panics when a counter goes up, once.
-struct Trap {
-    counter: &'static str,
-    is_set: Arc<AtomicBool>,
+pub(super) struct Trap {
+    pub(super) counter: &'static str,
+    pub(super) is_set: Arc<AtomicBool>,
 }
 
 struct Spring(Arc<AtomicBool>);

@@ -7,7 +7,7 @@ use super::cursor::{Answered, Cursor, Outcome, Picked, State, Times};
 use super::fetch_message::NAME;
 use super::leaders::Leader;
 use crate::transport::{FetchLimits, FetchPosition, Fetched};
-use crate::{Backoff, Error};
+use crate::{Backoff, Error, ErrorKind};
 use ottla_types::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +18,11 @@ use tokio::time::Instant;
 /// Cursors of one partition that nobody waits for; the oldest one goes first.
 const MAX_UNWATCHED: usize = 8;
 
+/// The source of an error of what nobody looks after any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the task that read the answer panicked")]
+struct Panicked;
+
 /// A caller that waits; dropped with its call.
 pub(super) type Caller = Arc<Notify>;
 
@@ -26,6 +31,8 @@ pub(super) type Answers = Vec<(TopicPartition, Result<Fetched, Error>)>;
 /// What a request is made of.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// No other request has it.
+    pub(super) number: u64,
     /// Ordered by partition.
     pub(super) cursors: Vec<Picked>,
     pub(super) max_wait: Duration,
@@ -106,7 +113,11 @@ impl Table {
             };
             let cursor = &mut cursors[at];
             (cursor.limits, cursor.asked) = (limits, now);
-            match std::mem::replace(&mut cursor.state, State::InFlight) {
+            let between = State::Lost {
+                not_before: now,
+                refresh: false,
+            };
+            match std::mem::replace(&mut cursor.state, between) {
                 State::Done(result) => {
                     // Another caller at the same position has to ask anew.
                     cursor.watchers.wake();
@@ -209,6 +220,7 @@ impl Table {
         });
         let max_bytes = max_bytes.max()?;
         let job = Job {
+            number: self.turns + 1,
             max_wait: limits().map(|limits| limits.max_wait).min()?,
             min_bytes: limits()
                 .map(|limits| limits.min_bytes)
@@ -249,6 +261,41 @@ impl Table {
         };
         cursor.settle(picked, outcome, of, times);
         is_watched
+    }
+
+    /// The task that had the request is gone before all of its cursors were settled: the others are asked
+    /// for alone, and one that was alone has an error.
+    pub(super) fn give_up(&mut self, job: &Job, now: Instant) {
+        let of = Answered {
+            was_alone: job.cursors.len() == 1,
+            frame_bytes: 0,
+        };
+        for picked in &job.cursors {
+            let cursors = self.cursors.get(&picked.partition).into_iter().flatten();
+            let is_held = |cursor: &Cursor| {
+                let is_in_flight = matches!(cursor.state, State::InFlight);
+                cursor.id == picked.id && cursor.picked == job.number && is_in_flight
+            };
+            if cursors.into_iter().any(is_held) {
+                let error = Error::new(ErrorKind::Protocol, NAME)
+                    .with_partition(picked.partition.clone())
+                    .with_offset(picked.position.offset)
+                    .with_source(Panicked);
+                self.settle(picked, Outcome::Unreadable(error), &of, now);
+            }
+        }
+    }
+
+    /// The task that looked for leaders is gone: they are looked for again, after a while.
+    pub(super) fn forget_resolving(&mut self, now: Instant) {
+        let gone = Arc::new(Error::new(ErrorKind::Protocol, NAME).with_source(Panicked));
+        for (partition, cursors) in &mut self.cursors {
+            for cursor in cursors {
+                if matches!(cursor.state, State::Resolving) {
+                    cursor.fail(partition, &gone, true, now);
+                }
+            }
+        }
     }
 
     /// What waits here for callers: the whole frames, of which one partition's records may be a small
@@ -347,5 +394,5 @@ fn make_room(cursors: &mut Vec<Cursor>) {
 
 /// The error of a call on a transport that was closed.
 pub(super) fn closed(partition: &TopicPartition) -> Error {
-    Error::new(crate::ErrorKind::Closed, NAME).with_partition(partition.clone())
+    Error::new(ErrorKind::Closed, NAME).with_partition(partition.clone())
 }
