@@ -152,7 +152,9 @@ pub struct ConsumerConfig {
     /// and the number of its instance. It should be the same for each start of a process, so that what a crash left
     /// open is ended by the next start rather than by its time-out, and no other process may have
     /// it. Without one the static member's name is taken (`group.instance.id`), else a random one:
-    /// then readers of committed records wait for `transaction.timeout.ms` after a crash.
+    /// then readers of committed records wait for `transaction.timeout.ms` after a crash. On a Kafka 3 a
+    /// member that stands still for longer than that cannot tell whether another process has its id, and
+    /// fails for good, unless the id is a random one.
     #[serde(rename = "transactional.id.prefix")]
     pub transactional_id_prefix: Option<String>,
     /// `transaction.timeout.ms` (none: 10 s above `max.processing.time.ms` and

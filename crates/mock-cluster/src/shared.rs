@@ -154,7 +154,7 @@ impl Shared {
             coordinators: Coordinators::new(delay, config.consumer_timers(), config.replicated),
             ports: BTreeMap::new(),
             log_bytes: 0,
-            transactions: Transactions::new(config.replicated),
+            transactions: Transactions::new(config.replicated, config.versions.remembers_ended),
             fetch_sessions: BTreeMap::new(),
             producer_ids: ProducerIds::new(FIRST_PRODUCER_ID),
             settings: BrokerSettings::default(),

@@ -33,6 +33,8 @@ pub struct Versions {
     pub(crate) transaction_version: i16,
     /// Whether PRODUCER_FENCED is known; where not, INVALID_PRODUCER_EPOCH stands for it.
     pub(crate) says_producer_fenced: bool,
+    /// Whether a producer may go on whose transaction the coordinator has ended.
+    pub(crate) remembers_ended: bool,
     /// Whether KIP-848 is switched on; where not, its heartbeat is told, and refused.
     pub(crate) has_consumer_groups: bool,
 }
@@ -146,18 +148,21 @@ impl Versions {
             table: Vec::new(),
             transaction_version,
             says_producer_fenced: true,
+            remembers_ended: true,
             has_consumer_groups: true,
         };
         let rows = tables.iter().copied().flatten();
         rows.fold(none, |all, (api, min, max)| all.with(*api, *min, *max))
     }
 
-    /// Apache Kafka 3.9: transaction version 1, and KIP-848 switched off, as it is there by default. One difference is not imitated: there, an
-    /// InitProducerId with the own id and epoch that finds a transaction open ends with
-    /// PRODUCER_FENCED after its abort; 4.3, and this mock, let the producer go on.
+    /// Apache Kafka 3.9: transaction version 1, and KIP-848 switched off, as it is there by default.
+    /// A coordinator that ends a transaction, because its time is over or because an InitProducerId
+    /// finds it open, forgets its epoch: the producer's InitProducerId with its own id and epoch is
+    /// refused with PRODUCER_FENCED. 4.3 lets it go on.
     pub fn kafka_3_9() -> Self {
         Self {
             has_consumer_groups: false,
+            remembers_ended: false,
             ..Self::of(&[KAFKA_3_9], 1)
         }
     }

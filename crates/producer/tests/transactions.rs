@@ -308,7 +308,7 @@ async fn trap_c21_a_commit_that_is_never_answered_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_takes_too_long_is_aborted_and_the_producer_goes_on() {
+async fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_or_the_next_goes_on() {
     for version in [V1, V2] {
         let bed = Bed::new(version).await;
         let config = TransactionalConfig {
@@ -326,9 +326,21 @@ async fn a_transaction_that_takes_too_long_is_aborted_and_the_producer_goes_on()
             tokio::task::yield_now().await;
         }
         let error = producer.commit().await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Abortable, "{version:?} {error:?}");
         assert!(!error.may_be_committed());
-        producer.abort().await.unwrap();
+        let producer = match version {
+            V1 => {
+                // Kafka 3.9 shuts it out.
+                assert_eq!(error.kind(), Kind::Fenced);
+                assert_eq!(kind(producer.abort().await), Kind::Fenced);
+                drop(producer);
+                bed.producer().await
+            }
+            V2 => {
+                assert_eq!(error.kind(), Kind::Abortable, "{error:?}");
+                producer.abort().await.unwrap();
+                producer
+            }
+        };
         producer.begin().await.unwrap();
         enqueue(&producer, &values("soon", 3));
         producer.commit().await.unwrap();

@@ -92,7 +92,8 @@ pub enum TransactErrorKind {
     /// The transaction cannot be committed: abort it, and begin another.
     Abortable,
     /// Another producer has taken the transactional id. This one can do nothing any more, and what
-    /// it had open is aborted.
+    /// it had open is aborted. A Kafka 3 says the same of a transaction that it has ended because it
+    /// took longer than `transaction.timeout.ms`: a new producer may go on then.
     Fenced,
     /// This producer can do nothing any more; a new one may.
     Fatal,

@@ -5,7 +5,7 @@ use crate::Failure;
 use crate::read_back::{bounds, read_topic};
 use ottla::client::{Client, ClientConfig, IsolationLevel, NewTopic};
 use ottla::producer::{TransactionalConfig, TransactionalProducer};
-use ottla::types::{Record, TransactErrorKind};
+use ottla::types::{Record, TransactErrorKind, with_causes};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -61,9 +61,45 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     if written <= seen.len() {
         return Err("nothing was aborted after it was written".into());
     }
+    takes_too_long(context, &client, &everything).await?;
     everything.close().await;
     client.close().await;
     Ok(())
+}
+
+/// The coordinator ends a transaction that stays open for too long: nothing of it counts. Its producer
+/// goes on; a Kafka 3 shuts it out, and the next one goes on.
+async fn takes_too_long(context: &Context, client: &Client, everything: &Client) -> Outcome {
+    let topic = context.unique("late");
+    let new = NewTopic::new(&topic, PARTITIONS).replication(context.replication());
+    client.ensure_topics(vec![new]).await?;
+    let config = TransactionalConfig {
+        transaction_timeout: Duration::from_secs(1),
+        ..TransactionalConfig::new(&topic)
+    };
+    let mut producer = TransactionalProducer::new(client, config.clone())?;
+    producer.init().await?;
+    write(&producer, &topic, 1).await?;
+    settled(client, everything, &topic).await?;
+    let late = producer.commit().await.err();
+    let late = late.ok_or("a transaction was committed that took too long")?;
+    println!("a transaction that took too long: {}", with_causes(&late));
+    match late.kind() {
+        TransactErrorKind::Abortable => producer.abort().await?,
+        TransactErrorKind::Fenced if context.is_kafka_3() => {
+            producer = TransactionalProducer::new(client, config)?;
+            producer.init().await?;
+        }
+        _ => return Err(late.into()),
+    }
+    let mut expected = write(&producer, &topic, 2).await?;
+    producer.commit().await?;
+    expected.sort();
+    let seen = values(client, &topic).await?;
+    match seen == expected {
+        true => Ok(()),
+        false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
+    }
 }
 
 /// Ten records on each partition, acknowledged.

@@ -161,7 +161,7 @@ impl Member {
             }
             TransactionStep::Begun(Ok(())) => transactor.open_gate(true, now),
             TransactionStep::Begun(Err(error)) => {
-                check(&error)?;
+                transactor.check(&error)?;
                 self.note_transaction("no transaction could be begun", &error);
                 self.transact_later(now);
                 if error.is_abortable() {
@@ -192,7 +192,7 @@ impl Member {
                         pin.tried = Some(entry.offset);
                     }
                 }
-                check(&error)?;
+                transactor.check(&error)?;
                 self.note_transaction("a transaction was not committed; it is aborted", &error);
                 self.transact_later(now);
                 self.abort(error.may_be_committed(), now);
@@ -202,7 +202,7 @@ impl Member {
                 self.count_transaction("aborted");
             }
             TransactionStep::Aborted(Err(error)) => {
-                check(&error)?;
+                transactor.check(&error)?;
                 self.note_transaction("a transaction was not aborted yet", &error);
                 self.transact_later(now);
             }
@@ -304,16 +304,4 @@ fn has_news(transactor: &Transactor, partitions: &Partitions) -> bool {
 fn still_owned<'a>(partitions: &'a Partitions, entry: &Entry) -> Option<&'a Owned> {
     let owned = partitions.get(&entry.partition)?;
     Arc::ptr_eq(&owned.progress, &entry.progress).then_some(owned)
-}
-
-/// What this producer cannot go on after.
-fn check(error: &TransactError) -> Result<(), Error> {
-    let kind = match error.kind() {
-        // Another process has the id; to take it back would only fence that one.
-        TransactErrorKind::Fenced => ErrorKind::Transaction,
-        // The member begins anew, with another producer.
-        TransactErrorKind::Fatal | TransactErrorKind::InvalidState => ErrorKind::MemberFailed,
-        _ => return Ok(()),
-    };
-    Err(Error::new(kind).with_source(error.clone()))
 }

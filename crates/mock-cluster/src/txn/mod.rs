@@ -102,6 +102,8 @@ pub(crate) struct Transaction {
     next_id: Option<i64>,
     timeout_ms: u64,
     state: State,
+    /// Whether the producer may go on after an end that the coordinator has made.
+    remembers_ended: bool,
     /// Whether the last transaction was of version 2.
     is_v2: bool,
     partitions: BTreeSet<(String, i32)>,
@@ -109,7 +111,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    pub(crate) fn new(ids: &mut ProducerIds) -> Self {
+    pub(crate) fn new(ids: &mut ProducerIds, remembers_ended: bool) -> Self {
         let producer = ProducerAt {
             id: ids.fresh(),
             epoch: -1,
@@ -121,6 +123,7 @@ impl Transaction {
             next_id: None,
             timeout_ms: 0,
             state: State::Empty,
+            remembers_ended,
             is_v2: false,
             partitions: BTreeSet::new(),
             groups: BTreeSet::new(),
@@ -194,10 +197,13 @@ impl Transaction {
         Ok(self.producer)
     }
 
-    /// Aborts an open transaction from the coordinator's side. Its producer may go on with another
-    /// InitProducerId that names its id and epoch.
+    /// Aborts an open transaction from the coordinator's side. Where that is remembered its producer
+    /// may go on with another InitProducerId that names its id and epoch.
     fn fence(&mut self) {
-        self.last_epoch = self.producer.epoch;
+        self.last_epoch = match self.remembers_ended {
+            true => self.producer.epoch,
+            false => -1,
+        };
         self.producer.epoch = self.producer.epoch.saturating_add(1);
         self.state = State::Prepare { commit: false };
     }

@@ -22,15 +22,18 @@ struct Entry {
 pub(crate) struct Transactions {
     entries: BTreeMap<String, Entry>,
     replicated: bool,
+    /// As in [`Versions`](crate::Versions).
+    remembers_ended: bool,
     /// Decided transactions stay undone while this is set.
     pub(crate) holds_markers: bool,
 }
 
 impl Transactions {
-    pub(crate) fn new(replicated: bool) -> Self {
+    pub(crate) fn new(replicated: bool, remembers_ended: bool) -> Self {
         Self {
             entries: BTreeMap::new(),
             replicated,
+            remembers_ended,
             holds_markers: false,
         }
     }
@@ -71,8 +74,9 @@ impl Transactions {
         if self.find(name, topics)? != broker {
             return Err(codes::NOT_COORDINATOR);
         }
+        let remembers_ended = self.remembers_ended;
         let transaction = &mut self.entry(name, topics)?.transaction;
-        Ok(transaction.get_or_insert_with(|| Transaction::new(ids)))
+        Ok(transaction.get_or_insert_with(|| Transaction::new(ids, remembers_ended)))
     }
 
     /// The id, for any other request of its producer at `broker`.

@@ -4,7 +4,7 @@ const P: Part<'_> = Part::Partition("t", 0);
 
 fn fresh() -> (Transaction, ProducerIds) {
     let mut ids = ProducerIds::new(7);
-    (Transaction::new(&mut ids), ids)
+    (Transaction::new(&mut ids, true), ids)
 }
 
 fn at(id: i64, epoch: i16) -> ProducerAt {
@@ -106,6 +106,25 @@ fn trap_c28_a_late_end_of_version_2_does_not_hit_the_next_transaction() {
     let late = txn.end(first, true, true, &mut ids);
     assert_eq!(late, Err(codes::PRODUCER_FENCED));
     assert_eq!(txn.state(), TransactionState::Ongoing);
+}
+
+#[test]
+fn a_transaction_that_took_too_long_lets_its_producer_go_on_where_that_is_remembered() {
+    for remembers_ended in [true, false] {
+        let mut ids = ProducerIds::new(7);
+        let mut txn = Transaction::new(&mut ids, remembers_ended);
+        let first = txn.init(None, 10, &mut ids).unwrap();
+        txn.add(first, P, false, 0).unwrap();
+        txn.expire(10);
+        txn.complete().unwrap();
+        let again = txn.init(Some(first), 10, &mut ids);
+        let expected = match remembers_ended {
+            true => Ok(at(7, 1)),
+            false => Err(codes::PRODUCER_FENCED),
+        };
+        assert_eq!(again, expected);
+        assert_eq!(txn.init(None, 10, &mut ids), Ok(at(7, 2)), "a new one");
+    }
 }
 
 #[test]

@@ -3,8 +3,11 @@
 use crate::member::MemberSpec;
 use crate::member::commit::Entry;
 use crate::output::{Gate, GateLimits, OutputMode, Outputs, Since};
+use crate::{Error, ErrorKind};
 use ottla_client::Backoff;
-use ottla_types::{BoxFuture, Publish, TopicPartition, Transact, TransactError, Transactions};
+use ottla_types::{
+    BoxFuture, Publish, TopicPartition, Transact, TransactError, TransactErrorKind, Transactions,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +23,8 @@ const LAST_ABORT: Duration = Duration::from_millis(500);
 pub(in crate::member) struct Transactor {
     source: Arc<dyn Transactions>,
     id: String,
+    /// The id was made for this member.
+    is_own_id: bool,
     timeout: Duration,
     interval: Duration,
     /// How long after its first call others may begin in a transaction.
@@ -90,6 +95,7 @@ impl Transactor {
         Some(Self {
             source: source.clone(),
             id: spec.transactional_id.clone(),
+            is_own_id: !config.has_stable_transactional_id(),
             timeout: config.transaction_timeout(),
             interval: config.transaction_interval,
             patience: config.transaction_patience(),
@@ -107,6 +113,22 @@ impl Transactor {
             quota: usize::MAX,
             failing: HashMap::new(),
         })
+    }
+
+    /// What this producer cannot go on after.
+    pub(super) fn check(&self, error: &TransactError) -> Result<(), Error> {
+        let kind = match error.kind() {
+            // Another process has the id; to take it back would only fence that one.
+            TransactErrorKind::Fenced if !self.is_own_id => ErrorKind::Transaction,
+            // The member begins anew, with another producer. Nobody else has an id that was made for
+            // this member: the coordinator has ended a transaction that took too long, and a Kafka 3
+            // lets no producer go on after that.
+            TransactErrorKind::Fenced
+            | TransactErrorKind::Fatal
+            | TransactErrorKind::InvalidState => ErrorKind::MemberFailed,
+            _ => return Ok(()),
+        };
+        Err(Error::new(kind).with_source(error.clone()))
     }
 
     /// How the calls of a lane publish.

@@ -11,7 +11,7 @@ use ottla_consumer::{
     HandlerError, MemberState, Outcome, ProcessingGuarantee, Registration, RunningApp, batch_fn,
     handler_fn,
 };
-use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, TransactionState};
+use ottla_mock_cluster::{Action, ApiKey, Fault, MockCluster, TransactionState, Versions};
 use ottla_producer::{ProducerConfig, TransactionalProducers};
 use ottla_types::{PublishErrorKind, Record};
 use std::collections::HashSet;
@@ -23,8 +23,13 @@ const PARTITIONS: i32 = 4;
 const INPUTS: usize = 400;
 
 async fn start() -> Bed {
+    start_on(Versions::kafka_4_3()).await
+}
+
+async fn start_on(versions: Versions) -> Bed {
     let session = Duration::from_millis(1500);
     let builder = MockCluster::builder().consumer_session(session, Duration::from_millis(100));
+    let builder = builder.versions(versions);
     let bed = Bed::start_with(builder).await;
     for topic in ["in", "out"] {
         bed.cluster.create_topic(topic, PARTITIONS).unwrap();
@@ -274,6 +279,37 @@ async fn whoever_has_the_id_last_shuts_out_the_other_for_good() {
     drop(zombie);
     each_once(&bed).await;
     stop(second).await;
+}
+
+/// A Kafka 3 shuts a producer out whose transaction it has ended for its time, as if another one had
+/// taken its id. Where nobody else can have it, the member begins anew.
+#[tokio::test]
+async fn a_transaction_that_took_too_long_is_done_again_on_a_kafka_3() {
+    for prefix in [None, Some("tx".to_owned())] {
+        let bed = start_on(Versions::kafka_3_9()).await;
+        write_inputs(&bed).await;
+        let late = Action::Delay(Duration::from_secs(3));
+        let late = Fault::on(ApiKey::EndTxn).skip(2).action(late);
+        let late = bed.cluster.faults().add(late);
+        let config = ConsumerConfig {
+            max_processing_time: Duration::from_secs(1),
+            transaction_timeout: Some(Duration::from_secs(2)),
+            transactional_id_prefix: prefix.clone(),
+            transaction_max_records: 20,
+            ..exactly_once()
+        };
+        let running = start_with(&bed, config, transform()).await;
+        if prefix.is_some() {
+            let error = running.failed().await;
+            assert_eq!(error.kind(), ErrorKind::Transaction, "{error}");
+            let _ = running.shutdown(SHUTDOWN).await;
+        } else {
+            each_once(&bed).await;
+            assert!(aborted(&bed) > 0);
+            stop(running).await;
+        }
+        assert_eq!(late.hits(), 1);
+    }
 }
 
 #[tokio::test]

@@ -23,13 +23,16 @@
 //! What must hold:
 //! - a commit is reported done only on the coordinator's word. Without a clear answer the same
 //!   EndTxn is asked again (which tells, and changes nothing) until the deadline; then the outcome
-//!   is unknown, and InitProducerId with the own id and epoch makes an end of what may be left;
+//!   is unknown, and InitProducerId with the own id and epoch makes an end of what may be left; with
+//!   version 1 an EndTxn that aborts comes before it, because a Kafka 3 shuts out a producer whose
+//!   transaction InitProducerId finds open;
 //! - no request of a transaction can reach the one after it: with version 2 each EndTxn raises the
 //!   epoch; with version 1, after a request that was not answered and after every abort,
 //!   InitProducerId does (KIP-360, KIP-890);
 //! - a refusal for the epoch is not taken for fencing at once: the coordinator aborts a transaction
 //!   that takes too long in the same way. InitProducerId with the own id and epoch tells the two
-//!   apart; an epoch that another producer was given never passes;
+//!   apart, except with a Kafka 3, which shuts the late one out, too; an epoch that another producer
+//!   was given never passes;
 //! - nothing is asked any more when the machine is dead.
 
 mod cause;

@@ -99,6 +99,15 @@ impl Machine {
         };
         match &operation.goal {
             Goal::Initialise | Goal::Begin => Some(self.init()),
+            // A Kafka 3 lets no producer go on whose transaction InitProducerId finds open: it is
+            // ended before, and a refusal says that there is nothing to end.
+            Goal::Abort
+                if self.phase == Phase::Unsettled
+                    && !self.in_doubt
+                    && self.version == TransactionVersion::V1 =>
+            {
+                end(false)
+            }
             _ if self.in_doubt || self.phase == Phase::Unsettled => Some(self.init()),
             Goal::SendOffsets { group, left } => self.add_pending().or_else(|| {
                 let producer = self.producer?;

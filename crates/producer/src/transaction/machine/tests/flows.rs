@@ -169,8 +169,12 @@ fn trap_c21_a_server_error_at_the_end_is_no_success() {
         bed.network.scripted.clear();
         assert_eq!(kind(bed.begin()), Kind::UnknownOutcome);
         bed.abort().unwrap();
+        // With version 1 the end is the coordinator's answer to an end, if there is one to make.
         let asked = bed.asked();
-        assert_eq!((asked[0], asked.contains(&END)), (INIT, false));
+        match version {
+            V1 => assert_eq!(asked, [END]),
+            V2 => assert_eq!((asked[0], asked.contains(&END)), (INIT, false)),
+        }
         bed.fill(2);
         bed.commit().unwrap();
         assert_eq!((bed.committed(1), bed.committed(2)), (0, 2));
