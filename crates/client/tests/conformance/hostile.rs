@@ -1,13 +1,15 @@
 //! Brokers whose answers cannot be, or make no sense: typed errors, no panic, no endless loop, and
-//! the transport stays usable. For the native transport; that over rskafka has its own.
+//! the transport stays usable. What rskafka decodes is its own affair: only what it lets through is
+//! tested for both.
 
 use crate::bed::{PATIENCE, SECOND, batch, limits, values};
 use crate::liar::{Liar, fetched, text};
+use crate::verdict::lacks;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{FetchRequest, FetchResponse, RequestHeader, TopicName};
 use kafka_protocol::protocol::{Decodable, Encodable};
-use ottla_client::ErrorKind;
+use ottla_client::{ErrorKind, TransportKind};
 use ottla_types::Fate;
 use tokio::time::Instant;
 
@@ -21,10 +23,9 @@ fn written(base_offset: i64) -> BytesMut {
     answer
 }
 
-#[tokio::test]
-async fn trap_d_offsets_that_cannot_be_are_typed_errors() {
+pub(crate) async fn trap_d_offsets_that_cannot_be_are_typed_errors(kind: TransportKind) {
     for (base, is_good) in [(i64::MAX - 1, true), (i64::MAX, false), (-7, false)] {
-        let liar = Liar::start(move |_, _| written(base)).await;
+        let liar = Liar::on(kind, move |_, _| written(base)).await;
         let sent = liar.bed.existing("t").write(0, &["a", "b"]).await;
         if is_good {
             assert_eq!(sent.unwrap().base_offset, Some(base));
@@ -35,10 +36,12 @@ async fn trap_d_offsets_that_cannot_be_are_typed_errors() {
             (error.kind(), error.fate()),
             (ErrorKind::Protocol, Fate::MaybeWritten)
         );
+        assert_eq!(error.operation(), "Produce");
         assert_eq!(error.partition(), Some(&liar.bed.existing("t").p(0)));
+        assert!(!error.is_retriable());
         assert_eq!(liar.requests(), 1, "it is not tried again");
     }
-    let silent = Liar::start(|_, _| written(-1)).await;
+    let silent = Liar::on(kind, |_, _| written(-1)).await;
     let sent = silent.bed.existing("t").write(0, &["a", "b"]).await;
     assert_eq!(sent.unwrap().base_offset, None);
 }
@@ -118,15 +121,30 @@ async fn trap_d_a_partition_that_cannot_be_read_does_not_spoil_the_others() {
     }
 }
 
-#[tokio::test]
-async fn trap_d_a_batch_whose_offsets_overflow_meets_the_reader() {
-    let liar = Liar::start(|_, _| {
+pub(crate) async fn trap_d_a_batch_whose_offsets_overflow_meets_the_reader(kind: TransportKind) {
+    let liar = Liar::on(kind, |key, _| {
+        if key == 0 {
+            return written(7);
+        }
+        // The checksum does not cover the base offset.
         let mut bytes = BytesMut::from(&batch(&["a", "b"]).bytes()[..]);
         bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes());
         fetched(bytes.freeze())
     })
     .await;
-    let fetched = liar.bed.existing("t").read(0, 5).await.unwrap();
+    let topic = liar.bed.existing("t");
+    let read = topic.read(0, 5).await;
+    // The transport is usable.
+    assert_eq!(topic.write(0, &["a"]).await.unwrap().base_offset, Some(7));
+    if kind == TransportKind::Rskafka {
+        lacks("error at the offset");
+        let error = read.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        assert_eq!(error.partition(), Some(&topic.p(0)));
+        assert_eq!((error.offset(), error.fate()), (Some(5), Fate::NotWritten));
+        return;
+    }
+    let fetched = read.unwrap();
     assert_eq!(fetched.next_offset, 5);
     assert!(fetched.records.batches().next().unwrap().is_err());
 }

@@ -42,7 +42,15 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
+    /// For the native transport.
     pub(crate) async fn start<A: Into<Answer>>(
+        lie: impl Fn(i16, &[u8]) -> A + Send + Sync + 'static,
+    ) -> Self {
+        Self::on(TransportKind::Native, lie).await
+    }
+
+    pub(crate) async fn on<A: Into<Answer>>(
+        kind: TransportKind,
         lie: impl Fn(i16, &[u8]) -> A + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,7 +74,7 @@ impl Liar {
             }
         });
         let address = format!("127.0.0.1:{port}");
-        let bed = Bed::with(TransportKind::Native, &address, |config| {
+        let bed = Bed::with(kind, &address, |config| {
             config.max_response_bytes = 1 << 20;
         });
         Self {
@@ -109,7 +117,9 @@ async fn serve(
                     }
                 }
             }
-            3 => metadata(port).encode(&mut answer, 4).unwrap(),
+            3 => metadata(port)
+                .encode(&mut answer, request[3].into())
+                .unwrap(),
             _ => versions(&mut answer),
         }
         stream.write_i32(answer.len() as i32).await?;
@@ -140,10 +150,10 @@ fn metadata(port: u16) -> MetadataResponse {
         .with_topics(vec![topic])
 }
 
-/// ApiVersions v3: Produce 3, Fetch 4, Metadata 4, ApiVersions 0 to 3.
+/// ApiVersions v3: Produce 3, Fetch 4, Metadata 1 to 4, ApiVersions 0 to 3.
 fn versions(answer: &mut BytesMut) {
     answer.put_slice(&[0, 0, 5]);
-    for (key, min, max) in [(0, 3, 3), (1, 4, 4), (3, 4, 4), (18, 0, 3)] {
+    for (key, min, max) in [(0, 3, 3), (1, 4, 4), (3, 1, 4), (18, 0, 3)] {
         answer.put_slice(&[0, key, 0, min, 0, max, 0]);
     }
     answer.put_slice(&[0, 0, 0, 0, 0]);

@@ -160,5 +160,7 @@ with_own_mock! {
     secured::brokers_that_lie_are_found_out,
     secured::kip_368_renewed_sessions_lose_nothing,
     versions::every_kind_of_broker_is_spoken_to,
-    versions::every_version_of_the_data_path_works,
+    versions::trap_a15_every_version_of_the_data_path_works,
+    hostile::trap_d_offsets_that_cannot_be_are_typed_errors,
+    hostile::trap_d_a_batch_whose_offsets_overflow_meets_the_reader,
 }

@@ -6,6 +6,5 @@
 mod bed;
 mod carrying;
 mod faults;
-mod hostile;
 mod polls;
 mod unreadable;
