@@ -259,13 +259,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "transactions",
-        about: "commit, abort, fencing; readers see what was committed",
+        about: "commit, abort, fencing, time-outs, a commit without an answer; readers see what was committed",
         needs: Needs::Cluster,
         nodes: &[1, 3],
         // The other one knows no transactions.
         transports: NATIVE,
         suites: &[Suite::Ci, Suite::Full],
-        within: Duration::from_secs(60),
+        within: Duration::from_secs(120),
         run: |context| Box::pin(transactions::run(context)),
     },
     Scenario {

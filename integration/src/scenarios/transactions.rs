@@ -62,6 +62,9 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         return Err("nothing was aborted after it was written".into());
     }
     takes_too_long(context, &client, &everything).await?;
+    if context.nodes() == 1 {
+        unclear(context, &client).await?;
+    }
     everything.close().await;
     client.close().await;
     Ok(())
@@ -96,6 +99,48 @@ async fn takes_too_long(context: &Context, client: &Client, everything: &Client)
     producer.commit().await?;
     expected.sort();
     let seen = values(client, &topic).await?;
+    match seen == expected {
+        true => Ok(()),
+        false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
+    }
+}
+
+/// A commit that the coordinator has in its socket when it is killed: nobody can know whether it was
+/// done. An abort makes an end of the transaction, and the same producer goes on.
+async fn unclear(context: &mut Context, client: &Client) -> Outcome {
+    let topic = context.unique("unclear");
+    let Some(kafka) = context.kafka() else {
+        return Ok(());
+    };
+    let new = NewTopic::new(&topic, PARTITIONS);
+    client.ensure_topics(vec![new]).await?;
+    let config = TransactionalConfig {
+        max_block: Duration::from_secs(3),
+        ..TransactionalConfig::new(&topic)
+    };
+    let producer = TransactionalProducer::new(client, config)?;
+    producer.init().await?;
+    write(&producer, &topic, 1).await?;
+    kafka.freeze(0)?;
+    let error = producer.commit().await.err();
+    kafka.kill9(0).await?;
+    kafka.restart(0).await?;
+    let kind = error.as_ref().map(|error| error.kind());
+    if kind != Some(TransactErrorKind::UnknownOutcome) {
+        return Err(format!("a commit without an answer ended with {error:?}").into());
+    }
+    let deadline = Instant::now() + WITHIN;
+    while let Err(error) = producer.abort().await {
+        let may_pass = error.kind() == TransactErrorKind::Unavailable && Instant::now() < deadline;
+        if !may_pass {
+            return Err(error.into());
+        }
+    }
+    let mut expected = write(&producer, &topic, 2).await?;
+    producer.commit().await?;
+    expected.sort();
+    let seen = values(client, &topic).await?;
+    println!("a commit was unclear, its transaction was aborted, and the next one counts");
     match seen == expected {
         true => Ok(()),
         false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
