@@ -216,6 +216,71 @@ async fn lost_replies_may_repeat_records_but_lose_and_reorder_none() {
     bed.end(producer).await;
 }
 
+impl Bed {
+    /// Deletes the topic and makes it again, with an empty log that knows no producer.
+    async fn renew_topic(&self, partitions: i32) {
+        let (leader, _) = self.cluster.leader("t", 0).expect("it is there");
+        self.cluster.delete_topic("t").expect("it is there");
+        self.cluster.create_topic("t", partitions).expect("a topic");
+        let moved = self.cluster.move_leader("t", 0, leader.expect("a leader"));
+        moved.expect("the same leader");
+    }
+}
+
+/// Produce names topics by their names up to version 12, so a writer does not notice; nor has it to: a
+/// log that does not know a producer takes any number of it (KIP-360), and from there on has them in
+/// order.
+#[tokio::test]
+async fn trap_c15_a_topic_made_anew_takes_what_is_written_once_and_in_order() {
+    let bed = Bed::new(1).await;
+    let producer = bed.producer(config());
+    for round in 0..3 {
+        let handles: Vec<_> = (0..40).map(|i| producer.enqueue(keyed(i))).collect();
+        check(&bed, handles).await;
+        let batches = bed.cluster.batches("t", 0);
+        assert_eq!(batches[0].base_sequence, 40 * round, "the numbers go on");
+        let records: i32 = batches.iter().map(|batch| batch.record_count).sum();
+        assert_eq!(records, 40, "nothing stands there twice");
+        bed.renew_topic(1).await;
+    }
+    bed.end(producer).await;
+}
+
+/// A batch may come while the topic is away, and the next ones when it is there again. The log takes
+/// them, and from then on would take the first one for an old one: its records fail, and are not lost
+/// without a word.
+#[tokio::test]
+async fn trap_c15_a_batch_that_a_topic_made_anew_has_missed_is_an_error() {
+    let bed = Bed::new(1).await;
+    let producer = bed.producer(config());
+    producer.send(keyed(0)).await.expect("written");
+    bed.renew_topic(1).await;
+    let away = Fault::on(ApiKey::Produce).action(Action::Refuse(3));
+    let away = bed.cluster.faults().add(away);
+    let handles: Vec<_> = (0..25).map(|i| producer.enqueue(keyed(i))).collect();
+    let (mut written, mut failed) = (Vec::new(), 0);
+    for (i, handle) in handles.into_iter().enumerate() {
+        match tokio::time::timeout(LIMIT, handle).await.expect("in time") {
+            Ok(_) => written.push(format!("{i:05}")),
+            Err(error) => {
+                assert_eq!(error.kind(), PublishErrorKind::Refused);
+                failed += 1;
+            }
+        }
+    }
+    assert_eq!((away.hits(), failed), (1, 5));
+    let log = bed.cluster.records("t");
+    let log: Vec<_> = log
+        .iter()
+        .filter_map(|record| record.value_text())
+        .collect();
+    assert_eq!(log, written);
+    // And the writer goes on.
+    producer.send(keyed(99)).await.expect("written");
+    assert_eq!(bed.cluster.records("t").len(), written.len() + 1);
+    bed.end(producer).await;
+}
+
 #[tokio::test]
 async fn a_refusal_that_passes_is_tried_again() {
     let bed = Bed::new(1).await;

@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 
 pub(super) const KEY: i16 = 0;
 pub(super) const NAME: &str = "Produce";
-/// Version 13 names topics by id.
+/// Version 13 names topics by id, which would spare nothing: in a topic made anew a producer's numbers go
+/// on either way, because a log that does not know it takes any (KIP-360).
 pub(super) const VERSIONS: RangeInclusive<i16> = 3..=12;
 /// With this version a batch takes its partition into the transaction (KIP-890).
 const TRANSACTION_V2_FROM: i16 = 12;
