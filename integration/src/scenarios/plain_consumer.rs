@@ -44,7 +44,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             protocol,
             replication: context.replication(),
         };
-        async move { within(protocol, bed.run()).await }
+        async move { within(protocol, Box::pin(bed.run())).await }
     });
     let tried = protocols.map(|protocol| {
         let topic = context.unique(&format!("plain-{protocol:?}").to_lowercase());
@@ -58,7 +58,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         async move {
             let topic = NewTopic::new(&bed.topic, PARTITIONS).replication(replication);
             bed.client.ensure_topics(vec![topic]).await?;
-            within(protocol, bed.run()).await
+            within(protocol, Box::pin(bed.run())).await
         }
     });
     let outcome = tokio::try_join!(try_join_all(tried), try_join_all(by_pattern));

@@ -198,7 +198,7 @@ impl Bed {
             done.store(true, Ordering::Relaxed);
             outcome
         };
-        let (sent, outcome) = tokio::join!(self.send_until(&done), work);
+        let (sent, outcome) = tokio::join!(Box::pin(self.send_until(&done)), Box::pin(work));
         Ok((outcome?, sent?))
     }
 
