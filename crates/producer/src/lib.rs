@@ -36,6 +36,7 @@
 //! - memory is bounded by `buffer.memory`.
 
 mod accumulator;
+mod clocks;
 mod cluster;
 mod config;
 mod config_keys;

@@ -1,6 +1,7 @@
 //! [`Producer`]: the handle that applications hold.
 
-use crate::accumulator::{Accumulator, Caller, Clocks};
+use crate::accumulator::{Accumulator, Caller, Moment};
+use crate::clocks::{self, Own};
 use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::deliveries::Deliveries;
 use crate::handle::DeliveryHandle;
@@ -17,7 +18,7 @@ use ottla_types::{
     PublishErrorKind, Record, RecordMetadata,
 };
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -186,6 +187,7 @@ impl Producer {
         config.validate_for(parts.transport.name(), &capabilities)?;
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| ConfigError::new("runtime", "none", "a call within a tokio runtime"))?;
+        clocks::measure_ticks();
         let seed = fastrand::u64(..);
         let partitioner = partitioner.unwrap_or_else(|| config.partitioner.build(seed));
         let accumulator = Accumulator::new(config.clone(), &capabilities, partitioner, seed);
@@ -314,9 +316,9 @@ impl Producer {
         let mut left = records;
         while !left.is_empty() {
             let turn = left.len().min(RECORDS_A_TURN);
-            let now = now();
+            let mut moment = Moment::new(Own);
             let enqueue = |acc: &mut Accumulator| {
-                acc.enqueue_all(&left[..turn], &mut deliveries, now, clocks)
+                acc.enqueue_all(&left[..turn], &mut deliveries, &mut moment)
             };
             let done = self.inner.shared.with(enqueue);
             left = &left[done..];
@@ -348,12 +350,14 @@ impl Producer {
                     .wait_until(|acc| acc.has_place(topic).then_some(()))
                     .await;
                 let _turn = self.inner.turnstile.lock().await;
-                let taken =
-                    |acc: &mut Accumulator| match acc.enqueue(record, Caller::Waits, now(), clocks)
-                    {
-                        Some(handle) => Some(Some(handle)),
-                        None => (!acc.has_place(topic)).then_some(None),
-                    };
+                let taken = |acc: &mut Accumulator| match acc.enqueue(
+                    record,
+                    Caller::Waits,
+                    &mut Moment::new(Own),
+                ) {
+                    Some(handle) => Some(Some(handle)),
+                    None => (!acc.has_place(topic)).then_some(None),
+                };
                 if let Some(handle) = shared.wait_until(taken).await {
                     return Some(handle);
                 }
@@ -365,19 +369,17 @@ impl Producer {
     }
 
     fn try_enqueue(&self, record: &impl AsRecord, caller: Caller) -> Option<DeliveryHandle> {
-        let now = now();
         let shared = &self.inner.shared;
-        shared.with(|acc| acc.enqueue(record, caller, now, clocks))
+        shared.with(|acc| acc.enqueue(record, caller, &mut Moment::new(Own)))
     }
 
     /// The same for a caller that waits for the result: sends the record at once if nothing else is on
     /// its way.
     fn try_enqueue_directly(&self, record: &impl AsRecord) -> Option<DeliveryHandle> {
-        let now = now();
         let Inner { shared, pump, .. } = &*self.inner;
         let (handle, work) =
-            shared.with_work(|acc| acc.enqueue(record, Caller::Waits, now, clocks));
-        if work && !pump.send_directly(now) {
+            shared.with_work(|acc| acc.enqueue(record, Caller::Waits, &mut Moment::new(Own)));
+        if work && !pump.send_directly(now()) {
             shared.work.notify_one();
         }
         handle
@@ -537,13 +539,4 @@ impl Publish for Producer {
 fn refused(kind: PublishErrorKind, record: &impl AsRecord) -> DeliveryHandle {
     let topic = Arc::clone(record.as_record().topic);
     DeliveryHandle::failed(u64::MAX, PublishError::new(kind, Fate::NotWritten, topic))
-}
-
-fn clocks() -> Clocks {
-    let at = now();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-    Clocks {
-        at,
-        wall: wall.unwrap_or_default(),
-    }
 }

@@ -19,6 +19,7 @@ impl Accumulator {
         record: &RecordRef<'_>,
         timestamp_ms: i64,
         ticket: Ticket,
+        now: &mut dyn FnMut() -> Instant,
         mut slot: impl FnMut(&mut OpenBatch, u32) -> S,
     ) -> Result<S, PublishError> {
         let own_batch = BATCH_OVERHEAD + ticket.charge > self.config.batch_size;
@@ -27,14 +28,15 @@ impl Accumulator {
             self.close_full(at);
         }
         let max_bytes = self.config.batch_size.max(BATCH_OVERHEAD + ticket.charge);
-        let mut is_new = false;
+        let mut opened = None;
         let noted = loop {
             if self.queues[at].open.is_none() {
-                is_new = true;
+                let now = now();
+                opened = Some(now);
                 let builder = self.builder(at, max_bytes, ticket.charge);
                 self.reserved += builder.capacity();
                 let queue = &mut self.queues[at];
-                queue.open = Some(open_batch(&queue.partition, builder, &ticket));
+                queue.open = Some(open_batch(&queue.partition, builder, now, ticket.epoch));
             }
             let room = self.room_for_spares();
             let queue = &mut self.queues[at];
@@ -77,15 +79,21 @@ impl Accumulator {
                 }
             }
         };
-        self.after_append(at, is_new, ticket.enqueued);
+        self.after_append(at, opened);
         Ok(noted)
     }
 
     /// Closes the batch if it is full, and makes sure that the queue is looked at in time.
-    fn after_append(&mut self, at: usize, is_new: bool, now: Instant) {
+    #[inline]
+    fn after_append(&mut self, at: usize, opened: Option<Instant>) {
         let queue = &mut self.queues[at];
-        if is_new {
-            let lingered = now + self.rules.linger;
+        if let Some(opened) = opened {
+            // The next batch has the system's clock anew, whatever the counter says.
+            self.wall_clock.look_again();
+            if let Some(topic) = self.topics.get_mut(&queue.partition.topic) {
+                topic.last_used = opened;
+            }
+            let lingered = opened + self.rules.linger;
             self.effects.work |= self.schedule.set_timer(queue, at, lingered);
         }
         let most = self.config.batch_records.map_or(u32::MAX, Into::into);
@@ -142,14 +150,19 @@ impl Accumulator {
     }
 }
 
-fn open_batch(partition: &TopicPartition, builder: BatchBuilder, ticket: &Ticket) -> OpenBatch {
+fn open_batch(
+    partition: &TopicPartition,
+    builder: BatchBuilder,
+    opened: Instant,
+    epoch: u64,
+) -> OpenBatch {
     let result = BatchResult::new(Arc::clone(&partition.topic), partition.partition);
     OpenBatch {
         builder,
         result: Arc::new(result),
-        opened: ticket.enqueued,
+        opened,
         charge: 0,
-        epoch: ticket.epoch,
+        epoch,
         noted: (0, 0),
         records: Vec::new(),
     }

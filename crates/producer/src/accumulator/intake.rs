@@ -1,8 +1,8 @@
 //! Records come in: checked, given a partition and put into a batch.
 
 use super::batch::OpenBatch;
+use super::moment::{Clocks, Moment};
 use super::topic::{Ticket, Topic, WaitingRecord};
-use super::wall_clock::Clocks;
 use super::{Accumulator, Phase};
 use crate::deliveries::Deliveries;
 use crate::handle::{DeliveryHandle, Slot, WaitCell};
@@ -72,15 +72,14 @@ enum Unacceptable {
 
 impl Accumulator {
     /// Takes a record, or refuses it with a handle that has failed already. Nothing when there is no room
-    /// for it now. `look` reads the clocks, for records without a timestamp.
+    /// for it now.
     pub(crate) fn enqueue(
         &mut self,
         record: &impl AsRecord,
         caller: Caller,
-        now: Instant,
-        look: fn() -> Clocks,
+        moment: &mut Moment<impl Clocks>,
     ) -> Option<DeliveryHandle> {
-        Some(match self.take(record, caller, now, look, slot_of)? {
+        Some(match self.take(record, caller, moment, slot_of)? {
             Taken::Placed {
                 id,
                 timestamp_ms,
@@ -96,8 +95,7 @@ impl Accumulator {
         &mut self,
         records: &[impl AsRecord],
         deliveries: &mut Deliveries,
-        now: Instant,
-        look: fn() -> Clocks,
+        moment: &mut Moment<impl Clocks>,
     ) -> usize {
         self.calls += 1;
         let call = self.calls;
@@ -108,7 +106,7 @@ impl Accumulator {
                 }
                 (open.noted.1, index)
             };
-            match self.take(record, Caller::Waits, now, look, slot) {
+            match self.take(record, Caller::Waits, moment, slot) {
                 Some(Taken::Placed {
                     id,
                     timestamp_ms,
@@ -127,8 +125,7 @@ impl Accumulator {
         &mut self,
         held: &impl AsRecord,
         caller: Caller,
-        now: Instant,
-        look: fn() -> Clocks,
+        moment: &mut Moment<impl Clocks>,
         slot: impl FnMut(&mut OpenBatch, u32) -> S,
     ) -> Option<Taken<S>> {
         let record = held.as_record();
@@ -161,24 +158,31 @@ impl Accumulator {
         }
         let ticket = Ticket {
             id,
-            enqueued: now,
             charge,
             epoch: self.epoch,
         };
         let timestamp_ms = match record.timestamp_ms {
             Some(own) => own,
-            None => self.wall_clock.ms(now, look),
+            None => moment.ms(&mut self.wall_clock),
         };
-        let place = place.unwrap_or_else(|| self.add_topic(record.topic, now));
-        if let Some(topic) = self.topics.at(place) {
+        let place = place.unwrap_or_else(|| self.add_topic(record.topic, moment.now()));
+        if let Some(topic) = self.topics.at(place)
+            && topic.view.is_none()
+        {
+            let now = moment.now();
             topic.last_used = now;
-            if topic.view.is_none() {
-                let handle = self.hold(place, held.to_record(), timestamp_ms, ticket);
-                return Some(Taken::Apart(handle));
-            }
+            let handle = self.hold(place, held.to_record(), timestamp_ms, ticket, now);
+            return Some(Taken::Apart(handle));
         }
         Some(
-            match self.place(place, &record, timestamp_ms, ticket, slot) {
+            match self.place(
+                place,
+                &record,
+                timestamp_ms,
+                ticket,
+                &mut || moment.now(),
+                slot,
+            ) {
                 Ok(slot) => {
                     self.count_up(&ticket);
                     Taken::Placed {
@@ -199,6 +203,7 @@ impl Accumulator {
         record: Record,
         timestamp_ms: i64,
         ticket: Ticket,
+        enqueued: Instant,
     ) -> DeliveryHandle {
         let cell = Arc::new(WaitCell::default());
         let handle = DeliveryHandle::waiting(ticket.id, timestamp_ms, Arc::clone(&cell));
@@ -207,6 +212,7 @@ impl Accumulator {
                 record,
                 timestamp_ms,
                 cell,
+                enqueued,
                 ticket,
             });
             self.waiting += 1;
@@ -307,10 +313,11 @@ impl Accumulator {
         record: &RecordRef<'_>,
         timestamp_ms: i64,
         ticket: Ticket,
+        now: &mut dyn FnMut() -> Instant,
         slot: impl FnMut(&mut OpenBatch, u32) -> S,
     ) -> Result<S, PublishError> {
         let queue = self.choose(place, record)?;
-        self.append(queue, record, timestamp_ms, ticket, slot)
+        self.append(queue, record, timestamp_ms, ticket, now, slot)
     }
 
     fn choose(&mut self, place: usize, record: &RecordRef<'_>) -> Result<usize, PublishError> {
@@ -350,7 +357,9 @@ impl Accumulator {
         };
         for held in waiting {
             let record = held.record.as_record();
-            match self.place(place, &record, held.timestamp_ms, held.ticket, slot_of) {
+            let mut enqueued = || held.enqueued;
+            let (ms, ticket) = (held.timestamp_ms, held.ticket);
+            match self.place(place, &record, ms, ticket, &mut enqueued, slot_of) {
                 Ok(slot) => {
                     self.waiting -= 1;
                     self.effects.cells.push((held.cell, Ok(slot)));

@@ -18,6 +18,7 @@ mod dispatch;
 mod effects;
 mod fill;
 mod intake;
+mod moment;
 mod outcome;
 mod queue;
 mod schedule;
@@ -25,7 +26,6 @@ mod sequence;
 mod spares;
 mod topic;
 mod undo;
-mod wall_clock;
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +33,8 @@ mod tests;
 pub(crate) use dispatch::Dispatch;
 pub(crate) use effects::Effects;
 pub(crate) use intake::Caller;
+pub(crate) use moment::{Clocks, Moment};
 pub(crate) use outcome::{Completed, Written};
-pub(crate) use wall_clock::Clocks;
 
 use crate::ProducerConfig;
 use crate::handle::Outcome;
@@ -42,6 +42,7 @@ use crate::partition::Partitioner;
 use crate::report::{CloseReport, ReportItem, ReportQueue};
 use batch::Group;
 use dispatch::Numbering;
+use moment::WallClock;
 use ottla_client::transport::Capabilities;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
@@ -53,7 +54,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use topic::{Topics, View};
-use wall_clock::WallClock;
 
 /// What to do about a topic after the cluster's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

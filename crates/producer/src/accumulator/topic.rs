@@ -107,6 +107,7 @@ pub(super) struct WaitingRecord {
     pub(super) record: Record,
     pub(super) timestamp_ms: i64,
     pub(super) cell: Arc<WaitCell>,
+    pub(super) enqueued: Instant,
     pub(super) ticket: Ticket,
 }
 
@@ -114,7 +115,6 @@ pub(super) struct WaitingRecord {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticket {
     pub(super) id: u64,
-    pub(super) enqueued: Instant,
     pub(super) charge: usize,
     pub(super) epoch: u64,
 }
@@ -138,7 +138,7 @@ impl Topic {
 
     /// When the oldest waiting record is given up.
     pub(super) fn deadline(&self, delivery: Duration, unknown: Duration) -> Option<Instant> {
-        let oldest = self.waiting.front()?.ticket.enqueued;
+        let oldest = self.waiting.front()?.enqueued;
         let limit = if self.is_unknown() {
             unknown.min(delivery)
         } else {

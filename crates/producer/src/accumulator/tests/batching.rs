@@ -259,13 +259,9 @@ fn a_batch_that_somebody_reads_is_no_spare() {
 fn who_can_wait_for_a_topic_does_not_pile_records_up() {
     let mut bed = Bed::unknown(config());
     let now = bed.now;
-    let look = || Clocks {
-        at: Instant::now(),
-        wall: Duration::from_secs(1),
-    };
     let put = |bed: &mut Bed, caller| {
         let record = Record::new("t").partition(0);
-        bed.acc.enqueue(&record, caller, now, look)
+        bed.acc.enqueue(&record, caller, &mut Moment::new(At(now)))
     };
     let mut handles: Vec<_> = (0..1_000).map(|_| put(&mut bed, Caller::Waits)).collect();
     assert!(handles.iter().all(Option::is_some));

@@ -37,6 +37,23 @@ fn described(topic: &str, partitions: i32) -> Arc<TopicMetadata> {
     })
 }
 
+/// The system's clock shows second 1 for ever.
+struct At(Instant);
+
+impl Clocks for At {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn since_epoch(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn ticks(&self) -> Option<u64> {
+        None
+    }
+}
+
 struct Bed {
     acc: Accumulator,
     now: Instant,
@@ -80,12 +97,8 @@ impl Bed {
     }
 
     fn try_put(&mut self, record: Record) -> Option<DeliveryHandle> {
-        // A look that is never over: every record gets second 1.
-        let look = || Clocks {
-            at: Instant::now() + Duration::from_hours(1),
-            wall: Duration::from_secs(1),
-        };
-        self.acc.enqueue(&record, Caller::Insists, self.now, look)
+        let mut moment = Moment::new(At(self.now));
+        self.acc.enqueue(&record, Caller::Insists, &mut moment)
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {
