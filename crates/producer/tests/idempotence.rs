@@ -7,6 +7,7 @@ use ottla_producer::{DeliveryHandle, Producer, ProducerConfig};
 use ottla_types::{Fate, PublishErrorKind, Record};
 use std::num::NonZeroU32;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -304,5 +305,83 @@ async fn a_record_above_the_brokers_limit_leaves_the_sequence_whole() {
     let log: Vec<_> = bed.log(0).iter().map(|v| v[..5].to_owned()).collect();
     let expected = (0..200).filter(|n| !large(*n)).map(|n| format!("{n:05}"));
     assert_eq!(log, expected.collect::<Vec<_>>());
+    bed.end().await;
+}
+
+/// Callers that each send one record after the other, and write it to the socket themselves where
+/// nothing else is on its way, among others that send many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn records_that_callers_send_alone_are_written_once_and_in_their_order() {
+    const CALLERS: usize = 8;
+    const EACH: usize = 150;
+    let bed = Bed::new(
+        3,
+        ProducerConfig {
+            linger: ms(0),
+            ..config()
+        },
+    )
+    .await;
+    let faults = [
+        Fault::on(ApiKey::Produce)
+            .action(Action::DropReply)
+            .skip(20),
+        Fault::on(ApiKey::Produce)
+            .action(Action::Disconnect)
+            .skip(90),
+        Fault::on(ApiKey::Produce)
+            .action(Action::Refuse(19))
+            .skip(50),
+    ];
+    let faults: Vec<_> = faults.map(|fault| bed.fault(fault.times(5))).into();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let producer = bed.producer.clone();
+        callers.spawn(async move {
+            let mut written = Vec::new();
+            for n in 0..EACH {
+                let value = format!("{caller}-{n:05}");
+                let record = Record::new("t")
+                    .key(caller.to_string())
+                    .value(value.clone());
+                let at = if n % 10 == 9 {
+                    let more = [record.clone().value(format!("{value}-more"))];
+                    let (many, at) =
+                        tokio::join!(producer.enqueue_all(&more), producer.send(&record));
+                    many.written().await.expect("written");
+                    at
+                } else {
+                    producer.send(&record).await
+                };
+                written.push((at.expect("written"), value));
+            }
+            written
+        });
+    }
+    for _ in 0..4 {
+        let moved = bed.cluster.records("t").len() + CALLERS * EACH / 6;
+        timeout(LIMIT, async {
+            while bed.cluster.records("t").len() < moved {
+                tokio::time::sleep(ms(1)).await;
+            }
+        })
+        .await
+        .expect("in time");
+        bed.move_leaders(3);
+    }
+    while let Some(written) = callers.join_next().await {
+        let written = written.expect("no panic");
+        let offsets: Vec<_> = written
+            .iter()
+            .map(|(at, _)| at.offset.expect("one"))
+            .collect();
+        assert!(offsets.is_sorted(), "{offsets:?}");
+        for (at, value) in written {
+            let offset = at.offset.expect("one") as usize;
+            assert_eq!(bed.log(at.partition)[offset], value);
+        }
+    }
+    assert!(faults.iter().all(|fault| fault.hits() == 5));
+    assert_eq!(bed.cluster.records("t").len(), CALLERS * (EACH + EACH / 10));
     bed.end().await;
 }
