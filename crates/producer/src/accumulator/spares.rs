@@ -2,8 +2,8 @@
 //! not scattered, and is already there. They have two sizes, so that each fits the next batch, whichever
 //! partition that is of.
 //!
-//! What must hold: the spare ones, and those in use, are together within `buffer.memory`, unless those in
-//! use alone are not.
+//! What must hold: the spare ones, and those in use, are together within `buffer.memory`. Where those in use
+//! are at that bound, because many are hardly filled, records get just the room that they need.
 
 use bytes::BytesMut;
 
@@ -11,6 +11,7 @@ use bytes::BytesMut;
 const SMALL: usize = 4 << 10;
 /// The pieces of larger batches.
 const LARGE: usize = 16 << 10;
+const LARGE_HALF: usize = LARGE / 2;
 /// Batches from this size on are made of large pieces.
 const LARGE_FROM: usize = 32 << 10;
 
@@ -26,6 +27,7 @@ impl Spares {
     /// is what it and the spare ones may take together.
     pub(super) fn buffer(&mut self, expected: usize, least: usize, room: usize) -> BytesMut {
         self.take(expected, least).unwrap_or_else(|size| {
+            let size = if size > room { least } else { size };
             self.shrink(room.saturating_sub(size));
             BytesMut::with_capacity(size)
         })
@@ -33,10 +35,11 @@ impl Spares {
 
     /// A spare piece, or the size that a new one is to have.
     fn take(&mut self, expected: usize, least: usize) -> Result<BytesMut, usize> {
-        let size = if expected < LARGE_FROM && least <= SMALL {
-            SMALL
-        } else {
-            LARGE.max(least)
+        let size = match least {
+            ..=SMALL if expected < LARGE_FROM => SMALL,
+            // Else half of it or more would stay empty.
+            ..=LARGE_HALF if expected >= LARGE_FROM => LARGE,
+            least => least,
         };
         let spare = self.of(size).and_then(Vec::pop);
         self.bytes -= spare.as_ref().map_or(0, BytesMut::capacity);
@@ -88,8 +91,14 @@ mod tests {
     #[test]
     fn pieces_are_as_large_as_their_batches_and_records_need() {
         let mut spares = Spares::default();
-        let sizes = [(0, 100), (40_000, 100), (0, 5_000), (0, 50_000)];
-        let wanted = [SMALL, LARGE, LARGE, 50_000];
+        let sizes = [
+            (0, 100),
+            (40_000, 100),
+            (40_000, 5_000),
+            (40_000, 9_000),
+            (0, 5_000),
+        ];
+        let wanted = [SMALL, LARGE, LARGE, 9_000, 5_000];
         for ((expected, least), wanted) in sizes.into_iter().zip(wanted) {
             assert_eq!(spares.take(expected, least), Err(wanted));
         }
@@ -101,6 +110,14 @@ mod tests {
         assert_eq!(spares.take(0, 100), Err(SMALL));
         assert_eq!(spares.take(40_000, 100).unwrap().capacity(), LARGE);
         assert_eq!(spares.bytes(), LARGE);
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_piece_a_record_gets_what_it_needs() {
+        let mut spares = Spares::default();
+        assert_eq!(spares.buffer(0, 100, SMALL).capacity(), SMALL);
+        assert_eq!(spares.buffer(0, 100, SMALL - 1).capacity(), 100);
+        assert_eq!(spares.buffer(40_000, 100, 0).capacity(), 100);
     }
 
     #[test]

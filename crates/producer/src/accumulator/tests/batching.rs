@@ -1,6 +1,7 @@
 //! When batches close and which go out.
 
 use super::*;
+use ottla_record_batch::BATCH_OVERHEAD;
 
 #[test]
 fn a_batch_is_sent_when_it_lingered() {
@@ -253,6 +254,39 @@ fn a_batch_that_somebody_reads_is_no_spare() {
     assert_eq!(bed.acc.spares.bytes(), 0);
     drop(bed.put(to_zero(9)));
     assert_eq!(read, before);
+}
+
+#[test]
+fn buffers_that_are_hardly_filled_stay_within_the_memory() {
+    let memory = 1_000_000;
+    let mut bed = Bed::new(
+        ProducerConfig {
+            buffer_memory: memory,
+            max_request_size: memory,
+            ..config()
+        },
+        2_000,
+    );
+    let mut handles = Vec::new();
+    for partition in 0..2_000 {
+        handles.push(bed.put(Record::new("t").partition(partition).value("few")));
+    }
+    // More than half of them have just what they need.
+    let needed = 2_000 * (BATCH_OVERHEAD + 20);
+    assert!(bed.acc.reserved <= memory + needed, "{}", bed.acc.reserved);
+    let mut large = 0;
+    while let Some(handle) = bed.try_put(to_zero(8_500)) {
+        large += 1;
+        handles.push(handle);
+    }
+    assert!(large > 80);
+    let used = bed.acc.used();
+    assert!(
+        bed.acc.reserved <= memory + needed + used,
+        "{}",
+        bed.acc.reserved
+    );
+    drop(handles);
 }
 
 #[test]
