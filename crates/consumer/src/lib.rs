@@ -49,6 +49,12 @@ mod status;
 mod subscription;
 mod work;
 
+/// The end of a time that begins now. One that a caller means to be endless is a year.
+fn after(time: std::time::Duration) -> tokio::time::Instant {
+    const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+    tokio::time::Instant::now() + time.min(YEAR)
+}
+
 pub use app::{
     App, AppPhase, BatchRoute, GroupHealth, Health, HealthProblem, HealthReport, ProblemKind,
     Registration, RunningApp, ShutdownReport, TopicRoute, shutdown_signal,

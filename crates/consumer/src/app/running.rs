@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// A started app. Dropping it drops the members at once: nothing is committed any more and the
 /// coordinator notices by the session timeout; use [`shutdown`](Self::shutdown).
@@ -113,7 +112,7 @@ impl RunningApp {
     /// Resolves by the deadline plus a tenth of it (a second at least, five and a half at most), in
     /// which the last commits go out; plus another second when a member does not end by itself.
     pub async fn shutdown(mut self, deadline: Duration) -> ShutdownReport {
-        let by = Instant::now() + deadline;
+        let by = crate::after(deadline);
         self.phase.stop();
         self.stop.send_replace(Stop::By(by));
         let mut report = ShutdownReport::default();

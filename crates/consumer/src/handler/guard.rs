@@ -49,7 +49,7 @@ pub(crate) async fn guard<T>(
     call: impl Future<Output = T> + Send,
 ) -> Result<T, HandlerError> {
     let call = pin!(call);
-    guard_until(Instant::now() + limit, limit, &Span::none(), call).await
+    guard_until(crate::after(limit), limit, &Span::none(), call).await
 }
 
 /// The same in a span, until `deadline`, which is `limit` from the call's beginning.

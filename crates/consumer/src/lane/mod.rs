@@ -242,7 +242,7 @@ impl Lane {
                 }
             }
         }
-        let until = (max_wait > Duration::ZERO).then(|| Instant::now() + max_wait);
+        let until = (max_wait > Duration::ZERO).then(|| crate::after(max_wait));
         while self.records.len() < max_records && !self.feed.is_full() {
             if !self.feed.take_next() {
                 match until {

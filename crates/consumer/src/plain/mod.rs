@@ -27,7 +27,7 @@ use ottla_types::{ConsumedRecord, Offset, TopicPartition};
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 /// A consumer whose caller takes the records: a member of a group, or a reader of partitions that it
 /// names.
@@ -150,8 +150,7 @@ impl Consumer {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub async fn poll(&mut self, wait: Duration) -> Result<Option<ConsumedBatch>, Error> {
-        let limit = Instant::now() + wait;
-        match timeout_at(limit, self.recv()).await {
+        match timeout_at(crate::after(wait), self.recv()).await {
             Ok(batch) => batch.map(Some),
             Err(_) => Ok(None),
         }

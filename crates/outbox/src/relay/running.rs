@@ -95,7 +95,9 @@ impl RunningRelay {
     /// Stops reading, waits until what is in flight is acknowledged and marked, and gives the lease
     /// back; at `deadline` from now it ends as it is.
     pub async fn stop(mut self, deadline: Duration) -> StopReport {
-        let deadline = Instant::now() + deadline;
+        // One that is meant to be endless is a year.
+        let year = Duration::from_secs(365 * 86_400);
+        let deadline = Instant::now() + deadline.min(year);
         self.control.send_replace(Control::Stop(deadline));
         let end = self.task.join_next().await;
         self.progress.set_role(RelayRole::Stopped);
