@@ -67,6 +67,8 @@ pub struct ClientConfig {
     #[serde(rename = "retry.backoff.max.ms", with = "duration_ms")]
     pub retry_backoff_max: Duration,
     /// `receive.message.max.bytes`: a larger answer is refused before memory is reserved for it.
+    /// So is one that has more structs than one for 64 of these bytes (16,384 at least), and before
+    /// authentication is through one above 1 MiB.
     #[serde(rename = "receive.message.max.bytes")]
     pub max_response_bytes: usize,
     /// `client.rack`: where this client is, in the brokers' own names of racks. The leader then sends
