@@ -17,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Records of one call of the batch handler.
-const BATCH_RECORDS_MAX: usize = 5_000;
+/// Records of one call of the batch handler: the default of `max.poll.records` in the Java client.
+const BATCH_RECORDS_MAX: usize = 500;
 /// Where offsets are committed by the clock, in every client; see `integration/peers/README.md`.
 pub(super) const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
