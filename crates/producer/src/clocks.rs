@@ -10,8 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 static TICKS: OnceLock<quanta::Clock> = OnceLock::new();
 
 /// Measures the processor's counter, once in a process, on a thread of its own: it takes half a
-/// millisecond mostly, and 200 ms at most. Until then, and where there is no counter that keeps its
-/// pace, every look goes to the system's clock.
+/// millisecond mostly, and 200 ms at most. Until then every look goes to the system's clock; where there is
+/// no counter that keeps its pace (the processor says so), the monotonic clock takes its place.
 pub(crate) fn measure_ticks() {
     static BEGUN: AtomicBool = AtomicBool::new(false);
     if BEGUN.swap(true, Ordering::Relaxed) {

@@ -23,7 +23,7 @@
 //!   borrows it for the time of the call, which costs less.
 //! - [`TransactionalProducer`] writes in transactions, offsets of a group included.
 //! - [`partition`] says which partition a record goes to.
-//! - The `accumulator` module (pure, time passed in) gathers records in batches; the `sender`
+//! - The `accumulator` module (pure, clocks passed in) gathers records in batches; the `sender`
 //!   module is the one task that writes them.
 //!
 //! What must hold:

@@ -41,6 +41,8 @@ struct Inner {
     config: ProducerConfig,
     /// Those who wait for room, one at a time, in the order in which they came.
     turnstile: Mutex<()>,
+    /// Those who wait until a topic is known, likewise.
+    places: Mutex<()>,
     /// The sender; dropping it aborts the task.
     task: Mutex<JoinSet<()>>,
 }
@@ -218,6 +220,7 @@ impl Producer {
                 pump,
                 config,
                 turnstile: Mutex::new(()),
+                places: Mutex::new(()),
                 task: Mutex::new(task),
             }),
         })
@@ -282,7 +285,8 @@ impl Producer {
     /// Hands a record over and returns at once.
     ///
     /// The order of the calls is the order within a partition. A record without a timestamp gets
-    /// the time of the call; a change of the system's clock shows in it within a second. When the buffer is full the handle fails at once with
+    /// the time of the call; a change of the system's clock shows in it within a millisecond. When
+    /// the buffer is full the handle fails at once with
     /// [`PublishErrorKind::BufferFull`], and the record was not taken: see
     /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
     pub fn enqueue(&self, record: impl AsRecord) -> DeliveryHandle {
@@ -290,8 +294,8 @@ impl Producer {
             .unwrap_or_else(|| refused(PublishErrorKind::BufferFull, &record))
     }
 
-    /// Waits for room in the buffer, then hands the record over. Those who wait are served in the
-    /// order in which they came. While a topic's partitions are not known there is room for 1,000 of
+    /// Waits for room in the buffer, then hands the record over. Those who wait for memory are served
+    /// in the order in which they came, and so are those who wait for topics. While a topic's partitions are not known there is room for 1,000 of
     /// its records.
     ///
     /// Cancellation: a record whose handle was not returned yet was not taken.
@@ -307,7 +311,9 @@ impl Producer {
     /// and gives the results of all of them. It costs much less than a call a record: the producer's
     /// lock is taken, and the clock read, once for many of them.
     ///
-    /// When a record found no room within `delivery.timeout.ms`, those after it fail with it.
+    /// When a record found no room within `delivery.timeout.ms`, those after it do not wait again: they
+    /// are taken if there is room at once, and else fail with
+    /// [`PublishErrorKind::TimedOut`] too.
     ///
     /// Cancellation: records may have been taken, from the first on, and are written although the
     /// future is dropped.
@@ -332,8 +338,11 @@ impl Producer {
             deliveries.push(handle);
             left = &left[1..];
             if !in_time {
+                // They have waited as long; room for one that is smaller, or has another topic, is used.
                 for record in std::mem::take(&mut left) {
-                    deliveries.push(refused(PublishErrorKind::TimedOut, record));
+                    let taken = self.try_enqueue(record, Caller::Waits);
+                    deliveries
+                        .push(taken.unwrap_or_else(|| refused(PublishErrorKind::TimedOut, record)));
                 }
             }
         }
@@ -344,11 +353,17 @@ impl Producer {
         let shared = &self.inner.shared;
         let room = async {
             let topic = record.as_record().topic;
+            let mut waits_for_topic = None;
             loop {
-                // Those who wait for a topic must not hold up who waits for memory.
-                shared
-                    .wait_until(|acc| acc.has_place(topic).then_some(()))
-                    .await;
+                // Those who wait for a topic must not hold up who waits for memory, so they have a queue
+                // of their own, and the first of it listens.
+                if !shared.with(|acc| acc.has_place(topic)) {
+                    if waits_for_topic.is_none() {
+                        waits_for_topic = Some(self.inner.places.lock().await);
+                    }
+                    let placed = |acc: &mut Accumulator| acc.has_place(topic).then_some(());
+                    shared.wait_until(placed).await;
+                }
                 let _turn = self.inner.turnstile.lock().await;
                 let taken = |acc: &mut Accumulator| match acc.enqueue(
                     record,

@@ -43,7 +43,8 @@ pub(crate) fn failed(error: &PublishError, records: u32) {
 }
 
 /// By how much the bytes that wait for their result have changed. Producers share the gauge, and the
-/// order in which changes are told makes no difference to it.
+/// order in which changes are told makes no difference to it. A recorder that comes when records are
+/// buffered already misses those.
 pub(crate) fn buffered(change: isize) {
     if change != 0 {
         metrics::gauge!("ottla_producer_buffered_bytes").increment(change as f64);

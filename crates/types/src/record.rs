@@ -176,12 +176,22 @@ impl<'a> RecordRef<'a> {
 }
 
 /// What a producer takes: a [`Record`] or a [`RecordRef`], or a reference to one.
-pub trait AsRecord: Send + Sync {
+///
+/// Producers call it under their lock, so it cannot be implemented elsewhere.
+pub trait AsRecord: sealed::Sealed + Send + Sync {
     /// What is to be written.
     fn as_record(&self) -> RecordRef<'_>;
 
     /// The same, to be kept.
     fn to_record(&self) -> Record;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::Record {}
+    impl Sealed for super::RecordRef<'_> {}
+    impl<R: Sealed> Sealed for &R {}
 }
 
 impl AsRecord for Record {

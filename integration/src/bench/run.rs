@@ -145,9 +145,10 @@ impl<'a> Bench<'a> {
         }
         // Round 0 warms the broker up and does not count.
         for round in 0..=self.rounds {
-            // Whoever comes first does not always come first.
-            let shift = round as usize % programs.len().max(1);
-            for (name, program) in programs[shift..].iter().chain(&programs[..shift]) {
+            // In another order each time: who comes after whom shows in the figures.
+            let mut programs = programs.to_vec();
+            fastrand::Rng::with_seed(round.into()).shuffle(&mut programs);
+            for (name, program) in &programs {
                 if self.summary.has_failed(name) {
                     continue;
                 }

@@ -40,6 +40,8 @@ impl Accumulator {
     pub(crate) fn begin_close(&mut self) -> u64 {
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
+            // Those who wait for room hear of it.
+            self.effects.progress = true;
         }
         self.flush()
     }

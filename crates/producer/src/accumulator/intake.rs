@@ -223,7 +223,8 @@ impl Accumulator {
 
     /// Whether the topic's partitions are known, or a record more may wait for them.
     pub(crate) fn has_place(&self, topic: &str) -> bool {
-        self.topics.get(topic).is_none_or(Topic::has_place)
+        // One that is closed has the answer at once.
+        self.phase != Phase::Open || self.topics.get(topic).is_none_or(Topic::has_place)
     }
 
     /// Whether there is room for a record of `size` bytes ([`Record::size`]).

@@ -1,4 +1,5 @@
-//! Gathers records in batches. Pure: it reads no clock and does no IO; `now` is passed in.
+//! Gathers records in batches. Pure: it does no IO, and the time, or the clocks that it
+//! is read from, are passed in.
 //!
 //! It owns a queue of batches for each partition ([`queue`]), the records whose topic is not known
 //! yet ([`topic`]), the bound on memory, and who gets which result. Its calls, in the order of a

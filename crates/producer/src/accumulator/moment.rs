@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a look at the system's clock holds: by so much a change of that clock may come late, and by
-/// less than that a timestamp is wrong when the counter misbehaves.
+/// How long a look at the system's clock holds, by the counter: for so long a change of that clock may not
+/// be seen. Each new batch has a look of its own, so a counter that stands still does no harm for longer.
 const LOOK_AFTER: Duration = Duration::from_millis(1);
 
 /// Where the accumulator's callers take the time from.

@@ -11,6 +11,8 @@ use bytes::BytesMut;
 const SMALL: usize = 4 << 10;
 /// The pieces of larger batches.
 const LARGE: usize = 16 << 10;
+/// What a record gets at least where there is no room for a piece: some find place behind it.
+const TINY: usize = 512;
 const LARGE_HALF: usize = LARGE / 2;
 /// Batches from this size on are made of large pieces.
 const LARGE_FROM: usize = 32 << 10;
@@ -27,7 +29,7 @@ impl Spares {
     /// is what it and the spare ones may take together.
     pub(super) fn buffer(&mut self, expected: usize, least: usize, room: usize) -> BytesMut {
         self.take(expected, least).unwrap_or_else(|size| {
-            let size = if size > room { least } else { size };
+            let size = if size > room { least.max(TINY) } else { size };
             self.shrink(room.saturating_sub(size));
             BytesMut::with_capacity(size)
         })
@@ -116,8 +118,8 @@ mod tests {
     fn where_there_is_no_room_for_a_piece_a_record_gets_what_it_needs() {
         let mut spares = Spares::default();
         assert_eq!(spares.buffer(0, 100, SMALL).capacity(), SMALL);
-        assert_eq!(spares.buffer(0, 100, SMALL - 1).capacity(), 100);
-        assert_eq!(spares.buffer(40_000, 100, 0).capacity(), 100);
+        assert_eq!(spares.buffer(0, 100, SMALL - 1).capacity(), TINY);
+        assert_eq!(spares.buffer(40_000, 1_000, 0).capacity(), 1_000);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! When batches close and which go out.
 
 use super::*;
-use ottla_record_batch::BATCH_OVERHEAD;
 
 #[test]
 fn a_batch_is_sent_when_it_lingered() {
@@ -272,7 +271,7 @@ fn buffers_that_are_hardly_filled_stay_within_the_memory() {
         handles.push(bed.put(Record::new("t").partition(partition).value("few")));
     }
     // More than half of them have just what they need.
-    let needed = 2_000 * (BATCH_OVERHEAD + 20);
+    let needed = 2_000 * 512;
     assert!(bed.acc.reserved <= memory + needed, "{}", bed.acc.reserved);
     let mut large = 0;
     while let Some(handle) = bed.try_put(to_zero(8_500)) {

@@ -180,3 +180,60 @@ async fn a_topic_that_is_not_known_does_not_hold_up_others() {
     let outcomes = silent.join_next().await.expect("a task");
     assert_eq!(outcomes.expect("no panic").len(), 1_001);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_topic_hears_that_the_producer_is_closed() {
+    let (producer, _fake) = written().start(ProducerConfig::default());
+    let topic = Arc::from("silent");
+    let waiting = vec![RecordRef::new(&topic); 1_000];
+    let waiting = producer.enqueue_all(&waiting).await;
+    let mut more = std::pin::pin!(producer.enqueue_when_room(RecordRef::new(&topic)));
+    assert!(matches!(futures_util::poll!(&mut more), Poll::Pending));
+    let mut closing = std::pin::pin!(producer.close(ms(3_000)));
+    let refused = tokio::select! {
+        report = &mut closing => panic!("it was not told: {report:?}"),
+        handle = more => handle.refused().expect("closed").kind(),
+    };
+    assert_eq!(refused, PublishErrorKind::Closed);
+    assert!(!closing.await.is_clean());
+    assert_eq!(waiting.all().await.len(), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_found_no_place_does_not_fail_those_of_other_topics() {
+    let config = ProducerConfig {
+        delivery_timeout: ms(500),
+        topic_unknown_timeout: ms(500),
+        ..ProducerConfig::default()
+    };
+    let (producer, fake) = written().start(config);
+    producer.send(to(0, "known")).await.expect("written");
+    let silent = Arc::from("silent");
+    let known = Arc::from("t");
+    // They take every place of their topic, and others come as soon as these are given up.
+    let first = producer
+        .enqueue_all(&vec![RecordRef::new(&silent); 1_000])
+        .await;
+    tokio::time::advance(ms(100)).await;
+    let mixed = [
+        RecordRef::new(&silent).value("a"),
+        RecordRef::new(&known).partition(1).value("b1"),
+    ];
+    let mut fill = JoinSet::new();
+    let filler = producer.clone();
+    fill.spawn(async move {
+        let silent = Arc::from("silent");
+        filler
+            .enqueue_all(&vec![RecordRef::new(&silent); 3_000])
+            .await
+            .all()
+            .await
+    });
+    tokio::task::yield_now().await;
+    let outcomes = producer.send_all(mixed.to_vec()).await;
+    assert!(outcomes[0].is_err(), "{outcomes:?}");
+    assert!(outcomes[1].is_ok(), "{outcomes:?}");
+    assert_eq!(fake.log(1), ["b1"]);
+    assert_eq!(first.all().await.len(), 1_000);
+    fill.shutdown().await;
+}
