@@ -1,7 +1,7 @@
 //! [`Producer`]: the handle that applications hold.
 
 use crate::accumulator::{Accumulator, Caller, Moment};
-use crate::clocks::{self, Own};
+use crate::clocks::Own;
 use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::deliveries::Deliveries;
 use crate::handle::DeliveryHandle;
@@ -189,7 +189,6 @@ impl Producer {
         config.validate_for(parts.transport.name(), &capabilities)?;
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| ConfigError::new("runtime", "none", "a call within a tokio runtime"))?;
-        clocks::measure_ticks();
         let seed = fastrand::u64(..);
         let partitioner = partitioner.unwrap_or_else(|| config.partitioner.build(seed));
         let accumulator = Accumulator::new(config.clone(), &capabilities, partitioner, seed);
@@ -285,8 +284,7 @@ impl Producer {
     /// Hands a record over and returns at once.
     ///
     /// The order of the calls is the order within a partition. A record without a timestamp gets
-    /// the time of the call; a change of the system's clock shows in it within a millisecond. When
-    /// the buffer is full the handle fails at once with
+    /// the time of the call; by the system's clock. When the buffer is full the handle fails at once with
     /// [`PublishErrorKind::BufferFull`], and the record was not taken: see
     /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
     pub fn enqueue(&self, record: impl AsRecord) -> DeliveryHandle {

@@ -88,8 +88,6 @@ impl Accumulator {
     fn after_append(&mut self, at: usize, opened: Option<Instant>) {
         let queue = &mut self.queues[at];
         if let Some(opened) = opened {
-            // The next batch has the system's clock anew, whatever the counter says.
-            self.wall_clock.look_again();
             if let Some(topic) = self.topics.get_mut(&queue.partition.topic) {
                 topic.last_used = opened;
             }

@@ -163,7 +163,7 @@ impl Accumulator {
         };
         let timestamp_ms = match record.timestamp_ms {
             Some(own) => own,
-            None => moment.ms(&mut self.wall_clock),
+            None => moment.ms(),
         };
         let place = place.unwrap_or_else(|| self.add_topic(record.topic, moment.now()));
         if let Some(topic) = self.topics.at(place)

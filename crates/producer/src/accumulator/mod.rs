@@ -43,7 +43,6 @@ use crate::partition::Partitioner;
 use crate::report::{CloseReport, ReportItem, ReportQueue};
 use batch::Group;
 use dispatch::Numbering;
-use moment::WallClock;
 use ottla_client::transport::Capabilities;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::{PublishError, TopicPartition};
@@ -91,7 +90,6 @@ pub(crate) struct Accumulator {
     in_flight: usize,
     schedule: Schedule,
     rate_gate: Option<Instant>,
-    wall_clock: WallClock,
     spares: Spares,
     /// The charges of the records that are held.
     used: usize,
@@ -156,7 +154,6 @@ impl Accumulator {
             in_flight: 0,
             schedule: Schedule::default(),
             rate_gate: None,
-            wall_clock: WallClock::default(),
             spares: Spares::default(),
             used: 0,
             told: 0,

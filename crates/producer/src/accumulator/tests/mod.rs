@@ -48,10 +48,6 @@ impl Clocks for At {
     fn since_epoch(&self) -> Duration {
         Duration::from_secs(1)
     }
-
-    fn ticks(&self) -> Option<u64> {
-        None
-    }
 }
 
 struct Bed {
