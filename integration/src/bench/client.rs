@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// their way, and not so many that they leave the processor's caches.
 fn unseen_max(partitions: i32) -> usize {
     let partitions = usize::try_from(partitions).unwrap_or(0);
-    (partitions * 48).max(8_192)
+    (partitions * 64).max(8_192)
 }
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
