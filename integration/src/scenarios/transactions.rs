@@ -46,24 +46,17 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     second.commit().await?;
 
     let everything = reader(context, IsolationLevel::ReadUncommitted).await?;
-    settled(&client, &everything, &topic).await?;
-    let seen = values(&client, &topic).await?;
-    expected.sort();
-    if seen != expected {
-        return Err(format!("{} records instead of {}", seen.len(), expected.len()).into());
-    }
+    let committed = expected.len();
+    counts(&client, &everything, &topic, expected).await?;
     let written = values(&everything, &topic).await?.len();
-    println!(
-        "{} records committed and read, {} aborted; a zombie was fenced",
-        seen.len(),
-        written - seen.len()
-    );
-    if written <= seen.len() {
+    let aborted = written.saturating_sub(committed);
+    println!("{committed} records committed and read, {aborted} aborted; a zombie was fenced");
+    if aborted == 0 {
         return Err("nothing was aborted after it was written".into());
     }
     takes_too_long(context, &client, &everything).await?;
     if context.nodes() == 1 {
-        unclear(context, &client).await?;
+        unclear(context, &client, &everything).await?;
     }
     everything.close().await;
     client.close().await;
@@ -95,19 +88,14 @@ async fn takes_too_long(context: &Context, client: &Client, everything: &Client)
         }
         _ => return Err(late.into()),
     }
-    let mut expected = write(&producer, &topic, 2).await?;
+    let expected = write(&producer, &topic, 2).await?;
     producer.commit().await?;
-    expected.sort();
-    let seen = values(client, &topic).await?;
-    match seen == expected {
-        true => Ok(()),
-        false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
-    }
+    counts(client, everything, &topic, expected).await
 }
 
 /// A commit that the coordinator has in its socket when it is killed: nobody can know whether it was
 /// done. An abort makes an end of the transaction, and the same producer goes on.
-async fn unclear(context: &mut Context, client: &Client) -> Outcome {
+async fn unclear(context: &mut Context, client: &Client, everything: &Client) -> Outcome {
     let topic = context.unique("unclear");
     let Some(kafka) = context.kafka() else {
         return Ok(());
@@ -136,15 +124,11 @@ async fn unclear(context: &mut Context, client: &Client) -> Outcome {
             return Err(error.into());
         }
     }
-    let mut expected = write(&producer, &topic, 2).await?;
+    let expected = write(&producer, &topic, 2).await?;
     producer.commit().await?;
-    expected.sort();
-    let seen = values(client, &topic).await?;
+    counts(client, everything, &topic, expected).await?;
     println!("a commit was unclear, its transaction was aborted, and the next one counts");
-    match seen == expected {
-        true => Ok(()),
-        false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
-    }
+    Ok(())
 }
 
 /// Ten records on each partition, acknowledged.
@@ -168,6 +152,22 @@ async fn write(
         values.push(value);
     }
     Ok(values)
+}
+
+/// Fails unless `expected`, and nothing else, counts in the topic once each transaction has ended.
+async fn counts(
+    committed: &Client,
+    everything: &Client,
+    topic: &str,
+    mut expected: Vec<String>,
+) -> Outcome {
+    settled(committed, everything, topic).await?;
+    let seen = values(committed, topic).await?;
+    expected.sort();
+    match seen == expected {
+        true => Ok(()),
+        false => Err(format!("{} records instead of {}", seen.len(), expected.len()).into()),
+    }
 }
 
 pub(super) async fn reader(
