@@ -7,6 +7,7 @@
 use super::exchange::{Ending, Exchange};
 use super::frame::FrameError;
 use super::intake::{FrameBytes, Intake};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -45,28 +46,23 @@ impl<R: AsyncRead + Unpin> Driver<R> {
         self.exchange.end(ending);
     }
 
-    async fn drive(&mut self) -> Result<std::convert::Infallible, Ending> {
+    async fn drive(&mut self) -> Result<Infallible, Ending> {
         let exchange = self.exchange.clone();
-        let mut timer = pin!(sleep_until(Instant::now()));
-        let mut writes = false;
+        tokio::select! {
+            biased;
+            () = exchange.closed.connection.cancelled() => Err(Ending::Closed),
+            ended = self.read() => ended,
+            ended = keep(&exchange) => ended,
+        }
+    }
+
+    /// Reads answers and hands them out.
+    async fn read(&mut self) -> Result<Infallible, Ending> {
         loop {
-            tokio::select! {
-                () = exchange.closed.connection.cancelled() => return Err(Ending::Closed),
-                read = self.incoming.read(&mut self.reader) => match read {
-                    Ok(0) => return Err(Ending::ByBroker),
-                    Ok(_) => self.answer().map_err(Ending::Protocol)?,
-                    Err(error) => return Err(Ending::Io(error)),
-                },
-                () = exchange.called() => {
-                    let next = exchange.next()?;
-                    timer.as_mut().reset(next.at);
-                    writes = next.writes;
-                }
-                written = poll_fn(|cx| exchange.poll_write(cx)), if writes => {
-                    written.map_err(Ending::Io)?;
-                    writes = false;
-                }
-                () = &mut timer => timer.as_mut().reset(exchange.look()?),
+            match self.incoming.read(&mut self.reader).await {
+                Ok(0) => return Err(Ending::ByBroker),
+                Ok(_) => self.answer().map_err(Ending::Protocol)?,
+                Err(error) => return Err(Ending::Io(error)),
             }
         }
     }
@@ -78,6 +74,26 @@ impl<R: AsyncRead + Unpin> Driver<R> {
                 return Ok(());
             };
             self.exchange.answer(frame)?;
+        }
+    }
+}
+
+/// Writes what is left to write, and keeps the deadlines.
+async fn keep(exchange: &Exchange) -> Result<Infallible, Ending> {
+    let mut timer = pin!(sleep_until(Instant::now()));
+    let mut writes = false;
+    loop {
+        tokio::select! {
+            () = exchange.called() => {
+                let next = exchange.next()?;
+                timer.as_mut().reset(next.at);
+                writes = next.writes;
+            }
+            written = poll_fn(|cx| exchange.poll_write(cx)), if writes => {
+                written.map_err(Ending::Io)?;
+                writes = false;
+            }
+            () = &mut timer => timer.as_mut().reset(exchange.look()?),
         }
     }
 }

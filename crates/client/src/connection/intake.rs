@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What is reserved for small answers before each read.
+/// What is reserved for small answers.
 const READ_CHUNK_BYTES: usize = 8 << 10;
+/// So much of it is left for a read at least.
+const READ_BYTES_MIN: usize = 4 << 10;
 /// Frames from this size on are read into a buffer of their own.
 const LARGE_BYTES: usize = 64 << 10;
 /// Buffers that wait for their next use.
@@ -70,7 +72,10 @@ impl Intake {
                     .await
             }
             None => {
-                self.small.reserve(READ_CHUNK_BYTES);
+                // Looking for room each time costs more than a small answer.
+                if self.small.capacity() - self.small.len() < READ_BYTES_MIN {
+                    self.small.reserve(READ_CHUNK_BYTES);
+                }
                 reader.read_buf(&mut self.small).await
             }
         }

@@ -12,6 +12,7 @@ mod fuzz;
 mod idleness;
 mod intake;
 mod layout;
+mod meters;
 mod outflow;
 mod raw;
 mod request_frame;
@@ -24,6 +25,7 @@ mod tls;
 pub(crate) use api::Api;
 pub(crate) use exchange::{Refused, Reply};
 pub(crate) use intake::FrameBytes;
+pub(crate) use meters::{Meters, api_label};
 pub(crate) use raw::Slot;
 pub(crate) use request_frame::RequestFrame;
 pub(crate) use secure::Security;
@@ -342,20 +344,8 @@ impl Connection {
             Ok((answer, version))
         };
         let result = result.instrument(span).await;
-        count(A::NAME, start, result.as_ref().err());
+        meters::count(A::NAME, start.elapsed(), result.as_ref().err());
         result
-    }
-}
-
-/// Counts a request that is over.
-fn count(api: &'static str, started: Instant, error: Option<&Error>) {
-    metrics::counter!("ottla_client_requests_total", "api" => api).increment(1);
-    metrics::histogram!("ottla_client_request_seconds", "api" => api)
-        .record(started.elapsed().as_secs_f64());
-    if let Some(error) = error {
-        let kind = format!("{:?}", error.kind());
-        metrics::counter!("ottla_client_request_errors_total", "api" => api, "kind" => kind)
-            .increment(1);
     }
 }
 

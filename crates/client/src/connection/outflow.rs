@@ -25,16 +25,14 @@ struct Parts(VecDeque<Part>);
 
 impl Outflow {
     pub(super) fn push(&mut self, frame: RequestFrame) {
-        for part in frame.into_parts() {
-            match self.parts.0.back_mut() {
-                Some(Part::Own(last))
-                    if part.remaining() <= SMALL_BYTES && last.len() <= SMALL_BYTES =>
-                {
-                    last.extend_from_slice(part.chunk());
-                }
-                _ => self.parts.0.push_back(part),
+        frame.into_parts(|part| match self.parts.0.back_mut() {
+            Some(Part::Own(last))
+                if part.remaining() <= SMALL_BYTES && last.len() <= SMALL_BYTES =>
+            {
+                last.extend_from_slice(part.chunk());
             }
-        }
+            _ => self.parts.0.push_back(part),
+        });
     }
 
     /// Whether everything is written and flushed.

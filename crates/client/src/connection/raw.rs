@@ -1,14 +1,18 @@
 //! Requests that the native transport encodes itself: the frame goes in as bytes, the answer comes
 //! out as a slice of what was read.
 
-use super::Connection;
 use super::exchange::{Refused, Request, Room};
 use super::request_frame::RequestFrame;
+use super::{Connection, Meters};
 use crate::{Error, ErrorKind};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::RangeInclusive;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
+
+/// What stands before the body, without the client's id: length, API key, version, correlation id, the
+/// id's length and no tagged fields.
+const HEADER_BYTES: usize = 4 + 2 + 2 + 4 + 2 + 1;
 
 /// The right to send one request on a connection.
 pub(crate) struct Slot {
@@ -28,10 +32,17 @@ impl Connection {
         self.0.common_version(key, api, ours)
     }
 
-    /// A frame with the room for its length and its header; the body is put behind it.
-    pub(crate) fn frame(&self, key: i16, version: i16, flexible: bool) -> RequestFrame {
+    /// A frame with the room for its length and its header; the body, of about so many bytes, is put
+    /// behind it.
+    pub(crate) fn frame(
+        &self,
+        key: i16,
+        version: i16,
+        flexible: bool,
+        body_bytes: usize,
+    ) -> RequestFrame {
         let client_id = self.0.client_id.as_bytes();
-        let mut frame = BytesMut::with_capacity(256);
+        let mut frame = BytesMut::with_capacity(HEADER_BYTES + client_id.len() + body_bytes);
         frame.put_i32(0);
         frame.put_i16(key);
         frame.put_i16(version);
@@ -75,18 +86,18 @@ impl Connection {
     /// not withdraw a request that was sent.
     pub(crate) async fn submit(
         &self,
-        api: &'static str,
+        meters: &'static Meters,
         frame: RequestFrame,
         deadline: Instant,
     ) -> Result<Bytes, Error> {
-        let slot = self.slot(api, deadline).await?;
+        let slot = self.slot(meters.api, deadline).await?;
         let (reply, answer) = oneshot::channel();
-        slot.send(api, frame, deadline, true, |answer| {
+        slot.send(meters, frame, deadline, true, |answer| {
             // Nobody is there any more who wants it.
             let _ = reply.send(answer);
         })
         .map_err(|refused| refused.error)?;
-        let closed = |_| self.0.error(self.0.exchange.closed.kind(), api);
+        let closed = |_| self.0.error(self.0.exchange.closed.kind(), meters.api);
         answer.await.map_err(closed)?
     }
 
@@ -113,7 +124,7 @@ impl Slot {
     /// It was not sent, and what would have called `answered` comes back.
     pub(crate) fn send(
         self,
-        api: &'static str,
+        meters: &'static Meters,
         mut frame: RequestFrame,
         deadline: Instant,
         is_answered: bool,
@@ -127,18 +138,18 @@ impl Slot {
         let started = Instant::now();
         let reply = Box::new(move |answer: Result<Bytes, Error>| {
             drop(admitted);
-            super::count(api, started, answer.as_ref().err());
+            meters.count(started.elapsed(), answer.as_ref().err());
             // Frames shorter than a correlation id end the connection before they come here.
             answered(answer.map(|mut frame| frame.split_off(frame.len().min(4))));
         });
         if let Err(cause) = frame.finish() {
-            let error = connection.0.error(ErrorKind::Unsupported, api);
+            let error = connection.0.error(ErrorKind::Unsupported, meters.api);
             let error = error.with_source(cause);
             return Err(Refused { error, reply });
         }
         let request = Request {
             frame,
-            api,
+            api: meters.api,
             deadline,
             is_answered,
             reply,

@@ -32,6 +32,14 @@ impl RequestFrame {
         &mut self.encoded
     }
 
+    /// How many of these bytes [`put_shared`](Self::put_shared) copies.
+    pub(crate) fn copied_bytes(bytes: &Bytes) -> usize {
+        match bytes.len() {
+            small @ ..=SMALL_BYTES => small,
+            _ => 0,
+        }
+    }
+
     /// Puts bytes behind what is there, without copying them if they are many.
     pub(crate) fn put_shared(&mut self, bytes: &Bytes) {
         if bytes.len() <= SMALL_BYTES {
@@ -60,21 +68,25 @@ impl RequestFrame {
         self.encoded[CORRELATION_ID].copy_from_slice(&id.to_be_bytes());
     }
 
-    /// The bytes in the order in which they are written, in parts that were not copied.
-    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+    /// Gives the bytes out in the order in which they are written, in parts that were not copied; none
+    /// of them is empty.
+    pub(super) fn into_parts(self, mut take: impl FnMut(Part)) {
         let Self {
             mut encoded,
             pieces,
         } = self;
-        let mut parts = Vec::with_capacity(2 * pieces.len() + 1);
+        let mut give = |part: Part| {
+            if part.has_remaining() {
+                take(part);
+            }
+        };
         let mut taken = 0;
         for (at, piece) in pieces {
-            parts.push(Part::Own(encoded.split_to(at - taken)));
-            parts.push(Part::Shared(piece));
+            give(Part::Own(encoded.split_to(at - taken)));
+            give(Part::Shared(piece));
             taken = at;
         }
-        parts.push(Part::Own(encoded));
-        parts.into_iter().filter(|part| part.has_remaining())
+        give(Part::Own(encoded));
     }
 
     /// All of it in one piece.

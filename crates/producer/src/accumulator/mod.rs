@@ -41,6 +41,7 @@ use crate::ProducerConfig;
 use crate::handle::Outcome;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, ReportItem, ReportQueue};
+use crate::telemetry::Meters;
 use batch::Group;
 use dispatch::Numbering;
 use ottla_client::transport::Capabilities;
@@ -219,13 +220,16 @@ impl Accumulator {
         });
         match described {
             Ok(described) => {
+                let meters = topic
+                    .meters
+                    .get_or_insert_with(|| Arc::new(Meters::new(name)));
                 let view = topic.view.get_or_insert_with(View::default);
                 let (queues, free) = (&mut self.queues, &mut self.free);
                 let retired = &mut self.numbering.retired;
                 view.update(&described, |partition| {
                     let partition = TopicPartition::new(Arc::clone(name), partition);
                     let sequences = retired.remove(&partition).unwrap_or_default();
-                    let queue = Queue::new(partition, sequences);
+                    let queue = Queue::new(partition, Arc::clone(meters), sequences);
                     match free.pop() {
                         Some(at) => {
                             queues[at] = queue;

@@ -5,6 +5,7 @@ use super::batch::ReadyBatch;
 use super::sequence::Verdict;
 use super::topic::Topic;
 use crate::handle::Outcome;
+use crate::telemetry::Meters;
 use ottla_client::transport::Produced;
 use ottla_client::{Backoff, Error, ErrorKind};
 use ottla_types::{ErrorCode, Fate, PublishError, PublishErrorKind, TopicPartition};
@@ -36,6 +37,7 @@ pub(crate) enum Completed {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) partition: TopicPartition,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) records: u32,
     pub(crate) bytes: usize,
     /// Since its first record was enqueued.
@@ -187,6 +189,7 @@ impl Accumulator {
                 }
                 let written = Written {
                     partition: queue.partition.clone(),
+                    meters: Arc::clone(&queue.meters),
                     records: batch.count(),
                     bytes: batch.size(),
                     age: now.saturating_duration_since(batch.opened),

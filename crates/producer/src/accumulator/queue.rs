@@ -2,15 +2,18 @@
 
 use super::batch::{OpenBatch, ReadyBatch};
 use super::sequence::{Sequences, Turn};
+use crate::telemetry::Meters;
 use ottla_client::Backoff;
 use ottla_types::{ProducerId, TopicPartition};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One partition's batches. The order is: in flight and ready by their positions, open.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) partition: TopicPartition,
+    pub(super) meters: Arc<Meters>,
     pub(super) open: Option<OpenBatch>,
     /// Ordered by position. Those that have a sequence stand first.
     pub(super) ready: VecDeque<ReadyBatch>,
@@ -61,9 +64,14 @@ pub(super) enum Due {
 }
 
 impl Queue {
-    pub(super) fn new(partition: TopicPartition, sequences: Sequences) -> Self {
+    pub(super) fn new(
+        partition: TopicPartition,
+        meters: Arc<Meters>,
+        sequences: Sequences,
+    ) -> Self {
         Self {
             partition,
+            meters,
             open: None,
             ready: VecDeque::new(),
             in_flight: Vec::new(),

@@ -2,6 +2,7 @@
 
 use crate::handle::WaitCell;
 use crate::partition::Partitioner;
+use crate::telemetry::Meters;
 use ottla_client::{Error, ErrorKind, TopicMetadata};
 use ottla_types::Record;
 use std::collections::{HashMap, VecDeque};
@@ -84,6 +85,8 @@ pub(super) struct Topic {
     pub(super) partitioner: Box<dyn Partitioner>,
     /// `None` until the cluster described the topic.
     pub(super) view: Option<View>,
+    /// Made with the view.
+    pub(super) meters: Option<Arc<Meters>>,
     /// Records that came before the topic was known, in order. Empty once it is.
     pub(super) waiting: VecDeque<WaitingRecord>,
     /// Why the topic is not known yet.
@@ -124,6 +127,7 @@ impl Topic {
         Self {
             partitioner,
             view: None,
+            meters: None,
             waiting: VecDeque::new(),
             last_error: None,
             last_used: now,

@@ -235,11 +235,16 @@ impl Channel {
             session_id: self.session.id(),
             session_epoch: self.session.epoch(),
         };
-        let mut frame = connection.frame(message::KEY, version, message::is_flexible(version));
+        let mut frame = connection.frame(
+            message::KEY,
+            version,
+            message::is_flexible(version),
+            message::about_bytes(ask.len()),
+        );
         let rack = &cluster.config.client_rack;
         message::write(&mut frame, version, terms, &ask, &forgotten, rack);
         let deadline = Instant::now() + job.max_wait + cluster.config.request_timeout;
-        let body = connection.submit(message::NAME, frame, deadline).await?;
+        let body = connection.submit(&message::METERS, frame, deadline).await?;
         let size = body.len();
         let answer = message::read(body, version, job.cursors.len())
             .map_err(|cause| connection.refuse(message::NAME, cause))?;

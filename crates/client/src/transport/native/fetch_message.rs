@@ -2,13 +2,15 @@
 
 use super::produce_message::{Endpoint, read_endpoint};
 use super::wire::{Reader, Text, WireError, Writer};
-use crate::connection::RequestFrame;
+use crate::connection::{Meters, RequestFrame, api_label};
 use bytes::Bytes;
 use ottla_types::{ErrorCode, Offset, TopicPartition};
 use std::ops::RangeInclusive;
 
 pub(super) const KEY: i16 = 1;
 pub(super) const NAME: &str = "Fetch";
+pub(super) static METERS: Meters = Meters::new(NAME, &LABEL);
+static LABEL: [metrics::Label; 1] = api_label(NAME);
 pub(super) const VERSIONS: RangeInclusive<i16> = 4..=18;
 /// The last version that names topics by their names; later ones have their ids (KIP-516).
 pub(super) const NAMES_UNTIL: i16 = 12;
@@ -48,6 +50,11 @@ pub(super) struct Wanted {
     pub(super) topic_id: [u8; 16],
 }
 
+/// About how many bytes a request for so many partitions takes behind its header.
+pub(super) const fn about_bytes(wanted: usize) -> usize {
+    64 + 40 * wanted
+}
+
 /// Writes the request behind its header. Both lists are ordered, so that the partitions of a topic
 /// stand together.
 pub(super) fn write(
@@ -65,7 +72,6 @@ pub(super) fn write(
             w.text(topic);
         }
     };
-    frame.buf().reserve(64 + 40 * wanted.len());
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),

@@ -144,7 +144,9 @@ impl Leaders {
 
     /// Whether the partition's leader has to be asked for, which the caller then does.
     pub(super) fn take_doubt(&self, partition: &TopicPartition) -> bool {
-        self.doubts().remove(partition)
+        let mut doubts = self.doubts();
+        // Mostly there is none, and nothing is hashed.
+        !doubts.is_empty() && doubts.remove(partition)
     }
 
     fn doubts(&self) -> MutexGuard<'_, HashSet<TopicPartition>> {

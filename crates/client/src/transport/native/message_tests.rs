@@ -13,7 +13,6 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use ottla_record_batch::{BatchBuilder, EncodedBatch};
 use ottla_types::{ErrorCode, Headers, TopicPartition};
-use std::sync::Arc;
 use uuid::Uuid;
 
 fn name(text: &'static str) -> TopicName {
@@ -49,16 +48,14 @@ fn produce_requests_are_read_as_they_were_written() {
             .all(|(n, batch)| batch.pieces().count() == n + 1)
     );
     let (sink, _answers) = answers();
-    let terms = |id: Option<&str>, version_2| {
-        Arc::new(Terms {
-            acks: Acks::All,
-            transactional_id: id.map(Into::into),
-            transaction_version_2: version_2,
-        })
+    let terms = |id: Option<&str>, version_2| Terms {
+        acks: Acks::All,
+        transactional_id: id.map(Into::into),
+        transaction_version_2: version_2,
     };
     assert_eq!(produce::versions(&terms(Some("id"), false)), 3..=11);
     assert_eq!(produce::versions(&terms(Some("id"), true)), 12..=12);
-    let orders = |terms: &Arc<Terms>| -> Vec<_> {
+    let orders = |terms: &Terms| -> Vec<_> {
         let all = partitions.iter().zip(&batches);
         let order = |(partition, batch): (&TopicPartition, &EncodedBatch)| Order {
             partition: partition.clone(),

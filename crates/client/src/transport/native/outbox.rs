@@ -19,7 +19,7 @@ const REQUEST_BYTES_MAX: usize = 8 << 20;
 const ZSTD_FROM: i16 = 7;
 
 /// What batches must have in common to stand in one request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Terms {
     pub(super) acks: Acks,
     pub(super) transactional_id: Option<Arc<str>>,
@@ -29,7 +29,7 @@ pub(super) struct Terms {
 /// One batch on its way.
 pub(super) struct Order {
     pub(super) partition: TopicPartition,
-    pub(super) terms: Arc<Terms>,
+    pub(super) terms: Terms,
     pub(super) batch: EncodedBatch,
     /// When it is answered at the latest.
     pub(super) deadline: Instant,
@@ -108,26 +108,28 @@ pub(super) fn first_deadline<'a>(orders: impl IntoIterator<Item = &'a Order>) ->
 /// Takes the batches of the next request out, ordered by partition: as many as fit from the front,
 /// on the same terms, one for each partition.
 pub(super) fn pick(waiting: &mut VecDeque<Order>) -> Vec<Order> {
+    if waiting.len() <= 1 {
+        return waiting.pop_front().into_iter().collect();
+    }
     let Some(terms) = waiting.front().map(|first| first.terms.clone()) else {
         return Vec::new();
     };
     let mut picked: Vec<Order> = Vec::with_capacity(waiting.len());
-    let mut left = VecDeque::new();
+    let mut left = Vec::new();
     let mut seen = HashSet::with_capacity(waiting.len());
     let mut bytes = 0;
     for order in waiting.drain(..) {
-        let same_terms = Arc::ptr_eq(&order.terms, &terms) || order.terms == terms;
-        let fits =
-            same_terms && (picked.is_empty() || bytes + order.batch.size() <= REQUEST_BYTES_MAX);
+        let fits = order.terms == terms
+            && (picked.is_empty() || bytes + order.batch.size() <= REQUEST_BYTES_MAX);
         // What comes behind a batch that has to wait must not overtake it.
         if seen.insert(order.partition.clone()) && fits {
             bytes += order.batch.size();
             picked.push(order);
         } else {
-            left.push_back(order);
+            left.push(order);
         }
     }
-    *waiting = left;
+    waiting.extend(left);
     picked.sort_unstable_by(|a, b| a.partition.cmp(&b.partition));
     picked
 }

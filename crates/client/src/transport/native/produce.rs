@@ -38,6 +38,19 @@ struct Routes {
     lost: HashMap<Arc<str>, VecDeque<Order>>,
 }
 
+/// Batches by the broker that they are for. Brokers are few.
+#[derive(Default)]
+struct Ready(Vec<(i32, Vec<Order>)>);
+
+impl Ready {
+    fn add(&mut self, broker: i32, order: Order) {
+        match self.0.iter_mut().find(|(known, _)| *known == broker) {
+            Some((_, orders)) => orders.push(order),
+            None => self.0.push((broker, vec![order])),
+        }
+    }
+}
+
 /// What was handed over under the lock, and is seen to without it.
 #[derive(Default)]
 struct Put {
@@ -72,11 +85,11 @@ impl Senders {
         answers: &AnswerSink,
     ) {
         let deadline = Instant::now() + options.timeout;
-        let terms = Arc::new(Terms {
+        let terms = Terms {
             acks: options.acks,
             transactional_id: options.transactional_id.clone(),
             transaction_version_2: options.transaction_version_2,
-        });
+        };
         let mut orders = Vec::with_capacity(batches.len());
         for Outgoing {
             token,
@@ -106,7 +119,7 @@ impl Senders {
     fn route(&self, orders: Vec<Order>) {
         let leaders = &self.0.leaders;
         let mut routes = self.0.routes();
-        let mut ready: HashMap<i32, Vec<Order>> = HashMap::new();
+        let mut ready = Ready::default();
         let mut asked = Vec::new();
         for order in orders {
             if let Some(lost) = routes.lost.get_mut(&order.partition.topic) {
@@ -115,7 +128,7 @@ impl Senders {
             }
             let doubted = leaders.take_doubt(&order.partition);
             match leaders.cached(&order.partition).filter(|_| !doubted) {
-                Some(leader) => ready.entry(leader.broker).or_default().push(order),
+                Some(leader) => ready.add(leader.broker, order),
                 None => {
                     let topic = order.partition.topic.clone();
                     asked.push(topic.clone());
@@ -137,9 +150,9 @@ impl Senders {
 
     /// Hands batches to the senders of their brokers, which are started if need be. While the routes are
     /// locked, so that none overtakes another; nothing is sent yet.
-    fn put(&self, routes: &mut Routes, ready: HashMap<i32, Vec<Order>>) -> Put {
+    fn put(&self, routes: &mut Routes, ready: Ready) -> Put {
         let mut put = Put::default();
-        for (broker, mut orders) in ready {
+        for (broker, mut orders) in ready.0 {
             if let Some(sender) = routes.senders.get(&broker) {
                 match sender.put(orders) {
                     Ok(()) => {
@@ -188,11 +201,11 @@ impl Senders {
         let mut routes = self.0.routes();
         let lost = routes.lost.remove(&topic).unwrap_or_default();
         question.is_open = false;
-        let mut ready: HashMap<i32, Vec<Order>> = HashMap::new();
+        let mut ready = Ready::default();
         let mut failed = Vec::new();
         for order in lost {
             match self.0.leader(&answer, &order.partition) {
-                Ok(leader) => ready.entry(leader.broker).or_default().push(order),
+                Ok(leader) => ready.add(leader.broker, order),
                 Err(error) => failed.push((order, error)),
             }
         }

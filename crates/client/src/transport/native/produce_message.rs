@@ -2,7 +2,7 @@
 
 use super::outbox::{Order, Terms};
 use super::wire::{Reader, Text, WireError, Writer};
-use crate::connection::RequestFrame;
+use crate::connection::{Meters, RequestFrame, api_label};
 use crate::transport::Acks;
 use bytes::Bytes;
 use ottla_types::ErrorCode;
@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 
 pub(super) const KEY: i16 = 0;
 pub(super) const NAME: &str = "Produce";
+pub(super) static METERS: Meters = Meters::new(NAME, &LABEL);
+static LABEL: [metrics::Label; 1] = api_label(NAME);
 /// Version 13 names topics by id, which would spare nothing: in a topic made anew a producer's numbers go
 /// on either way, because a log that does not know it takes any (KIP-360).
 pub(super) const VERSIONS: RangeInclusive<i16> = 3..=12;
@@ -31,6 +33,16 @@ pub(super) fn is_flexible(version: i16) -> bool {
     version >= FLEXIBLE_FROM
 }
 
+/// About how many bytes [`write`] puts into the frame, without the batches that it does not copy.
+pub(super) fn copied_bytes(terms: &Terms, orders: &[Order]) -> usize {
+    let id = terms.transactional_id.as_ref().map_or(0, |id| id.len());
+    let of_order = |order: &Order| {
+        let pieces = order.batch.pieces().map(RequestFrame::copied_bytes);
+        order.partition.topic.len() + 24 + pieces.sum::<usize>()
+    };
+    24 + id + orders.iter().map(of_order).sum::<usize>()
+}
+
 /// Writes the request behind its header. `orders` are sorted by partition, so that those of a topic
 /// stand together.
 pub(super) fn write(
@@ -40,12 +52,6 @@ pub(super) fn write(
     timeout_ms: i32,
     orders: &[Order],
 ) {
-    let size: usize = orders
-        .iter()
-        .map(|order| order.partition.topic.len() + 24)
-        .sum();
-    let id_size = terms.transactional_id.as_ref().map_or(0, |id| id.len());
-    frame.buf().reserve(size + id_size + 24);
     let mut w = Writer {
         frame,
         flexible: is_flexible(version),

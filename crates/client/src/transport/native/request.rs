@@ -144,13 +144,21 @@ impl Answer {
 
 /// Gives each batch the answer for its partition.
 fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: &Leaders) {
-    let names: Vec<_> = orders.iter().map(|order| order.partition.clone()).collect();
-    let mut orders: Vec<_> = orders.into_iter().map(Some).collect();
-    let mut answers = Together::default();
+    let mut parts: Vec<Option<&message::PartitionAnswer>> = vec![None; orders.len()];
     for part in &answer.partitions {
         let wanted = (part.topic.as_str(), part.partition);
-        let at = names.binary_search_by(|name| (&*name.topic, name.partition).cmp(&wanted));
-        let Some(order) = at.ok().and_then(|at| orders[at].take()) else {
+        let name =
+            |order: &Order| (&*order.partition.topic, order.partition.partition).cmp(&wanted);
+        if let Ok(at) = orders.binary_search_by(name) {
+            // The first word on a partition counts.
+            parts[at].get_or_insert(part);
+        }
+    }
+    let mut answers = Together::default();
+    let mut left_out = Vec::new();
+    for (order, part) in orders.into_iter().zip(parts) {
+        let Some(part) = part else {
+            left_out.push(order);
             continue;
         };
         match judge(part, &order, broker, &answer.endpoints, leaders) {
@@ -159,12 +167,12 @@ fn hand_out(orders: Vec<Order>, answer: message::Answer, broker: &str, leaders: 
         }
     }
     drop(answers);
-    if orders.iter().any(Option::is_some) {
+    if !left_out.is_empty() {
         let error = Error::new(ErrorKind::Protocol, message::NAME)
             .with_broker(broker)
             .with_fate(Fate::MaybeWritten)
             .with_source("the answer leaves the partition out");
-        fail_all(orders.into_iter().flatten(), &Arc::new(error), leaders);
+        fail_all(left_out, &Arc::new(error), leaders);
     }
 }
 

@@ -221,7 +221,12 @@ impl Sender {
         let timeout = self.leaders.cluster.config.request_timeout;
         let limit = now + timeout;
         let left = last.saturating_duration_since(now);
-        let mut frame = connection.frame(message::KEY, version, message::is_flexible(version));
+        let mut frame = connection.frame(
+            message::KEY,
+            version,
+            message::is_flexible(version),
+            message::copied_bytes(&terms, &orders),
+        );
         let timeout_ms = broker_timeout_ms(left.min(timeout));
         message::write(&mut frame, version, &terms, timeout_ms, &orders);
         let is_answered = terms.acks != Acks::None;
@@ -237,7 +242,7 @@ impl Sender {
         };
         let answered = move |answer| asked.answered(answer);
         state.used = now;
-        match slot.send(message::NAME, frame, limit, is_answered, answered) {
+        match slot.send(&message::METERS, frame, limit, is_answered, answered) {
             Ok(()) => state.in_flight.push(request),
             Err(Refused { error, reply }) => {
                 failed.add(request.take(), error);
