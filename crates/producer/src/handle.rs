@@ -5,6 +5,7 @@
 
 use ottla_client::transport::Produced;
 use ottla_types::{PublishError, RecordMetadata};
+use smallvec::SmallVec;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,7 +35,8 @@ pub(crate) struct BatchResult {
 struct ResultState {
     /// What was settled after the first.
     more: Vec<Segment>,
-    wakers: Vec<Option<Waker>>,
+    /// Mostly there is one, who waits for a single record or for the last of a batch.
+    wakers: SmallVec<[Option<Waker>; 1]>,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl BatchResult {
             state.more.push(segment);
         }
         // The slots stay: handles of the records that are not settled yet know theirs by number.
-        let wakers: Vec<_> = state.wakers.iter_mut().filter_map(Option::take).collect();
+        let wakers = state.wakers.iter_mut().filter_map(Option::take);
+        let wakers: SmallVec<[Waker; 4]> = wakers.collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -84,16 +87,21 @@ impl BatchResult {
     /// The result of a record that was settled with the first, as mostly all are.
     #[inline]
     pub(crate) fn settled_first(&self, index: u32, timestamp_ms: i64) -> Option<Outcomes> {
-        let segment = self.first.get().filter(|first| first.holds(index))?;
+        let segment = self.first_with(index)?;
         Some(self.result(segment, index, timestamp_ms))
     }
 
     /// Whether a record was written, if it was settled with the first.
     #[inline]
     pub(crate) fn is_written_first(&self, index: u32) -> bool {
-        self.first
-            .get()
-            .is_some_and(|first| first.holds(index) && matches!(first.outcome, Outcome::Written(_)))
+        self.first_with(index)
+            .is_some_and(|first| matches!(first.outcome, Outcome::Written(_)))
+    }
+
+    /// The records that were settled first, if this is one of them.
+    #[inline]
+    fn first_with(&self, index: u32) -> Option<&Segment> {
+        self.first.get().filter(|first| first.holds(index))
     }
 
     fn result(&self, segment: &Segment, index: u32, timestamp_ms: i64) -> Outcomes {

@@ -1,6 +1,6 @@
 //! [`Producer`]: the handle that applications hold.
 
-use crate::accumulator::{Accumulator, Caller, Moment};
+use crate::accumulator::{Accumulator, Caller};
 use crate::clocks::Own;
 use crate::cluster::{Cluster, Judged, WithoutIds};
 use crate::deliveries::Deliveries;
@@ -284,8 +284,8 @@ impl Producer {
     /// Hands a record over and returns at once.
     ///
     /// The order of the calls is the order within a partition. A record without a timestamp gets
-    /// the time of the call; by the system's clock. When the buffer is full the handle fails at once with
-    /// [`PublishErrorKind::BufferFull`], and the record was not taken: see
+    /// the time of the call, by the system's clock. When the buffer is full the handle fails at once
+    /// with [`PublishErrorKind::BufferFull`], and the record was not taken: see
     /// [`enqueue_when_room`](Self::enqueue_when_room) and [`ready`](Self::ready).
     pub fn enqueue(&self, record: impl AsRecord) -> DeliveryHandle {
         self.try_enqueue(&record, Caller::Insists)
@@ -293,8 +293,8 @@ impl Producer {
     }
 
     /// Waits for room in the buffer, then hands the record over. Those who wait for memory are served
-    /// in the order in which they came, and so are those who wait for topics. While a topic's partitions are not known there is room for 1,000 of
-    /// its records.
+    /// in the order in which they came, and so are those who wait for topics. While a topic's
+    /// partitions are not known there is room for 1,000 of its records.
     ///
     /// Cancellation: a record whose handle was not returned yet was not taken.
     pub async fn enqueue_when_room(&self, record: impl AsRecord) -> DeliveryHandle {
@@ -320,10 +320,8 @@ impl Producer {
         let mut left = records;
         while !left.is_empty() {
             let turn = left.len().min(RECORDS_A_TURN);
-            let mut moment = Moment::new(Own);
-            let enqueue = |acc: &mut Accumulator| {
-                acc.enqueue_all(&left[..turn], &mut deliveries, &mut moment)
-            };
+            let enqueue =
+                |acc: &mut Accumulator| acc.enqueue_all(&left[..turn], &mut deliveries, Own);
             let done = self.inner.shared.with(enqueue);
             left = &left[done..];
             if done == turn {
@@ -348,50 +346,47 @@ impl Producer {
     }
 
     async fn enqueue_in_turn(&self, record: &impl AsRecord) -> DeliveryHandle {
+        let waiting = self.enqueue_at_last(record);
+        let waited = tokio::time::timeout(self.inner.config.delivery_timeout, waiting).await;
+        waited.unwrap_or_else(|_| refused(PublishErrorKind::TimedOut, record))
+    }
+
+    /// Waits for as long as it takes.
+    async fn enqueue_at_last(&self, record: &impl AsRecord) -> DeliveryHandle {
         let shared = &self.inner.shared;
-        let room = async {
-            let topic = record.as_record().topic;
-            let mut waits_for_topic = None;
-            loop {
-                // Those who wait for a topic must not hold up who waits for memory, so they have a queue
-                // of their own, and the first of it listens.
-                if !shared.with(|acc| acc.has_place(topic)) {
-                    if waits_for_topic.is_none() {
-                        waits_for_topic = Some(self.inner.places.lock().await);
-                    }
-                    let placed = |acc: &mut Accumulator| acc.has_place(topic).then_some(());
-                    shared.wait_until(placed).await;
+        let topic = record.as_record().topic;
+        let mut waits_for_topic = None;
+        loop {
+            // Those who wait for a topic must not hold up who waits for memory, so they have a queue of
+            // their own, and the first of it listens.
+            if !shared.with(|acc| acc.has_place(topic)) {
+                if waits_for_topic.is_none() {
+                    waits_for_topic = Some(self.inner.places.lock().await);
                 }
-                let _turn = self.inner.turnstile.lock().await;
-                let taken = |acc: &mut Accumulator| match acc.enqueue(
-                    record,
-                    Caller::Waits,
-                    &mut Moment::new(Own),
-                ) {
-                    Some(handle) => Some(Some(handle)),
-                    None => (!acc.has_place(topic)).then_some(None),
-                };
-                if let Some(handle) = shared.wait_until(taken).await {
-                    return Some(handle);
-                }
+                let placed = |acc: &mut Accumulator| acc.has_place(topic).then_some(());
+                shared.wait_until(placed).await;
             }
-        };
-        let waited = tokio::time::timeout(self.inner.config.delivery_timeout, room).await;
-        let handle = waited.unwrap_or_default();
-        handle.unwrap_or_else(|| refused(PublishErrorKind::TimedOut, record))
+            let _turn = self.inner.turnstile.lock().await;
+            let taken = |acc: &mut Accumulator| match acc.enqueue(record, Caller::Waits, Own) {
+                Some(handle) => Some(Some(handle)),
+                None => (!acc.has_place(topic)).then_some(None),
+            };
+            if let Some(handle) = shared.wait_until(taken).await {
+                return handle;
+            }
+        }
     }
 
     fn try_enqueue(&self, record: &impl AsRecord, caller: Caller) -> Option<DeliveryHandle> {
         let shared = &self.inner.shared;
-        shared.with(|acc| acc.enqueue(record, caller, &mut Moment::new(Own)))
+        shared.with(|acc| acc.enqueue(record, caller, Own))
     }
 
     /// The same for a caller that waits for the result: sends the record at once if nothing else is on
     /// its way.
     fn try_enqueue_directly(&self, record: &impl AsRecord) -> Option<DeliveryHandle> {
         let Inner { shared, pump, .. } = &*self.inner;
-        let (handle, work) =
-            shared.with_work(|acc| acc.enqueue(record, Caller::Waits, &mut Moment::new(Own)));
+        let (handle, work) = shared.with_work(|acc| acc.enqueue(record, Caller::Waits, Own));
         if work && !pump.send_directly(now()) {
             shared.work.notify_one();
         }
@@ -479,7 +474,7 @@ impl Producer {
         });
         // What is still under way then is told by its handles.
         let _ = tokio::time::timeout(deadline, settled).await;
-        self.inner.shared.tell_buffered();
+        self.inner.shared.with_told(|_| ());
     }
 
     /// The first failure of a record since the last time that this was asked.

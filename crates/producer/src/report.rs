@@ -1,6 +1,7 @@
 //! Outcomes as one stream ([`Reports`]), and what a producer that was closed leaves behind
 //! ([`CloseReport`]).
 
+use crate::accumulator::Accumulator;
 use crate::handle::{BatchResult, Outcome, Place};
 use crate::shared::Shared;
 use futures_util::Stream;
@@ -42,11 +43,7 @@ impl Reports {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<DeliveryReport>> {
-        let report = self.shared.with(|acc| acc.poll_report(cx));
-        if let Poll::Ready(Some(_)) = &report {
-            self.shared.tell_buffered();
-        }
-        report
+        self.shared.with_told(|acc| acc.poll_report(cx))
     }
 }
 
@@ -60,9 +57,7 @@ impl Stream for Reports {
 
 impl Drop for Reports {
     fn drop(&mut self) {
-        self.shared
-            .with(crate::accumulator::Accumulator::stop_reports);
-        self.shared.tell_buffered();
+        self.shared.with_told(Accumulator::stop_reports);
     }
 }
 

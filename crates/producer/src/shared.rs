@@ -35,7 +35,18 @@ impl Shared {
         result
     }
 
-    /// The same, but leaves it to the caller to see to the work that there is for the sender.
+    /// The same, and tells the metric what records weigh now: for steps of the sender, and for those
+    /// that none of the sender's follows.
+    pub(crate) fn with_told<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> R {
+        let (result, change) = self.with(|acc| {
+            let result = step(acc);
+            (result, acc.take_change())
+        });
+        telemetry::buffered(change);
+        result
+    }
+
+    /// The same as [`with`](Self::with), but leaves it to the caller to see to the work that there is for the sender.
     pub(crate) fn with_work<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> (R, bool) {
         // The user's code that a step calls is guarded there, so a panic is a mistake of ours; the
         // records that are held can still be settled.
@@ -58,14 +69,7 @@ impl Shared {
 
     /// Fails everything that has no result yet.
     pub(crate) fn close_now(&self) -> CloseReport {
-        let report = self.with(Accumulator::close_now);
-        self.tell_buffered();
-        report
-    }
-
-    /// Tells the metric what records weigh now, where no step of the sender follows.
-    pub(crate) fn tell_buffered(&self) {
-        telemetry::buffered(self.with(Accumulator::take_change));
+        self.with_told(Accumulator::close_now)
     }
 
     /// Runs `ready` now and after every progress, until it gives something.

@@ -5,6 +5,7 @@ use super::{ProduceOptions, Produced, Transport};
 use crate::{Backoff, Error, ErrorKind};
 use ottla_record_batch::EncodedBatch;
 use ottla_types::{Fate, TopicPartition};
+use smallvec::SmallVec;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -101,7 +102,7 @@ impl fmt::Debug for AnswerSink {
 #[derive(Debug, Default)]
 pub struct Together {
     /// Mostly all have one sink.
-    sinks: Vec<(AnswerSink, Vec<Answer>)>,
+    sinks: SmallVec<[(AnswerSink, Vec<Answer>); 1]>,
 }
 
 impl Together {

@@ -4,13 +4,15 @@
 use crate::handle::{BatchResult, Outcome, Slot, WaitCell};
 use crate::report::{ReportItem, ReportQueue};
 use ottla_types::PublishError;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::task::Waker;
 
 /// To be carried out by [`Effects::apply`], in order.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    pub(super) settled: Vec<(Slot, u32, Outcome)>,
+    /// Mostly one batch.
+    pub(super) settled: SmallVec<[(Slot, u32, Outcome); 1]>,
     pub(super) cells: Vec<(Arc<WaitCell>, Result<Slot, PublishError>)>,
     pub(super) reported: Option<Waker>,
     /// The sender has something new to look at.

@@ -4,6 +4,7 @@ use super::Accumulator;
 use super::batch::OpenBatch;
 use super::intake::error;
 use super::sequence::Turn;
+use super::spares;
 use super::topic::Ticket;
 use crate::handle::BatchResult;
 use ottla_record_batch::{AppendError, BATCH_OVERHEAD, BatchBuilder, Compression, SealedBatch};
@@ -137,11 +138,12 @@ impl Accumulator {
 
     /// Keeps the buffers of a batch that was written for others.
     pub(super) fn keep_buffers(&mut self, batch: SealedBatch) {
+        let mut room = self.room_for_spares();
         if self.used == 0 {
-            // Nothing is under way, perhaps for long.
-            return self.spares.shrink(0);
+            // Nothing is under way, perhaps for long: one piece is enough for who writes record by record.
+            room = room.min(spares::SMALL);
+            self.spares.shrink(room);
         }
-        let room = self.room_for_spares();
         for buffer in batch.into_buffers() {
             self.spares.give(buffer, room);
         }

@@ -77,8 +77,9 @@ impl Accumulator {
         &mut self,
         record: &impl AsRecord,
         caller: Caller,
-        moment: &mut Moment<impl Clocks>,
+        clocks: impl Clocks,
     ) -> Option<DeliveryHandle> {
+        let moment = &mut Moment::new(clocks);
         Some(match self.take(record, caller, moment, slot_of)? {
             Taken::Placed {
                 id,
@@ -95,8 +96,9 @@ impl Accumulator {
         &mut self,
         records: &[impl AsRecord],
         deliveries: &mut Deliveries,
-        moment: &mut Moment<impl Clocks>,
+        clocks: impl Clocks,
     ) -> usize {
+        let mut moment = Moment::new(clocks);
         self.calls += 1;
         let call = self.calls;
         for (done, record) in records.iter().enumerate() {
@@ -106,7 +108,7 @@ impl Accumulator {
                 }
                 (open.noted.1, index)
             };
-            match self.take(record, Caller::Waits, moment, slot) {
+            match self.take(record, Caller::Waits, &mut moment, slot) {
                 Some(Taken::Placed {
                     id,
                     timestamp_ms,

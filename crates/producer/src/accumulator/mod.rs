@@ -34,7 +34,7 @@ mod tests;
 pub(crate) use dispatch::Dispatch;
 pub(crate) use effects::Effects;
 pub(crate) use intake::Caller;
-pub(crate) use moment::{Clocks, Moment};
+pub(crate) use moment::Clocks;
 pub(crate) use outcome::{Completed, Written};
 
 use crate::ProducerConfig;

@@ -14,7 +14,7 @@ pub(crate) trait Clocks {
 /// The moment of one call. Each clock is read when it is wanted, and once: reading one costs a tenth of
 /// what a record does.
 #[derive(Debug)]
-pub(crate) struct Moment<C> {
+pub(super) struct Moment<C> {
     clocks: C,
     now: Option<Instant>,
     ms: Option<i64>,
@@ -22,7 +22,7 @@ pub(crate) struct Moment<C> {
 
 impl<C: Clocks> Moment<C> {
     #[inline]
-    pub(crate) fn new(clocks: C) -> Self {
+    pub(super) fn new(clocks: C) -> Self {
         Self {
             clocks,
             now: None,
@@ -39,8 +39,7 @@ impl<C: Clocks> Moment<C> {
     pub(super) fn ms(&mut self) -> i64 {
         *self.ms.get_or_insert_with(|| {
             let since_epoch = self.clocks.since_epoch();
-            let ms = since_epoch.as_secs().saturating_mul(1_000);
-            i64::try_from(ms.saturating_add(since_epoch.subsec_millis().into())).unwrap_or(i64::MAX)
+            i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
         })
     }
 }

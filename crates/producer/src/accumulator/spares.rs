@@ -8,7 +8,7 @@
 use bytes::BytesMut;
 
 /// What the batches of partitions with little to do are made of.
-const SMALL: usize = 4 << 10;
+pub(super) const SMALL: usize = 4 << 10;
 /// The pieces of larger batches.
 const LARGE: usize = 16 << 10;
 /// What a record gets at least where there is no room for a piece: some find place behind it.

@@ -78,7 +78,7 @@ impl Pump {
     pub(super) fn step(&self) -> Option<Next> {
         let now = now();
         let _turn = self.turn();
-        let (closed, dispatches, next, change) = self.shared.with(|acc: &mut Accumulator| {
+        let (closed, dispatches, next) = self.shared.with_told(|acc: &mut Accumulator| {
             acc.expire(now);
             let dispatches = acc.drain(now, &mut |records| self.admit(records, now));
             let wake = acc.next_wake(now);
@@ -87,9 +87,8 @@ impl Pump {
                 wants_id: acc.wants_producer(),
                 wake,
             };
-            (acc.is_closed(), dispatches, next, acc.take_change())
+            (acc.is_closed(), dispatches, next)
         });
-        telemetry::buffered(change);
         if closed {
             return None;
         }
@@ -109,14 +108,13 @@ impl Pump {
             Err(TryLockError::WouldBlock) => return false,
         };
         let _runtime = self.runtime.enter();
-        let (dispatches, is_all, change) = self.shared.with(|acc| {
+        let (dispatches, is_all) = self.shared.with_told(|acc| {
             if acc.is_under_way() {
-                return (Vec::new(), false, acc.take_change());
+                return (Vec::new(), false);
             }
             let dispatches = acc.drain(now, &mut |records| self.admit(records, now));
-            (dispatches, acc.is_quiet(), acc.take_change())
+            (dispatches, acc.is_quiet())
         });
-        telemetry::buffered(change);
         self.send(dispatches, now);
         is_all
     }
@@ -126,22 +124,20 @@ impl Pump {
     }
 
     fn send(&self, dispatches: Vec<Dispatch>, now: Instant) {
-        // Those that are given up earlier than an attempt may take are calls of their own.
-        let mut calls: Vec<(Duration, Vec<Outgoing>)> = Vec::new();
-        for dispatch in dispatches {
+        let limit = |dispatch: &Dispatch| {
             let left = dispatch.deadline.saturating_duration_since(now);
-            let timeout = left.min(self.request_timeout);
-            let outgoing = Outgoing {
-                token: dispatch.token,
-                partition: dispatch.partition,
-                batch: dispatch.batch,
-            };
-            match calls.last_mut().filter(|(limit, _)| *limit == timeout) {
-                Some((_, call)) => call.push(outgoing),
-                None => calls.push((timeout, vec![outgoing])),
-            }
-        }
-        for (timeout, call) in calls {
+            left.min(self.request_timeout)
+        };
+        let outgoing = |dispatch: Dispatch| Outgoing {
+            token: dispatch.token,
+            partition: dispatch.partition,
+            batch: dispatch.batch,
+        };
+        let mut dispatches = dispatches.into_iter().peekable();
+        while let Some(timeout) = dispatches.peek().map(limit) {
+            // Those that are given up earlier than an attempt may take are calls of their own.
+            let of_call = std::iter::from_fn(|| dispatches.next_if(|d| limit(d) == timeout));
+            let call = of_call.map(outgoing).collect();
             let options = ProduceOptions {
                 acks: self.acks,
                 compression: self.compression,
@@ -173,13 +169,12 @@ impl Pump {
 /// together.
 fn answered(shared: &Shared, answers: Vec<Answer>) {
     let now = now();
-    let (completed, change) = shared.with(|acc| {
+    let completed = shared.with_told(|acc| {
         let complete = |a: Answer| acc.complete(a.token, a.result, a.leader_known, now);
         let completed: Vec<_> = answers.into_iter().map(complete).collect();
         acc.look_again();
-        (completed, acc.take_change())
+        completed
     });
-    telemetry::buffered(change);
     for completed in completed {
         match completed {
             Completed::Written(written) => telemetry::written(&written),

@@ -109,7 +109,7 @@ pub(super) fn first_deadline<'a>(orders: impl IntoIterator<Item = &'a Order>) ->
 /// on the same terms, one for each partition.
 pub(super) fn pick(waiting: &mut VecDeque<Order>) -> Vec<Order> {
     if waiting.len() <= 1 {
-        return waiting.pop_front().into_iter().collect();
+        return std::mem::take(waiting).into();
     }
     let Some(terms) = waiting.front().map(|first| first.terms.clone()) else {
         return Vec::new();

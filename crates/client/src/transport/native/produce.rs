@@ -13,6 +13,7 @@ use crate::transport::{AnswerSink, Outgoing, ProduceOptions, Together};
 use crate::{Error, ErrorKind, TopicMetadata};
 use ottla_record_batch::{Compression, Compressor, EncodedBatch};
 use ottla_types::{Fate, TopicPartition};
+use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,7 @@ struct Routes {
 
 /// Batches by the broker that they are for. Brokers are few.
 #[derive(Default)]
-struct Ready(Vec<(i32, Vec<Order>)>);
+struct Ready(SmallVec<[(i32, Vec<Order>); 1]>);
 
 impl Ready {
     fn add(&mut self, broker: i32, order: Order) {
@@ -54,7 +55,7 @@ impl Ready {
 /// What was handed over under the lock, and is seen to without it.
 #[derive(Default)]
 struct Put {
-    senders: Vec<Arc<Sender>>,
+    senders: SmallVec<[Arc<Sender>; 1]>,
     /// What no sender takes, for the client is closed: each batch says when it is dropped that the transport is closed.
     refused: Vec<Vec<Order>>,
 }

@@ -154,7 +154,11 @@ impl Sender {
         if state.is_over {
             return Err(orders);
         }
-        state.waiting.extend(orders);
+        if state.waiting.is_empty() {
+            state.waiting = orders.into();
+        } else {
+            state.waiting.extend(orders);
+        }
         Ok(())
     }
 

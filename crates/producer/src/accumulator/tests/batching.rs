@@ -233,8 +233,8 @@ fn buffers_are_used_again_and_stay_within_buffer_memory() {
         bed.write(others);
         assert!(bed.acc.spares.bytes() > 0, "what was written is kept");
         bed.write(first.into_iter().map(|(_, dispatch)| dispatch).collect());
-        // Nothing is under way: nothing is kept.
-        assert_eq!((bed.acc.reserved, bed.acc.spares.bytes()), (0, 0));
+        // Nothing is under way: one small piece is kept.
+        assert_eq!((bed.acc.reserved, bed.acc.spares.bytes()), (0, 4_096));
         drop(handles);
     }
     assert!(most <= 100_000 + 8 * 4_096, "{most}");
@@ -294,7 +294,7 @@ fn who_can_wait_for_a_topic_does_not_pile_records_up() {
     let now = bed.now;
     let put = |bed: &mut Bed, caller| {
         let record = Record::new("t").partition(0);
-        bed.acc.enqueue(&record, caller, &mut Moment::new(At(now)))
+        bed.acc.enqueue(&record, caller, At(now))
     };
     let mut handles: Vec<_> = (0..1_000).map(|_| put(&mut bed, Caller::Waits)).collect();
     assert!(handles.iter().all(Option::is_some));

@@ -93,8 +93,7 @@ impl Bed {
     }
 
     fn try_put(&mut self, record: Record) -> Option<DeliveryHandle> {
-        let mut moment = Moment::new(At(self.now));
-        self.acc.enqueue(&record, Caller::Insists, &mut moment)
+        self.acc.enqueue(&record, Caller::Insists, At(self.now))
     }
 
     fn drain(&mut self) -> Vec<Dispatch> {
