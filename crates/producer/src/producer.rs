@@ -262,7 +262,7 @@ impl Producer {
     pub async fn send(&self, record: impl AsRecord) -> Result<RecordMetadata, PublishError> {
         let handle = match self.try_enqueue_directly(&record) {
             Some(handle) => handle,
-            None => Box::pin(self.enqueue_in_turn(&record)).await,
+            None => Box::pin(self.enqueue_in_time(&record)).await,
         };
         drop(record);
         handle.await
@@ -301,7 +301,7 @@ impl Producer {
         match self.try_enqueue(&record, Caller::Waits) {
             Some(handle) => handle,
             // In a box, so that those for whom there is room do not carry it along.
-            None => Box::pin(self.enqueue_in_turn(&record)).await,
+            None => Box::pin(self.enqueue_in_time(&record)).await,
         }
     }
 
@@ -327,7 +327,7 @@ impl Producer {
             if done == turn {
                 continue;
             }
-            let handle = Box::pin(self.enqueue_in_turn(&left[0])).await;
+            let handle = Box::pin(self.enqueue_in_time(&left[0])).await;
             let in_time = handle
                 .refused()
                 .is_none_or(|error| error.kind() != PublishErrorKind::TimedOut);
@@ -345,14 +345,14 @@ impl Producer {
         deliveries
     }
 
-    async fn enqueue_in_turn(&self, record: &impl AsRecord) -> DeliveryHandle {
-        let waiting = self.enqueue_at_last(record);
+    async fn enqueue_in_time(&self, record: &impl AsRecord) -> DeliveryHandle {
+        let waiting = self.enqueue_in_turn(record);
         let waited = tokio::time::timeout(self.inner.config.delivery_timeout, waiting).await;
         waited.unwrap_or_else(|_| refused(PublishErrorKind::TimedOut, record))
     }
 
     /// Waits for as long as it takes.
-    async fn enqueue_at_last(&self, record: &impl AsRecord) -> DeliveryHandle {
+    async fn enqueue_in_turn(&self, record: &impl AsRecord) -> DeliveryHandle {
         let shared = &self.inner.shared;
         let topic = record.as_record().topic;
         let mut waits_for_topic = None;
@@ -474,6 +474,7 @@ impl Producer {
         });
         // What is still under way then is told by its handles.
         let _ = tokio::time::timeout(deadline, settled).await;
+        // No step of the sender may follow that tells the metric.
         self.inner.shared.with_told(|_| ());
     }
 

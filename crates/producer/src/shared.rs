@@ -35,8 +35,8 @@ impl Shared {
         result
     }
 
-    /// The same, and tells the metric what records weigh now: for steps of the sender, and for those
-    /// that none of the sender's follows.
+    /// The same, and tells the metric what records weigh now: for the sender's own steps, and for those
+    /// after which it may take none.
     pub(crate) fn with_told<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> R {
         let (result, change) = self.with(|acc| {
             let result = step(acc);
@@ -46,7 +46,8 @@ impl Shared {
         result
     }
 
-    /// The same as [`with`](Self::with), but leaves it to the caller to see to the work that there is for the sender.
+    /// The same as [`with`](Self::with), but leaves it to the caller to see to the work that there is
+    /// for the sender.
     pub(crate) fn with_work<R>(&self, step: impl FnOnce(&mut Accumulator) -> R) -> (R, bool) {
         // The user's code that a step calls is guarded there, so a panic is a mistake of ours; the
         // records that are held can still be settled.

@@ -51,7 +51,8 @@ impl Mode {
             Self::Produce => 1_000_000,
             // What was read ahead of the first record must not weigh much.
             Self::Consume | Self::Runner => 2_000_000,
-            Self::Latency => 3_000,
+            // Some seconds: a quarter of one shows how a process starts.
+            Self::Latency => 20_000,
             Self::Partitions => 500_000,
             Self::Parallel => 10_000,
         }

@@ -18,7 +18,7 @@ Without a name all of them are run, on a Kafka of its own that goes away.
   --json                one line of JSON for each contender in place of tables
   --rounds N            rounds that count (default: 5; latency 10)
   --records N           records of one run (default: produce 1,000,000; consume and runner
-                        2,000,000; latency 3,000; partitions 500,000; parallel 10,000)
+                        2,000,000; latency 20,000; partitions 500,000; parallel 10,000)
   --contenders A,B      only these
   --bootstrap H:P       a cluster of yours; topics named ottla-bench-* come and go there
   --write               tables and charts to integration/bench

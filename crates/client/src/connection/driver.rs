@@ -49,6 +49,8 @@ impl<R: AsyncRead + Unpin> Driver<R> {
     async fn drive(&mut self) -> Result<Infallible, Ending> {
         let exchange = self.exchange.clone();
         tokio::select! {
+            // Closing comes first. Answers do not hold the rest up for long: so many come at most as
+            // requests may wait, and what is left to write lets no others go out.
             biased;
             () = exchange.closed.connection.cancelled() => Err(Ending::Closed),
             ended = self.read() => ended,

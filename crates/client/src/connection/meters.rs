@@ -17,7 +17,8 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    /// `labels` are those of [`api_label`].
+    /// `labels` are those of [`api_label`], in a static of their own because a key of a static borrows
+    /// them.
     pub(crate) const fn new(api: &'static str, labels: &'static [Label; 1]) -> Self {
         Self {
             api,

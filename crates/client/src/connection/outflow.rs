@@ -25,7 +25,7 @@ struct Parts(VecDeque<Part>);
 
 impl Outflow {
     pub(super) fn push(&mut self, frame: RequestFrame) {
-        frame.into_parts(|part| match self.parts.0.back_mut() {
+        frame.for_each_part(|part| match self.parts.0.back_mut() {
             Some(Part::Own(last))
                 if part.remaining() <= SMALL_BYTES && last.len() <= SMALL_BYTES =>
             {

@@ -70,7 +70,7 @@ impl RequestFrame {
 
     /// Gives the bytes out in the order in which they are written, in parts that were not copied; none
     /// of them is empty.
-    pub(super) fn into_parts(self, mut take: impl FnMut(Part)) {
+    pub(super) fn for_each_part(self, mut take: impl FnMut(Part)) {
         let Self {
             mut encoded,
             pieces,

@@ -17,6 +17,9 @@ const LARGE_HALF: usize = LARGE / 2;
 /// Batches from this size on are made of large pieces.
 const LARGE_FROM: usize = 32 << 10;
 
+/// The lists keep the room for so many.
+const FEW: usize = 4;
+
 #[derive(Debug, Default)]
 pub(super) struct Spares {
     small: Vec<BytesMut>,
@@ -75,8 +78,9 @@ impl Spares {
         {
             self.bytes -= buffer.capacity();
         }
-        if self.bytes == 0 {
-            *self = Self::default();
+        if self.bytes <= SMALL {
+            self.small.shrink_to(FEW);
+            self.large.shrink_to(FEW);
         }
     }
 

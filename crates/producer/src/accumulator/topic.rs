@@ -40,12 +40,20 @@ impl Topics {
         self.slots.get_mut(place)?.as_mut()
     }
 
+    fn place(&self, name: &str) -> Option<usize> {
+        match &self.recent {
+            Some((recent, place)) if **recent == *name => Some(*place),
+            _ => self.places.get(name).copied(),
+        }
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Topic> {
-        self.slots[*self.places.get(name)?].as_ref()
+        self.slots[self.place(name)?].as_ref()
     }
 
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Topic> {
-        self.slots[*self.places.get(name)?].as_mut()
+        let place = self.place(name)?;
+        self.slots[place].as_mut()
     }
 
     /// Adds a topic that is not there.

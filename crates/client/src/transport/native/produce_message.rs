@@ -34,7 +34,7 @@ pub(super) fn is_flexible(version: i16) -> bool {
 }
 
 /// About how many bytes [`write`] puts into the frame, without the batches that it does not copy.
-pub(super) fn copied_bytes(terms: &Terms, orders: &[Order]) -> usize {
+pub(super) fn about_bytes(terms: &Terms, orders: &[Order]) -> usize {
     let id = terms.transactional_id.as_ref().map_or(0, |id| id.len());
     let of_order = |order: &Order| {
         let pieces = order.batch.pieces().map(RequestFrame::copied_bytes);

@@ -229,7 +229,7 @@ impl Sender {
             message::KEY,
             version,
             message::is_flexible(version),
-            message::copied_bytes(&terms, &orders),
+            message::about_bytes(&terms, &orders),
         );
         let timeout_ms = broker_timeout_ms(left.min(timeout));
         message::write(&mut frame, version, &terms, timeout_ms, &orders);
