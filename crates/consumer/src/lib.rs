@@ -49,10 +49,9 @@ mod status;
 mod subscription;
 mod work;
 
-/// The end of a time that begins now. One that a caller means to be endless is a year.
+/// The end of a time that begins now.
 fn after(time: std::time::Duration) -> tokio::time::Instant {
-    const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
-    tokio::time::Instant::now() + time.min(YEAR)
+    tokio::time::Instant::now() + ottla_types::at_most_a_year(time)
 }
 
 pub use app::{

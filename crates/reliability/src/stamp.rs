@@ -2,8 +2,7 @@
 
 use crate::identity::message_id;
 use ottla_consumer::HandlerError;
-use ottla_types::{ConsumedRecord, Headers, Record, names};
-use std::fmt::Write;
+use ottla_types::{ConsumedRecord, Headers, Record, add_causes, names};
 
 /// The bound on the `error_class` header, in bytes.
 const ERROR_CLASS_MAX_BYTES: usize = 256;
@@ -67,14 +66,7 @@ fn set_once(headers: &mut Headers, key: &str, value: impl FnOnce() -> String) {
 /// The error's text with its causes, at most [`names::ERROR_MESSAGE_MAX_BYTES`].
 fn error_message(error: &HandlerError) -> String {
     let mut text = error.message().to_owned();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause
-        && text.len() < names::ERROR_MESSAGE_MAX_BYTES
-    {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
+    add_causes(&mut text, error);
     text.truncate(cut(&text, names::ERROR_MESSAGE_MAX_BYTES).len());
     text
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// Tells the time. Everything that compares a record's timestamp, a due time or a lease with "now"
 /// takes its time from here and nowhere else.
@@ -14,6 +15,13 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now_ms(&self) -> i64 {
         (**self).now_ms()
     }
+}
+
+/// `time`, or a year where it is longer: who gives such a limit wants none, and the end of some lies too
+/// far ahead for an instant to tell it.
+pub fn at_most_a_year(time: Duration) -> Duration {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    time.min(YEAR)
 }
 
 /// A clock that stands still until it is moved; clones share the time.

@@ -34,8 +34,8 @@ mod transact;
 pub mod transactions;
 
 pub use bytes::Bytes;
-pub use causes::with_causes;
-pub use clock::{Clock, ManualClock};
+pub use causes::{add_causes, with_causes};
+pub use clock::{Clock, ManualClock, at_most_a_year};
 #[doc(hidden)]
 pub use config::lenient;
 pub use config::{ConfigError, ConfigKey, Configuration, duration_ms};

@@ -4,7 +4,7 @@
 use super::{ProduceOptions, Produced, Transport};
 use crate::{Backoff, Error, ErrorKind};
 use ottla_record_batch::EncodedBatch;
-use ottla_types::{Fate, TopicPartition};
+use ottla_types::{Fate, TopicPartition, at_most_a_year};
 use smallvec::SmallVec;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -241,7 +241,7 @@ pub async fn produce_all(
     options: &ProduceOptions,
     batches: Vec<(TopicPartition, EncodedBatch)>,
 ) -> Vec<(TopicPartition, Result<Produced, Error>)> {
-    let deadline = Instant::now() + options.timeout;
+    let deadline = Instant::now() + at_most_a_year(options.timeout);
     let (sink, mut incoming) = answers();
     let mut results: Vec<_> = batches.iter().map(|_| None).collect();
     let mut fates = vec![Fate::NotWritten; batches.len()];

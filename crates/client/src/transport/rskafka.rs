@@ -24,7 +24,7 @@ use ::rskafka::chrono::DateTime;
 use ::rskafka::client::partition::OffsetAt;
 use cluster::{Call, Cluster, Purpose};
 use futures_util::future::join_all;
-use ottla_types::{BoxFuture, Offset, TopicPartition};
+use ottla_types::{BoxFuture, Offset, TopicPartition, at_most_a_year};
 use polls::Polls;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -176,7 +176,7 @@ impl Transport for RskafkaTransport {
     }
 
     fn produce(&self, options: &ProduceOptions, batches: Vec<Outgoing>, answers: &AnswerSink) {
-        let deadline = Instant::now() + options.timeout;
+        let deadline = Instant::now() + at_most_a_year(options.timeout);
         let mut writes = cluster::lock(&self.writes);
         while let Some(ended) = writes.try_join_next() {
             report(ended);
@@ -210,7 +210,7 @@ impl Transport for RskafkaTransport {
         timeout: Duration,
         wanted: Vec<(TopicPartition, OffsetSpec)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + at_most_a_year(timeout);
         Box::pin(join_all(wanted.into_iter().map(
             move |(partition, spec)| {
                 Box::pin(async move {

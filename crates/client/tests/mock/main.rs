@@ -4,6 +4,7 @@
 
 mod admin;
 mod connections;
+mod endless;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
 

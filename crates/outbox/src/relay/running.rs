@@ -5,7 +5,7 @@ use super::worker::{Control, End, Worker};
 use super::{Relay, RelayRole, RelayStatus};
 use crate::RelayError;
 use ottla_store::{OutboxStore, StoreError};
-use ottla_types::Clock;
+use ottla_types::{Clock, at_most_a_year};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -95,9 +95,7 @@ impl RunningRelay {
     /// Stops reading, waits until what is in flight is acknowledged and marked, and gives the lease
     /// back; at `deadline` from now it ends as it is.
     pub async fn stop(mut self, deadline: Duration) -> StopReport {
-        // One that is meant to be endless is a year.
-        let year = Duration::from_secs(365 * 86_400);
-        let deadline = Instant::now() + deadline.min(year);
+        let deadline = Instant::now() + at_most_a_year(deadline);
         self.control.send_replace(Control::Stop(deadline));
         let end = self.task.join_next().await;
         self.progress.set_role(RelayRole::Stopped);

@@ -49,7 +49,7 @@ use crate::config::IsolationLevel;
 use crate::{Error, ErrorKind};
 use fetch::Fetches;
 use leaders::Leaders;
-use ottla_types::{BoxFuture, TopicPartition};
+use ottla_types::{BoxFuture, TopicPartition, at_most_a_year};
 use produce::Senders;
 use std::fmt;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl Transport for NativeTransport {
         timeout: Duration,
         wanted: Vec<(TopicPartition, OffsetSpec)>,
     ) -> BoxFuture<'_, Vec<(TopicPartition, Result<FetchPosition, Error>)>> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + at_most_a_year(timeout);
         let names: Vec<_> = wanted.iter().map(|(p, _)| p.clone()).collect();
         Box::pin(async move {
             let read_committed = self.fetches.read_committed;

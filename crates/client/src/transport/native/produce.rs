@@ -12,7 +12,7 @@ use super::sender::Sender;
 use crate::transport::{AnswerSink, Outgoing, ProduceOptions, Together};
 use crate::{Error, ErrorKind, TopicMetadata};
 use ottla_record_batch::{Compression, Compressor, EncodedBatch};
-use ottla_types::{Fate, TopicPartition};
+use ottla_types::{Fate, TopicPartition, at_most_a_year};
 use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -85,7 +85,7 @@ impl Senders {
         batches: Vec<Outgoing>,
         answers: &AnswerSink,
     ) {
-        let deadline = Instant::now() + options.timeout;
+        let deadline = Instant::now() + at_most_a_year(options.timeout);
         let terms = Terms {
             acks: options.acks,
             transactional_id: options.transactional_id.clone(),
