@@ -20,7 +20,7 @@ const LARGE_BYTES: usize = 64 << 10;
 /// Buffers that wait for their next use.
 const SPARE_MAX: usize = 4;
 /// Their bytes together.
-const SPARE_BYTES_MAX: usize = 4 << 20;
+const SPARE_BYTES_MAX: usize = 8 << 20;
 
 /// How many bytes the large frames take that somebody still reads, of all connections. A slice of a
 /// frame, however small, keeps the whole of it.
