@@ -168,7 +168,11 @@ impl Fields {
         batch: &Header,
         record: &mut ConsumedRecord,
     ) -> Result<(), DecodeError> {
-        record.headers = read_headers(plain, self.headers.clone(), self.offset)?;
+        if plain.get(self.headers.clone()) != Some(NO_HEADERS) {
+            record.headers = read_headers(plain, self.headers.clone(), self.offset)?;
+        } else if !record.headers.is_empty() {
+            record.headers = Headers::new();
+        }
         record.offset = self.offset;
         (record.timestamp_ms, record.timestamp_type) = self.timestamp(batch);
         record.leader_epoch = batch.leader_epoch();

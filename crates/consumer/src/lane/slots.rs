@@ -77,7 +77,9 @@ impl Slots {
 fn let_go(record: &mut ConsumedRecord) {
     record.key = None;
     record.value = None;
-    record.headers = Headers::new();
+    if !record.headers.is_empty() {
+        record.headers = Headers::new();
+    }
 }
 
 impl Deref for Slots {
