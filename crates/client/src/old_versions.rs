@@ -366,7 +366,7 @@ async fn every_version_works_on_the_mock_cluster() {
 }
 
 #[tokio::test]
-#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+#[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP: cargo xtask e2e --scenario client-conformance"]
 async fn every_version_works_on_a_real_broker() {
     let bootstrap = std::env::var("OTTLA_TEST_BOOTSTRAP").expect("OTTLA_TEST_BOOTSTRAP=host:port");
     use_every_version(&bootstrap).await;

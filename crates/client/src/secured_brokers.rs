@@ -108,7 +108,7 @@ async fn refused(bootstrap: &str, security: SecurityConfig) -> (ErrorKind, Strin
 }
 
 #[tokio::test]
-#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes"]
+#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes: cargo xtask e2e --scenario security"]
 async fn passwords_let_in_who_has_the_right_one() {
     let brokers = brokers();
     for mechanism in [Plain, ScramSha256, ScramSha512] {
@@ -127,7 +127,7 @@ async fn passwords_let_in_who_has_the_right_one() {
 }
 
 #[tokio::test]
-#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes"]
+#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes: cargo xtask e2e --scenario security"]
 async fn certificates_are_checked_on_both_sides() {
     let brokers = brokers();
     let with_certificate = brokers
@@ -155,7 +155,7 @@ async fn certificates_are_checked_on_both_sides() {
 }
 
 #[tokio::test]
-#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes"]
+#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes: cargo xtask e2e --scenario security"]
 async fn the_wrong_protocol_is_an_error_that_says_so() {
     let brokers = brokers();
     for address in [&brokers.plaintext, &brokers.sasl_plaintext] {
@@ -193,7 +193,7 @@ fn token(subject: &str) -> String {
 }
 
 #[tokio::test]
-#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes"]
+#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes: cargo xtask e2e --scenario security"]
 async fn tokens_let_in_who_has_a_good_one() {
     let brokers = brokers();
     let good = brokers
@@ -209,7 +209,7 @@ async fn tokens_let_in_who_has_a_good_one() {
 }
 
 #[tokio::test]
-#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes"]
+#[ignore = "needs a broker that OTTLA_TEST_SECURITY describes: cargo xtask e2e --scenario security"]
 async fn kip_368_a_connection_outlives_its_session() {
     let brokers = brokers();
     for (address, protocol, mechanism) in [

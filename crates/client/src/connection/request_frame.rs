@@ -34,15 +34,12 @@ impl RequestFrame {
 
     /// How many of these bytes [`put_shared`](Self::put_shared) copies.
     pub(crate) fn copied_bytes(bytes: &Bytes) -> usize {
-        match bytes.len() {
-            small @ ..=SMALL_BYTES => small,
-            _ => 0,
-        }
+        if is_copied(bytes) { bytes.len() } else { 0 }
     }
 
     /// Puts bytes behind what is there, without copying them if they are many.
     pub(crate) fn put_shared(&mut self, bytes: &Bytes) {
-        if bytes.len() <= SMALL_BYTES {
+        if is_copied(bytes) {
             self.encoded.put_slice(bytes);
         } else {
             self.pieces.push((self.encoded.len(), bytes.clone()));
@@ -102,6 +99,10 @@ impl RequestFrame {
         all.put_slice(&self.encoded[taken..]);
         all.freeze()
     }
+}
+
+fn is_copied(bytes: &Bytes) -> bool {
+    bytes.len() <= SMALL_BYTES
 }
 
 /// A part of one frame, or of several small ones.

@@ -19,7 +19,7 @@ pub use ottla_record_batch::Compression;
 
 use crate::Error;
 use ottla_record_batch::RecordSet;
-use ottla_types::{BoxFuture, Headers, Offset, TopicPartition};
+use ottla_types::{BoxFuture, Headers, Offset, TopicPartition, at_most_a_year};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +213,16 @@ pub struct FetchLimits {
     /// How much may wait here, over all partitions, that was fetched before it was asked for; 0 for
     /// a caller that wants nothing in advance.
     pub read_ahead_bytes: u32,
+}
+
+impl FetchLimits {
+    /// The same with a wait that an instant can tell the end of.
+    pub(crate) fn bounded(self) -> Self {
+        Self {
+            max_wait: at_most_a_year(self.max_wait),
+            ..self
+        }
+    }
 }
 
 /// A batch that was written.

@@ -62,7 +62,7 @@ macro_rules! on_any_cluster {
     (@real $name:ident, $kind:ident, $($module:ident :: $test:ident,)+) => {
         mod $name {
             $(#[tokio::test]
-            #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP"]
+            #[ignore = "needs a broker at OTTLA_TEST_BOOTSTRAP: cargo xtask e2e --scenario client-conformance"]
             async fn $test() {
                 let test = stringify!($module::$test);
                 crate::verdict::of(stringify!($name), test, async {

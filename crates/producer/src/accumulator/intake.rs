@@ -301,7 +301,7 @@ impl Accumulator {
 
     /// Makes an entry for a topic that has none, and asks for its partitions.
     fn add_topic(&mut self, name: &Arc<str>, now: Instant) -> usize {
-        let topic = Topic::new(self.partitioner.for_topic(name), now);
+        let topic = Topic::new(name, self.partitioner.for_topic(name), now);
         self.wanted.push(Arc::clone(name));
         self.want_producer();
         self.effects.work = true;

@@ -41,7 +41,6 @@ use crate::ProducerConfig;
 use crate::handle::Outcome;
 use crate::partition::Partitioner;
 use crate::report::{CloseReport, ReportItem, ReportQueue};
-use crate::telemetry::Meters;
 use batch::Group;
 use dispatch::Numbering;
 use ottla_client::transport::Capabilities;
@@ -220,9 +219,7 @@ impl Accumulator {
         });
         match described {
             Ok(described) => {
-                let meters = topic
-                    .meters
-                    .get_or_insert_with(|| Arc::new(Meters::new(name)));
+                let meters = &topic.meters;
                 let view = topic.view.get_or_insert_with(View::default);
                 let (queues, free) = (&mut self.queues, &mut self.free);
                 let retired = &mut self.numbering.retired;

@@ -93,8 +93,7 @@ pub(super) struct Topic {
     pub(super) partitioner: Box<dyn Partitioner>,
     /// `None` until the cluster described the topic.
     pub(super) view: Option<View>,
-    /// Made with the view.
-    pub(super) meters: Option<Arc<Meters>>,
+    pub(super) meters: Arc<Meters>,
     /// Records that came before the topic was known, in order. Empty once it is.
     pub(super) waiting: VecDeque<WaitingRecord>,
     /// Why the topic is not known yet.
@@ -131,11 +130,11 @@ pub(super) struct Ticket {
 }
 
 impl Topic {
-    pub(super) fn new(partitioner: Box<dyn Partitioner>, now: Instant) -> Self {
+    pub(super) fn new(name: &Arc<str>, partitioner: Box<dyn Partitioner>, now: Instant) -> Self {
         Self {
             partitioner,
             view: None,
-            meters: None,
+            meters: Arc::new(Meters::new(name)),
             waiting: VecDeque::new(),
             last_error: None,
             last_used: now,

@@ -9,7 +9,7 @@ use super::table::{Answers, Caller, Job, Placed, Table, closed};
 use crate::transport::{FetchLimits, FetchPosition};
 use crate::{Error, TopicMetadata};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ottla_types::{TopicPartition, at_most_a_year};
+use ottla_types::TopicPartition;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -99,10 +99,7 @@ impl Fetches {
         limits: FetchLimits,
         wanted: Vec<(TopicPartition, FetchPosition)>,
     ) -> Answers {
-        let limits = FetchLimits {
-            max_wait: at_most_a_year(limits.max_wait),
-            ..limits
-        };
+        let limits = limits.bounded();
         let deadline = Instant::now() + limits.max_wait;
         let caller = Caller::default();
         loop {

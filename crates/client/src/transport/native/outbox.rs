@@ -108,11 +108,9 @@ pub(super) fn first_deadline<'a>(orders: impl IntoIterator<Item = &'a Order>) ->
 /// Takes the batches of the next request out, ordered by partition: as many as fit from the front,
 /// on the same terms, one for each partition.
 pub(super) fn pick(waiting: &mut VecDeque<Order>) -> Vec<Order> {
-    if waiting.len() <= 1 {
-        return std::mem::take(waiting).into();
-    }
-    let Some(terms) = waiting.front().map(|first| first.terms.clone()) else {
-        return Vec::new();
+    let terms = match waiting.front() {
+        Some(first) if waiting.len() > 1 => first.terms.clone(),
+        _ => return std::mem::take(waiting).into(),
     };
     let mut picked: Vec<Order> = Vec::with_capacity(waiting.len());
     let mut left = Vec::new();

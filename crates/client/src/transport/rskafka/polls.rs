@@ -14,7 +14,7 @@ use super::fetch::{FETCH, PollLimits, poll};
 use crate::transport::watchers::Watchers;
 use crate::transport::{FetchLimits, Fetched};
 use crate::{Error, ErrorKind};
-use ottla_types::{Offset, TopicPartition, at_most_a_year};
+use ottla_types::{Offset, TopicPartition};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -126,10 +126,7 @@ impl Polls {
         limits: FetchLimits,
         positions: Vec<(TopicPartition, Offset)>,
     ) -> Answers {
-        let limits = FetchLimits {
-            max_wait: at_most_a_year(limits.max_wait),
-            ..limits
-        };
+        let limits = limits.bounded();
         let deadline = Instant::now() + limits.max_wait;
         let stopped = &self.shared.cluster.closed;
         let limits = self.poll_limits(limits, positions.len());
